@@ -1,0 +1,256 @@
+//! What lies in the BPF maps: names, keys, values, sizes. Both sides are compiled from this file.
+//!
+//! [`ABI`] names the directory of the pins; any change of a type here must change it. All values are multiples of
+//! eight bytes without padding, so that no uninitialised byte reaches a map.
+
+#![allow(unsafe_code, reason = "aya::Pod is an unsafe trait; the types below are plain integers without padding")]
+
+/// Number of this layout; part of the pin directory's name (`v1`).
+pub const ABI: u32 = 1;
+
+/// Names of the maps, with who writes and who reads each.
+pub mod map {
+    /// `Array<u32>`, index = TCP port: service slot + 1, or 0 where nothing is guarded. Daemon → kernel.
+    pub const PORTS: &str = "PORTS";
+    /// `Array<Service>`, index = service slot. Daemon → kernel.
+    pub const SERVICES: &str = "SERVICES";
+    /// `HashMap<KeyTag, Key>`. Daemon → kernel.
+    pub const KEYS: &str = "KEYS";
+    /// `Array<u64>` (mmapable), index = principal: [`super::Principal`] as a word. Daemon → kernel.
+    pub const PRINCIPALS: &str = "PRINCIPALS";
+    /// `Array<Policy>`, index = policy slot; a slot is never changed while a principal names it. Daemon → kernel.
+    pub const POLICIES: &str = "POLICIES";
+    /// `Array<Meter>` (mmapable), index = principal. Kernel → daemon; the daemon only clears one before it hands the
+    /// principal's index out.
+    pub const METERS: &str = "METERS";
+    /// `PerCpuArray<u64>`, index = [`crate::verdict::Count::index`]. Kernel → daemon.
+    pub const TOTALS: &str = "TOTALS";
+    /// `Array<Slot>`: the connections. Kernel only.
+    pub const FLOWS: &str = "FLOWS";
+    /// `PerCpuArray<Scratch>`: the packet under judgement. Kernel only.
+    pub const SCRATCH: &str = "SCRATCH";
+
+    /// The maps that outlive the daemon.
+    pub const PINNED: &[&str] = &[PORTS, SERVICES, KEYS, PRINCIPALS, POLICIES, METERS, TOTALS, FLOWS];
+}
+
+/// Names of the constants that the loader sets before the program is verified.
+pub mod global {
+    /// `[u64; 2]`: secret of the key tags, from the state directory.
+    pub const KEY_SECRET: &str = "KEY_SECRET";
+    /// `[u64; 2]`: secret of the flow table's hash, random at each load of a new table.
+    pub const FLOW_SECRET: &str = "FLOW_SECRET";
+    /// [`super::SocketOffsets`]: where the running kernel keeps what we read of a socket.
+    pub const SOCKET_OFFSETS: &str = "SOCKET_OFFSETS";
+}
+
+/// Entries of [`map::PORTS`].
+pub const PORTS: u32 = 65_536;
+/// Entries of [`map::SERVICES`].
+pub const SERVICES: u32 = 64;
+/// Default entries of [`map::KEYS`].
+pub const KEYS: u32 = 131_072;
+/// Default entries of [`map::PRINCIPALS`] and [`map::METERS`]; index 0 is never given out.
+pub const PRINCIPALS: u32 = 131_072;
+/// Default entries of [`map::POLICIES`]; index 0 is never given out.
+pub const POLICIES: u32 = 131_072;
+/// Entries of [`map::TOTALS`].
+pub const TOTALS: u32 = 128;
+/// Default entries of [`map::FLOWS`]; a power of two.
+pub const FLOWS: u32 = 65_536;
+/// Limits that apply together to one principal.
+pub const LIMITS: usize = 4;
+
+/// A key's identity: SipHash-2-4-128 of its trimmed value under the install's secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct KeyTag(pub [u64; 2]);
+
+/// A registered key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Key {
+    /// Index in [`map::PRINCIPALS`] and [`map::METERS`].
+    pub principal: u32,
+    /// [`Key::DISABLED`] or 0.
+    pub flags: u32,
+    /// First valid instant, CLOCK_BOOTTIME in ns; 0 = always.
+    pub not_before: u64,
+    /// First instant no longer valid, CLOCK_BOOTTIME in ns; `u64::MAX` = never.
+    pub expires: u64,
+}
+
+impl Key {
+    /// Flag: the key is refused with [`crate::verdict::Reason::KeyDisabled`].
+    pub const DISABLED: u32 = 1;
+}
+
+/// Which policy a principal is under: one word, so that a change is one store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Principal {
+    /// Index in [`map::POLICIES`]; 0 = none, which refuses.
+    pub policy: u32,
+}
+
+impl Principal {
+    /// The word that lies in the map.
+    #[must_use]
+    pub const fn to_word(self) -> u64 {
+        self.policy as u64
+    }
+
+    /// Reads the map's word.
+    #[must_use]
+    pub const fn from_word(word: u64) -> Self {
+        Self { policy: word as u32 }
+    }
+}
+
+/// Limits that apply together. Never changed in place while in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Policy {
+    /// The limits; those behind `len` are ignored.
+    pub limits: [Limit; LIMITS],
+    /// How many of `limits` apply, 0 = unlimited (spelled out by the operator).
+    pub len: u32,
+    /// [`Policy::IN_USE`] where the slot holds a policy; a principal that names another refuses everything.
+    pub flags: u32,
+}
+
+impl Policy {
+    /// Flag: the slot has been written.
+    pub const IN_USE: u32 = 1;
+}
+
+/// One limit, as the kernel computes with it. Times in ticks of 64 ns for windows, in ns for GCRA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Limit {
+    /// An [`Algorithm`]'s index.
+    pub algorithm: u32,
+    /// Requests per window; at most [`crate::limit::MAX_COUNT`]; 0 = all refused.
+    pub count: u32,
+    /// Window in ticks of [`crate::limit::TICK_NS`] ns.
+    pub window: u64,
+    /// GCRA: ns between two requests at the steady rate.
+    pub interval: u64,
+    /// GCRA: how far, in ns, a client may run ahead: (burst − 1) × interval.
+    pub tolerance: u64,
+}
+
+/// How a limit counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum Algorithm {
+    /// Two counters: this window's, and the last one's weighted by how much of it still overlaps.
+    Sliding = 0,
+    /// A window that begins with its first request.
+    Fixed = 1,
+    /// A rate and a burst (generic cell rate algorithm).
+    Gcra = 2,
+}
+
+/// The state of one limit: three words, each changed by compare-and-swap alone. See [`crate::limit`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Bucket {
+    /// Where the current window begins.
+    pub window: u64,
+    /// The counts of the current and the previous window.
+    pub counts: u64,
+    /// GCRA: theoretical arrival time, CLOCK_BOOTTIME in ns.
+    pub arrival: u64,
+}
+
+/// All that the kernel keeps about a principal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Meter {
+    /// One for each of the policy's limits, in their order.
+    pub buckets: [Bucket; LIMITS],
+    /// Requests passed.
+    pub allowed: u64,
+    /// Requests refused over a limit.
+    pub limited: u64,
+    /// Requests refused because the key was disabled or outside its validity.
+    pub denied: u64,
+    /// Requests that would have been refused, but the service observes (they were passed, and are not in `allowed`).
+    pub would_refuse: u64,
+}
+
+/// A guarded service. Each field is valid by itself, so an update needs no atomicity over them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Service {
+    /// [`Service::OBSERVE`], [`Service::UPGRADE`].
+    pub flags: u32,
+    /// Longest request head in bytes, request line and final CRLF included.
+    pub max_head: u32,
+    /// Most field lines of a head.
+    pub max_fields: u32,
+    /// Longest request target in bytes.
+    pub max_target: u32,
+    /// Largest declared `Content-Length` in bytes.
+    pub max_body: u64,
+    /// [`crate::verdict::Action`] for each [`crate::verdict::Reason`], by index.
+    pub actions: [u8; 32],
+}
+
+impl Service {
+    /// Flag: count what would be refused, and pass it.
+    pub const OBSERVE: u32 = 1;
+    /// Flag: allow `CONNECT` and `Upgrade`; what follows on the connection is not judged.
+    pub const UPGRADE: u32 = 2;
+
+    /// The bounds that no service exceeds (DESIGN: 16 KiB, 100 fields, 8190-byte target).
+    pub const DEFAULT: Self = Self {
+        flags: 0,
+        max_head: 16_384,
+        max_fields: 100,
+        max_target: 8_190,
+        max_body: 1 << 40,
+        actions: [crate::verdict::Action::Reset as u8; 32],
+    };
+}
+
+/// Offsets in bytes within the running kernel's structures, from its BTF.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct SocketOffsets {
+    /// `tcp_sock.rcv_nxt`, u32.
+    pub rcv_nxt: u32,
+    /// `tcp_sock.bytes_received`, u64.
+    pub bytes_received: u32,
+    /// `tcp_request_sock.rcv_nxt`, u32.
+    pub request_rcv_nxt: u32,
+    /// Unused, 0.
+    pub reserved: u32,
+}
+
+const _: () = {
+    assert!(size_of::<KeyTag>() == 16);
+    assert!(size_of::<Key>() == 24);
+    assert!(size_of::<Limit>() == 32);
+    assert!(size_of::<Policy>() == 136);
+    assert!(size_of::<Bucket>() == 24);
+    assert!(size_of::<Meter>() == 128);
+    assert!(size_of::<Service>() == 56);
+    assert!(size_of::<SocketOffsets>() == 16);
+};
+
+#[cfg(feature = "user")]
+mod pod {
+    // SAFETY: integers and arrays of integers only, no padding (sizes asserted above), any bit pattern is valid.
+    unsafe impl aya::Pod for super::KeyTag {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Key {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Policy {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Meter {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Service {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::SocketOffsets {}
+}

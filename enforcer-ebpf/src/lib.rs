@@ -1,0 +1,23 @@
+//! What the enforcer decides, without the kernel: pure, `no_std`, no allocation, no clock, no panic.
+//!
+//! The same code is compiled into the BPF program (`src/kernel`, the binary of this crate), into the host tests
+//! and into the fuzzers; what the kernel runs is what was tested.
+//!
+//! # Layout, in the order of a packet
+//! - [`wire`]: Ethernet, VLAN, IP, TCP → one [`wire::Segment`]
+//! - [`flow`]: the table of connections; which bytes of a segment are new, and from which state they are read
+//! - [`http`]: the resumable HTTP/1.1 framing machine
+//! - [`key`]: the keyed tag of an `X-API-Key` value
+//! - [`limit`]: sliding, fixed and GCRA limiters, changed by compare-and-swap
+//! - [`verdict`]: why a request is refused, and what is done about it
+//! - [`judge`]: the whole way, over a [`judge::World`] that the kernel and the tests each provide
+//! - [`reply`]: the packet that a refused one is turned into
+//! - [`abi`]: what lies in the BPF maps, for both sides
+#![cfg_attr(not(test), no_std)]
+#![cfg_attr(target_arch = "bpf", feature(core_intrinsics), allow(internal_features, reason = "BPF atomics exist only as intrinsics"))]
+#![deny(unsafe_code)]
+
+pub mod abi;
+pub mod key;
+pub mod limit;
+pub mod verdict;

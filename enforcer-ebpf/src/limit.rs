@@ -1,0 +1,358 @@
+//! The limiters: pure decisions over words that any number of CPUs change by compare-and-swap alone.
+//!
+//! # Sliding and fixed windows
+//! Two words. `window` says where the current window begins; `counts` holds this window's count and the last one's:
+//!
+//! ```text
+//! window  [ start in ticks : 55 ][ carry : 1 ][ sequence : 8 ]      changed once per window
+//! counts  [ sequence : 8 ][ previous : 28 ][ current : 28 ]         changed by every charge
+//! ```
+//! `counts` belongs to `window` when their sequences are equal. A sequence one behind means that nothing was
+//! charged since the window rolled: then the old current count is the previous one if `carry` is set, else nothing
+//! is left of it. Older counts are void, so one swap of `window` is the whole roll, and a charge that was decided
+//! before the roll but lands after it still counts, in the window that it was decided in.
+//!
+//! Windows begin with a bucket's first request, not at a multiple of the clock, so N requests within a window of
+//! their first are exact. A sliding window of `count` N weighs the previous count P by what of it still overlaps,
+//! rounded up: `current + ceil(P × (W − elapsed) / W) ≤ N`. Hence at most N in each window, after a burst of N never
+//! more than N × t / W in the next t, and at most 2N − 1 in the worst interval of W (a burst at a window's very end).
+//!
+//! # GCRA
+//! One word: the theoretical arrival time (ITU-T I.371); at most N + burst in any W.
+
+use crate::abi::{Algorithm, Bucket, LIMITS, Limit, Policy};
+
+/// Unit of window times in ns.
+pub const TICK_NS: u64 = 64;
+/// Largest count of a sliding or fixed limit.
+pub const MAX_COUNT: u32 = (1 << COUNT_BITS) - 1;
+/// Swaps tried before a charge gives up; each failure means that another CPU's charge succeeded.
+pub const ATTEMPTS: u32 = 64;
+
+const COUNT_BITS: u32 = 28;
+const COUNT_MASK: u64 = (1 << COUNT_BITS) - 1;
+const SEQUENCE_MASK: u64 = 0xff;
+
+/// A word that CPUs share.
+pub trait Cell {
+    /// Its value now.
+    fn load(&self) -> u64;
+    /// Replaces `old` by `new`, or says that another CPU was first.
+    fn swap(&self, old: u64, new: u64) -> bool;
+}
+
+/// A limit's shared state.
+#[derive(Clone, Copy)]
+pub struct Cells<C> {
+    /// [`Bucket::window`].
+    pub window: C,
+    /// [`Bucket::counts`].
+    pub counts: C,
+    /// [`Bucket::arrival`].
+    pub arrival: C,
+}
+
+/// What an attempt to charge came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Charged; the word tells [`refund`] what to give back.
+    Charged(u64),
+    /// Refused, nothing changed.
+    Refused,
+    /// Another CPU was faster; nothing changed.
+    Raced,
+}
+
+#[derive(Clone, Copy)]
+struct Window {
+    start: u64,
+    carry: bool,
+    sequence: u64,
+}
+
+impl Window {
+    #[inline(always)]
+    const fn from_word(word: u64) -> Self {
+        Self { start: word >> 9, carry: word & 0x100 != 0, sequence: word & SEQUENCE_MASK }
+    }
+
+    #[inline(always)]
+    const fn to_word(self) -> u64 {
+        (self.start << 9) | ((self.carry as u64) << 8) | self.sequence
+    }
+
+    /// The window that `now` falls in; `None` if it is this one.
+    #[inline(always)]
+    const fn rolled(self, now: u64, limit: &Limit) -> Option<Self> {
+        let elapsed = now.saturating_sub(self.start);
+        if self.start != 0 && elapsed < limit.window {
+            return None;
+        }
+        let sequence = (self.sequence + 1) & SEQUENCE_MASK;
+        // 0 marks a bucket never used.
+        let now = if now == 0 { 1 } else { now };
+        if limit.algorithm == Algorithm::Sliding as u32 && self.start != 0 && elapsed - limit.window < limit.window {
+            return Some(Self { start: self.start + limit.window, carry: true, sequence });
+        }
+        Some(Self { start: now, carry: false, sequence })
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Counts {
+    sequence: u64,
+    previous: u64,
+    current: u64,
+}
+
+impl Counts {
+    #[inline(always)]
+    const fn from_word(word: u64) -> Self {
+        Self { sequence: word >> 56, previous: (word >> COUNT_BITS) & COUNT_MASK, current: word & COUNT_MASK }
+    }
+
+    #[inline(always)]
+    const fn to_word(self) -> u64 {
+        (self.sequence << 56) | (self.previous << COUNT_BITS) | self.current
+    }
+
+    /// These counts as they stand in `window`; `None` if they are of a later one (the two words were read across
+    /// another CPU's roll).
+    #[inline(always)]
+    const fn within(self, window: Window) -> Option<Self> {
+        let Self { sequence, previous, current } = self;
+        let behind = window.sequence.wrapping_sub(sequence) & SEQUENCE_MASK;
+        let (previous, current) = match behind {
+            0 => (previous, current),
+            1 if window.carry => (current, 0),
+            0xff => return None,
+            _ => (0, 0),
+        };
+        Some(Self { sequence: window.sequence, previous, current })
+    }
+
+    /// Requests that weigh on the window now.
+    #[inline(always)]
+    const fn used(self, elapsed: u64, limit: &Limit) -> u64 {
+        if self.previous == 0 || limit.algorithm != Algorithm::Sliding as u32 {
+            return self.current;
+        }
+        self.current + weighted(self.previous, limit.window.saturating_sub(elapsed), limit.window)
+    }
+}
+
+/// `ceil(count × left / window)` without overflow: `count` has 28 bits, so the times are cut to 32.
+#[inline(always)]
+const fn weighted(count: u64, left: u64, window: u64) -> u64 {
+    let bits = 64 - window.leading_zeros();
+    let shift = bits.saturating_sub(32);
+    let window = window >> shift;
+    // Rounded up, so that a cut never lightens the weight; and never above the window.
+    let left = (left >> shift) + ((shift != 0) as u64);
+    let left = if left > window { window } else { left };
+    if window == 0 { 0 } else { (count * left).div_ceil(window) }
+}
+
+/// Tries once to charge `cost` requests at `now` (ns of CLOCK_BOOTTIME) to one limit.
+#[inline(always)]
+pub fn attempt<C: Cell>(cells: &Cells<C>, limit: &Limit, now: u64, cost: u64) -> Outcome {
+    if limit.algorithm == Algorithm::Gcra as u32 {
+        return attempt_gcra(cells, limit, now, cost);
+    }
+    let now = now / TICK_NS;
+    let window_word = cells.window.load();
+    let counts_word = cells.counts.load();
+    let mut window = Window::from_word(window_word);
+    let Some(mut counts) = Counts::from_word(counts_word).within(window) else { return Outcome::Raced };
+    let rolled = window.rolled(now, limit);
+    if let Some(next) = rolled {
+        let Some(moved) = counts.within(next) else { return Outcome::Raced };
+        counts = moved;
+        window = next;
+    }
+    if counts.used(now.saturating_sub(window.start), limit) + cost > limit.count as u64 {
+        return Outcome::Refused;
+    }
+    if rolled.is_some() && !cells.window.swap(window_word, window.to_word()) {
+        return Outcome::Raced;
+    }
+    let charged = Counts { current: counts.current + cost, ..counts };
+    if cells.counts.swap(counts_word, charged.to_word()) { Outcome::Charged(counts.sequence) } else { Outcome::Raced }
+}
+
+#[inline(always)]
+fn attempt_gcra<C: Cell>(cells: &Cells<C>, limit: &Limit, now: u64, cost: u64) -> Outcome {
+    let word = cells.arrival.load();
+    let arrival = if word > now { word } else { now };
+    let step = limit.interval.saturating_mul(cost);
+    let ahead = (arrival - now).saturating_add(step - limit.interval);
+    if limit.count == 0 || ahead > limit.tolerance {
+        return Outcome::Refused;
+    }
+    if cells.arrival.swap(word, arrival.saturating_add(step)) { Outcome::Charged(0) } else { Outcome::Raced }
+}
+
+/// Charges one limit, trying again while other CPUs are faster; refuses after [`ATTEMPTS`].
+#[inline(always)]
+pub fn charge<C: Cell>(cells: &Cells<C>, limit: &Limit, now: u64, cost: u64) -> Outcome {
+    for _ in 0..ATTEMPTS {
+        match attempt(cells, limit, now, cost) {
+            Outcome::Raced => {}
+            outcome => return outcome,
+        }
+    }
+    Outcome::Refused
+}
+
+/// Gives back a charge, because another limit of the policy refused; `token` is what [`Outcome::Charged`] held.
+#[inline(always)]
+pub fn refund<C: Cell>(cells: &Cells<C>, limit: &Limit, token: u64, cost: u64) {
+    for _ in 0..ATTEMPTS {
+        let done = if limit.algorithm == Algorithm::Gcra as u32 {
+            let word = cells.arrival.load();
+            cells.arrival.swap(word, word.saturating_sub(limit.interval.saturating_mul(cost)))
+        } else {
+            let word = cells.counts.load();
+            let mut counts = Counts::from_word(word);
+            match counts.sequence.wrapping_sub(token) & SEQUENCE_MASK {
+                0 => counts.current = counts.current.saturating_sub(cost),
+                1 => counts.previous = counts.previous.saturating_sub(cost),
+                _ => return,
+            }
+            cells.counts.swap(word, counts.to_word())
+        };
+        if done {
+            return;
+        }
+    }
+}
+
+/// Charges every limit of `policy`, or none: `Err` names the index of the limit that refused.
+///
+/// All are tested before the first is charged. Two requests that race for the last place of two limits at once may
+/// both be refused; more than the limit never passes.
+///
+/// # Errors
+/// The index of the limit that refused.
+#[inline(always)]
+pub fn charge_all<C: Cell>(cells: &[Cells<C>; LIMITS], policy: &Policy, now: u64, cost: u64) -> Result<(), u32> {
+    let len = policy.len;
+    if len > 1 {
+        for index in 0..LIMITS {
+            if (index as u32) < len && !would_pass(&cells[index], &policy.limits[index], now, cost) {
+                return Err(index as u32);
+            }
+        }
+    }
+    let mut tokens = [0u64; LIMITS];
+    for index in 0..LIMITS {
+        if index as u32 >= len {
+            break;
+        }
+        match charge(&cells[index], &policy.limits[index], now, cost) {
+            Outcome::Charged(token) => tokens[index] = token,
+            _ => {
+                for earlier in 0..LIMITS {
+                    if earlier < index {
+                        refund(&cells[earlier], &policy.limits[earlier], tokens[earlier], cost);
+                    }
+                }
+                return Err(index as u32);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether a charge would pass now; changes nothing.
+#[inline(always)]
+pub fn would_pass<C: Cell>(cells: &Cells<C>, limit: &Limit, now: u64, cost: u64) -> bool {
+    let bucket = Bucket { window: cells.window.load(), counts: cells.counts.load(), arrival: cells.arrival.load() };
+    remaining(&bucket, limit, now) >= cost
+}
+
+/// A limit's state as a person reads it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Requests that weigh on the limit now.
+    pub used: u64,
+    /// Requests that would pass now.
+    pub remaining: u64,
+    /// ns until all of `used` has left the limit, if nothing more is sent.
+    pub reset: u64,
+    /// ns until one more request would pass; 0 if it would now, `u64::MAX` if never.
+    pub retry: u64,
+}
+
+/// Requests that would pass at `now`.
+#[inline(always)]
+#[must_use]
+pub fn remaining(bucket: &Bucket, limit: &Limit, now: u64) -> u64 {
+    if limit.algorithm == Algorithm::Gcra as u32 {
+        let ahead = bucket.arrival.saturating_sub(now);
+        if limit.count == 0 || ahead > limit.tolerance || limit.interval == 0 {
+            return 0;
+        }
+        return (limit.tolerance - ahead) / limit.interval + 1;
+    }
+    let (counts, window) = current(bucket, limit, now / TICK_NS);
+    (limit.count as u64).saturating_sub(counts.used((now / TICK_NS).saturating_sub(window.start), limit))
+}
+
+#[inline(always)]
+fn current(bucket: &Bucket, limit: &Limit, now: u64) -> (Counts, Window) {
+    let mut window = Window::from_word(bucket.window);
+    let counts = Counts::from_word(bucket.counts);
+    // A torn read shows counts that are newer than the window: they are the ones that hold.
+    let mut counts = counts.within(window).unwrap_or(counts);
+    if let Some(next) = window.rolled(now, limit) {
+        counts = counts.within(next).unwrap_or(counts);
+        window = next;
+    }
+    (counts, window)
+}
+
+/// The state of one limit at `now`, for people and for answers.
+#[must_use]
+pub fn usage(bucket: &Bucket, limit: &Limit, now: u64) -> Usage {
+    let remaining = remaining(bucket, limit, now);
+    if limit.algorithm == Algorithm::Gcra as u32 {
+        let ahead = bucket.arrival.saturating_sub(now);
+        let used = if limit.interval == 0 { 0 } else { ahead.div_ceil(limit.interval) };
+        let retry = if limit.count == 0 { u64::MAX } else { ahead.saturating_sub(limit.tolerance) };
+        return Usage { used, remaining, reset: ahead, retry };
+    }
+    let now = now / TICK_NS;
+    let (counts, window) = current(bucket, limit, now);
+    let elapsed = now.saturating_sub(window.start);
+    let used = counts.used(elapsed, limit);
+    let left = limit.window.saturating_sub(elapsed);
+    let sliding = limit.algorithm == Algorithm::Sliding as u32;
+    let reset = match (used, sliding, counts.current) {
+        (0, ..) => 0,
+        // The current count weighs on through the whole of the next window.
+        (_, true, 1..) => left.saturating_add(limit.window),
+        _ => left,
+    };
+    let retry = if limit.count == 0 {
+        u64::MAX
+    } else if remaining > 0 {
+        0
+    } else if !sliding {
+        left
+    } else if counts.current >= limit.count as u64 {
+        left.saturating_add(until_weight(counts.current, limit.count as u64 - 1, limit.window, 0))
+    } else {
+        until_weight(counts.previous, limit.count as u64 - 1 - counts.current, limit.window, elapsed)
+    };
+    Usage { used, remaining, reset: reset.saturating_mul(TICK_NS), retry: retry.saturating_mul(TICK_NS) }
+}
+
+/// Ticks from `elapsed` until `count` weighs at most `room`.
+fn until_weight(count: u64, room: u64, window: u64, elapsed: u64) -> u64 {
+    if count <= room {
+        return 0;
+    }
+    let left = u128::from(window) * u128::from(room) / u128::from(count);
+    window.saturating_sub(left as u64).saturating_sub(elapsed)
+}

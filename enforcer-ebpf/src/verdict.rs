@@ -1,0 +1,164 @@
+//! Why a request is refused, what is done about it, and how each outcome is counted.
+//!
+//! One enum is the counter's index, the metric's label and the CLI's word; one table maps it to an action.
+
+macro_rules! labelled {
+    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $label:literal,)+ }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum $name { $($(#[$doc])* $variant,)+ }
+
+        impl $name {
+            /// All values, in the order of their indices.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            /// The word for it in metrics, JSON and tables; stable.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $label,)+ }
+            }
+
+            /// The value with this index, if there is one.
+            #[must_use]
+            pub const fn from_index(index: u8) -> Option<Self> {
+                $(if index == Self::$variant as u8 { return Some(Self::$variant); })+
+                None
+            }
+        }
+    };
+}
+
+labelled! {
+    /// Why a request, or a segment that cannot be judged, is refused.
+    Reason {
+        /// No `X-API-Key` field.
+        Unkeyed = "unkeyed",
+        /// A well-formed key that is not registered.
+        UnknownKey = "unknown_key",
+        /// A registered key that an operator has switched off.
+        KeyDisabled = "key_disabled",
+        /// A registered key outside its validity.
+        KeyExpired = "key_expired",
+        /// The principal's limit is used up.
+        OverLimit = "over_limit",
+        /// Not the one strict reading of RFC 9112; see [`Malformation`] for the kind.
+        Malformed = "malformed",
+        /// Head, target, field count or declared body beyond the service's bound.
+        TooLarge = "too_large",
+        /// `CONNECT` or an `Upgrade` field.
+        Upgrade = "upgrade",
+        /// Bytes of a connection whose earlier bytes were not seen.
+        MidStream = "mid_stream",
+        /// The client closed its side inside a request head.
+        FinInHead = "fin_in_head",
+        /// Urgent data, or data in a SYN: the stack edits or reorders such a stream.
+        Unorderly = "unorderly",
+        /// An IP fragment.
+        Fragment = "fragment",
+        /// Headers that could not be parsed to their end.
+        Unparsable = "unparsable",
+        /// No room to follow another connection.
+        FlowTableFull = "flow_table_full",
+    }
+}
+
+labelled! {
+    /// What was wrong with a [`Reason::Malformed`] request.
+    Malformation {
+        /// TLS, an HTTP/2 preface, or other bytes that begin no HTTP/1 request.
+        NotHttp = "not_http",
+        /// The method is not a token.
+        Method = "method",
+        /// The request target is empty or holds a byte outside 0x21–0x7E.
+        Target = "target",
+        /// The version is not exactly `HTTP/1.0` or `HTTP/1.1`.
+        Version = "version",
+        /// A CR or LF that is not part of a CRLF.
+        LineEnding = "line_ending",
+        /// A control byte in a field value.
+        ControlByte = "control_byte",
+        /// A field line that begins with white space.
+        ObsFold = "obs_fold",
+        /// An empty field name, or a byte in it that is not a token's.
+        FieldName = "field_name",
+        /// A name that equals a field that matters once `_` is read as `-`.
+        AliasedName = "aliased_name",
+        /// A second field of a kind that may stand once.
+        Duplicate = "duplicate",
+        /// The key is not 8–128 visible ASCII bytes.
+        KeyValue = "key_value",
+        /// `Content-Length` is not 1–19 digits.
+        ContentLength = "content_length",
+        /// `Transfer-Encoding` is not exactly `chunked`, or stands in HTTP/1.0.
+        TransferEncoding = "transfer_encoding",
+        /// Both `Content-Length` and `Transfer-Encoding`.
+        Framing = "framing",
+        /// A chunk size, its line or its end.
+        Chunk = "chunk",
+        /// A trailer field.
+        Trailer = "trailer",
+    }
+}
+
+labelled! {
+    /// Things that happen to packets, counted besides the requests.
+    Event {
+        /// A request that was passed and charged.
+        Allowed = "allowed",
+        /// A segment beyond the next expected byte, dropped so that TCP sends it again in order.
+        OutOfOrder = "out_of_order",
+        /// A segment whose bytes the receiver already has, passed.
+        OldData = "old_data",
+        /// A segment judged before that the receiver has not accepted yet, dropped.
+        Retransmitted = "retransmitted",
+        /// A segment that met a socket still in its handshake, dropped so that TCP sends it again.
+        NotEstablished = "not_established",
+        /// A segment of a connection that another CPU was judging, dropped.
+        Contended = "contended",
+        /// A segment of a connection refused earlier.
+        AfterRefusal = "after_refusal",
+        /// A segment cut behind its last good request; the rest is judged when it is sent again.
+        Cut = "cut",
+        /// A segment turned into a RST.
+        Reset = "reset",
+        /// A packet dropped.
+        Dropped = "dropped",
+    }
+}
+
+labelled! {
+    /// What is done with a refused request.
+    Action {
+        /// Drop the segment, silently.
+        Drop = "drop",
+        /// Turn the segment into a RST for the receiver.
+        Reset = "reset",
+    }
+}
+
+/// Where a thing is counted in the map of totals; see [`crate::abi::TOTALS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Count {
+    /// Refused for a reason.
+    Refused(Reason),
+    /// Would have been refused, but the service observes.
+    WouldRefuse(Reason),
+    /// Malformed in this way, refused or not.
+    Malformed(Malformation),
+    /// Something else that happened.
+    Event(Event),
+}
+
+impl Count {
+    /// Index in the map of totals, below [`crate::abi::TOTALS`].
+    #[must_use]
+    pub const fn index(self) -> u32 {
+        match self {
+            Self::Refused(reason) => reason as u32,
+            Self::WouldRefuse(reason) => 32 + reason as u32,
+            Self::Malformed(kind) => 64 + kind as u32,
+            Self::Event(event) => 96 + event as u32,
+        }
+    }
+}
