@@ -25,7 +25,8 @@ pub mod map {
     pub const METERS: &str = "METERS";
     /// `PerCpuArray<u64>`, index = [`crate::verdict::Count::index`]. Kernel → daemon.
     pub const TOTALS: &str = "TOTALS";
-    /// `Array<Slot>`: the connections. Kernel only.
+    /// `Array<flow::Set>` (mmapable), index = hash of a connection modulo the entries. Kernel only; the daemon reads
+    /// the sets' `hashes` to tell how full it is.
     pub const FLOWS: &str = "FLOWS";
     /// `PerCpuArray<Scratch>`: the packet under judgement. Kernel only.
     pub const SCRATCH: &str = "SCRATCH";
@@ -40,6 +41,8 @@ pub mod global {
     pub const KEY_SECRET: &str = "KEY_SECRET";
     /// `[u64; 2]`: secret of the flow table's hash, random at each load of a new table.
     pub const FLOW_SECRET: &str = "FLOW_SECRET";
+    /// `u32`: entries of [`super::map::FLOWS`] − 1, as a mask.
+    pub const FLOW_MASK: &str = "FLOW_MASK";
     /// [`super::SocketOffsets`]: where the running kernel keeps what we read of a socket.
     pub const SOCKET_OFFSETS: &str = "SOCKET_OFFSETS";
 }
@@ -56,8 +59,8 @@ pub const PRINCIPALS: u32 = 131_072;
 pub const POLICIES: u32 = 131_072;
 /// Entries of [`map::TOTALS`].
 pub const TOTALS: u32 = 128;
-/// Default entries of [`map::FLOWS`]; a power of two.
-pub const FLOWS: u32 = 65_536;
+/// Default entries of [`map::FLOWS`], each a set of [`crate::flow::WAYS`] connections; a power of two.
+pub const FLOW_SETS: u32 = 8_192;
 /// Limits that apply together to one principal.
 pub const LIMITS: usize = 4;
 
@@ -253,4 +256,6 @@ mod pod {
     unsafe impl aya::Pod for super::Service {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::SocketOffsets {}
+    // SAFETY: as above; asserted beside the type.
+    unsafe impl aya::Pod for crate::flow::Set {}
 }

@@ -55,26 +55,10 @@ impl Tagger {
     }
 
     #[inline(always)]
-    fn round(&mut self) {
-        let [mut v0, mut v1, mut v2, mut v3] = self.v;
-        v0 = v0.wrapping_add(v1);
-        v1 = v1.rotate_left(13) ^ v0;
-        v0 = v0.rotate_left(32);
-        v2 = v2.wrapping_add(v3);
-        v3 = v3.rotate_left(16) ^ v2;
-        v0 = v0.wrapping_add(v3);
-        v3 = v3.rotate_left(21) ^ v0;
-        v2 = v2.wrapping_add(v1);
-        v1 = v1.rotate_left(17) ^ v2;
-        v2 = v2.rotate_left(32);
-        self.v = [v0, v1, v2, v3];
-    }
-
-    #[inline(always)]
     fn compress(&mut self, word: u64) {
         self.v[3] ^= word;
-        self.round();
-        self.round();
+        round(&mut self.v);
+        round(&mut self.v);
         self.v[0] ^= word;
     }
 
@@ -101,19 +85,36 @@ impl Tagger {
         let last = self.tail | (u64::from(self.len) << 56);
         self.compress(last);
         self.v[2] ^= 0xee;
-        self.round();
-        self.round();
-        self.round();
-        self.round();
+        round(&mut self.v);
+        round(&mut self.v);
+        round(&mut self.v);
+        round(&mut self.v);
         let low = self.v[0] ^ self.v[1] ^ self.v[2] ^ self.v[3];
         self.v[1] ^= 0xdd;
-        self.round();
-        self.round();
-        self.round();
-        self.round();
+        round(&mut self.v);
+        round(&mut self.v);
+        round(&mut self.v);
+        round(&mut self.v);
         let high = self.v[0] ^ self.v[1] ^ self.v[2] ^ self.v[3];
         KeyTag([low, high])
     }
+}
+
+/// One SipRound.
+#[inline(always)]
+pub(crate) fn round(v: &mut [u64; 4]) {
+    let [mut v0, mut v1, mut v2, mut v3] = *v;
+    v0 = v0.wrapping_add(v1);
+    v1 = v1.rotate_left(13) ^ v0;
+    v0 = v0.rotate_left(32);
+    v2 = v2.wrapping_add(v3);
+    v3 = v3.rotate_left(16) ^ v2;
+    v0 = v0.wrapping_add(v3);
+    v3 = v3.rotate_left(21) ^ v0;
+    v2 = v2.wrapping_add(v1);
+    v1 = v1.rotate_left(17) ^ v2;
+    v2 = v2.rotate_left(32);
+    *v = [v0, v1, v2, v3];
 }
 
 /// The tag of a whole value.

@@ -14,10 +14,14 @@
 //! - [`reply`]: the packet that a refused one is turned into
 //! - [`abi`]: what lies in the BPF maps, for both sides
 #![cfg_attr(not(test), no_std)]
-#![cfg_attr(target_arch = "bpf", feature(core_intrinsics), allow(internal_features, reason = "BPF atomics exist only as intrinsics"))]
 #![deny(unsafe_code)]
 
 pub mod abi;
+pub mod flow;
+pub mod http;
+pub mod judge;
 pub mod key;
 pub mod limit;
+pub mod reply;
 pub mod verdict;
+pub mod wire;

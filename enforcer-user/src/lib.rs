@@ -1,1 +1,28 @@
-//! x
+//! The enforcer's daemon and command line: all of it but `main`, so that tests can reach it.
+//!
+//! # Layout, in the order of a command
+//! - [`cli`]: what can be asked, and how answers look
+//! - [`client`]: a request over the control socket
+//! - [`api`]: what goes over it, for both ends
+//! - `control`: the routes, and who may use them
+//! - [`daemon`]: the process that owns the store and the maps
+//! - [`store`]: principals, limits and key tags in SQLite
+//! - [`policy`]: limit strings, and the policies that they compile to
+//! - [`kernel`]: the program, its maps and its attachment
+//! - [`metrics`]: what Prometheus scrapes
+//!
+//! Beside the way: [`config`], the daemon's static settings; [`name`], what principals and keys are called;
+//! [`credential`], keys in clear for the short time that they are.
+
+pub mod api;
+pub mod cli;
+pub mod client;
+pub mod config;
+mod control;
+pub mod credential;
+pub mod daemon;
+pub mod kernel;
+pub mod metrics;
+pub mod name;
+pub mod policy;
+pub mod store;

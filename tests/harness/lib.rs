@@ -1,1 +1,24 @@
-//! x
+//! What the tests across the crates share: frames, namespaces, real servers and clients, the real daemon.
+//!
+//! Everything that a test starts or creates belongs to a value and ends with it: child processes by their id, network
+//! namespaces and BPF mounts by their name. Nothing is attached to an interface outside a test's own namespaces.
+
+pub mod bucket;
+pub mod client;
+pub mod corpus;
+pub mod enforcer;
+pub mod kernel;
+pub mod netns;
+pub mod origin;
+pub mod packet;
+pub mod process;
+pub mod reader;
+pub mod root;
+pub mod tables;
+pub mod world;
+
+/// The folder of this crate, where apps, clients and corpus lie.
+#[must_use]
+pub fn folder() -> &'static std::path::Path {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+}

@@ -1,0 +1,56 @@
+//! The maps and constants, as [`enforcer_ebpf::abi`] describes them.
+
+use aya_ebpf::Global;
+use aya_ebpf::bindings::BPF_F_MMAPABLE;
+use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray};
+use aya_ebpf::macros::btf_map;
+use enforcer_ebpf::abi::{self, Key, KeyTag, Meter, Policy, Service, SocketOffsets};
+use enforcer_ebpf::flow::{Flow, Set};
+use enforcer_ebpf::judge::Scratch;
+
+const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
+
+#[btf_map]
+pub(crate) static PORTS: Array<u32, { abi::PORTS as usize }> = Array::new();
+#[btf_map]
+pub(crate) static SERVICES: Array<Service, { abi::SERVICES as usize }> = Array::new();
+#[btf_map]
+pub(crate) static KEYS: HashMap<KeyTag, Key, { abi::KEYS as usize }> = HashMap::new();
+#[btf_map]
+pub(crate) static PRINCIPALS: Array<u64, { abi::PRINCIPALS as usize }, MMAPABLE> = Array::new();
+#[btf_map]
+pub(crate) static POLICIES: Array<Policy, { abi::POLICIES as usize }> = Array::new();
+#[btf_map]
+pub(crate) static METERS: Array<Meter, { abi::PRINCIPALS as usize }, MMAPABLE> = Array::new();
+#[btf_map]
+pub(crate) static TOTALS: PerCpuArray<u64, { abi::TOTALS as usize }> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static FLOWS: Array<Set, { abi::FLOW_SETS as usize }, MMAPABLE> = Array::new();
+#[btf_map]
+static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
+#[btf_map]
+static BENCH: PerCpuArray<Flow, 1> = PerCpuArray::new();
+
+#[unsafe(no_mangle)]
+pub(crate) static KEY_SECRET: Global<[u64; 2]> = Global::new([0; 2]);
+#[unsafe(no_mangle)]
+pub(crate) static FLOW_SECRET: Global<[u64; 2]> = Global::new([0; 2]);
+#[unsafe(no_mangle)]
+pub(crate) static FLOW_MASK: Global<u32> = Global::new(abi::FLOW_SETS - 1);
+#[unsafe(no_mangle)]
+pub(crate) static SOCKET_OFFSETS: Global<SocketOffsets> =
+    Global::new(SocketOffsets { rcv_nxt: 0, bytes_received: 0, request_rcv_nxt: 0, reserved: 0 });
+
+/// This CPU's scratch; a program runs to its end before another begins on the CPU, so there is one user at a time.
+#[inline(always)]
+pub(crate) fn scratch() -> Option<&'static mut Scratch> {
+    // SAFETY: the value lives as long as the map, and nothing else on this CPU uses it meanwhile.
+    SCRATCH.get_ptr_mut(0).map(|scratch| unsafe { &mut *scratch })
+}
+
+/// This CPU's connection for `bench_judge`.
+#[inline(always)]
+pub(crate) fn bench_flow() -> Option<&'static mut Flow> {
+    // SAFETY: as for the scratch.
+    BENCH.get_ptr_mut(0).map(|flow| unsafe { &mut *flow })
+}

@@ -1,0 +1,70 @@
+//! The packet behind an XDP context: read and written through helpers, so that fragments and the non-linear part of
+//! an skb are reached too; bounds-checked pointers would see the first buffer only.
+
+use aya_ebpf::bindings::xdp_md;
+use aya_ebpf::helpers::generated::{
+    bpf_xdp_adjust_tail, bpf_xdp_get_buff_len, bpf_xdp_load_bytes, bpf_xdp_store_bytes,
+};
+
+/// The packet under judgement.
+#[derive(Clone, Copy)]
+pub(crate) struct Packet(*mut xdp_md);
+
+/// A length as the verifier can bound it: hidden from the compiler, which would fold the comparison away.
+#[inline(always)]
+fn bounded<const MAX: u64>(len: u32) -> Option<u32> {
+    let mut len = u64::from(len);
+    // SAFETY: a move of a register onto itself.
+    unsafe { core::arch::asm!("{0} = {0}", inout(reg) len, options(nomem, nostack, preserves_flags)) };
+    if len == 0 || len > MAX { None } else { Some(len as u32) }
+}
+
+impl Packet {
+    /// The packet of a program's context.
+    #[inline(always)]
+    pub(crate) fn new(ctx: *mut xdp_md) -> Self {
+        Self(ctx)
+    }
+
+    /// The context, for helpers that ask for it.
+    #[inline(always)]
+    pub(crate) fn context(self) -> *mut xdp_md {
+        self.0
+    }
+
+    /// Bytes of the frame.
+    #[inline(always)]
+    pub(crate) fn len(self) -> u32 {
+        // SAFETY: the context is this program's.
+        (unsafe { bpf_xdp_get_buff_len(self.0) }) as u32
+    }
+
+    /// Copies `len` bytes at `at` to `to`; `false` if the frame does not have them, or `len` is not 1–`MAX`.
+    ///
+    /// # Safety
+    /// `to` has room for `MAX` bytes.
+    #[inline(always)]
+    pub(crate) unsafe fn load<const MAX: u64>(self, at: u32, to: *mut u8, len: u32) -> bool {
+        let Some(len) = bounded::<MAX>(len) else { return false };
+        // SAFETY: the caller's, and `len` is at most `MAX`.
+        unsafe { bpf_xdp_load_bytes(self.0, at, to.cast(), len) == 0 }
+    }
+
+    /// Writes the frame's first `len` bytes from `from`; as [`Packet::load`].
+    ///
+    /// # Safety
+    /// `from` has `MAX` bytes.
+    #[inline(always)]
+    pub(crate) unsafe fn store<const MAX: u64>(self, from: *mut u8, len: u32) -> bool {
+        let Some(len) = bounded::<MAX>(len) else { return false };
+        // SAFETY: the caller's, and `len` is at most `MAX`.
+        unsafe { bpf_xdp_store_bytes(self.0, 0, from.cast(), len) == 0 }
+    }
+
+    /// Shortens the frame to `len` bytes. A driver may not let go of them: receivers trim to the IP length anyway.
+    #[inline(always)]
+    pub(crate) fn truncate(self, frame: u32, len: u32) {
+        // SAFETY: the context is this program's.
+        unsafe { bpf_xdp_adjust_tail(self.0, len as i32 - frame as i32) };
+    }
+}

@@ -1,0 +1,100 @@
+//! Asks the local host for a connection's socket.
+//!
+//! `bpf_skc_lookup_tcp` finds established, request, listening and TIME-WAIT sockets alike; what we read of them lies
+//! at offsets that the loader takes from the running kernel's BTF.
+
+use core::ffi::c_void;
+
+use aya_ebpf::bindings::{bpf_sock, bpf_sock_tuple};
+use aya_ebpf::helpers::generated::{
+    bpf_probe_read_kernel, bpf_sk_release, bpf_skc_lookup_tcp, bpf_skc_to_tcp_request_sock, bpf_skc_to_tcp_sock,
+};
+use enforcer_ebpf::flow::Socket;
+use enforcer_ebpf::wire::Tuple;
+
+use crate::maps::SOCKET_OFFSETS;
+use crate::packet::Packet;
+
+/// include/net/tcp_states.h.
+const TIME_WAIT: u32 = 6;
+const LISTEN: u32 = 10;
+const NEW_SYN_RECV: u32 = 12;
+
+/// The network namespace of the interface (BPF_F_CURRENT_NETNS).
+const CURRENT_NETNS: u64 = u64::MAX;
+
+/// `bpf_sock_tuple` in words of known alignment.
+#[repr(C, align(8))]
+struct SockTuple([u32; 9], u32);
+
+/// What the host knows of the connection.
+#[inline(always)]
+pub(crate) fn lookup(packet: Packet, tuple: &Tuple) -> Socket {
+    let ports = u32::from(tuple.source_port().to_be()) | (u32::from(tuple.destination_port().to_be()) << 16);
+    let halves = |word: u64| [word as u32, (word >> 32) as u32];
+    let (words, size) = if tuple.is_v6() {
+        let ([a, b], [c, d]) = (halves(tuple.source[0]), halves(tuple.source[1]));
+        let ([e, f], [g, h]) = (halves(tuple.destination[0]), halves(tuple.destination[1]));
+        ([a, b, c, d, e, f, g, h, ports], 36)
+    } else {
+        ([tuple.source[0] as u32, tuple.destination[0] as u32, ports, 0, 0, 0, 0, 0, 0], 12)
+    };
+    let mut words = SockTuple(words, 0);
+    let words: *mut SockTuple = &mut words;
+    // SAFETY: the tuple is on the stack and as long as `size` says; the socket is released below.
+    let socket = unsafe { bpf_skc_lookup_tcp(packet.context().cast(), words.cast::<bpf_sock_tuple>(), size, CURRENT_NETNS, 0) };
+    if socket.is_null() {
+        return Socket::Absent;
+    }
+    // SAFETY: not null, and ours until it is released.
+    let known = unsafe { read(socket) };
+    // SAFETY: taken above.
+    unsafe { bpf_sk_release(socket.cast()) };
+    known
+}
+
+/// # Safety
+/// The socket is held.
+#[inline(always)]
+unsafe fn read(socket: *mut bpf_sock) -> Socket {
+    let offsets = SOCKET_OFFSETS.load();
+    // SAFETY: the socket is held.
+    match unsafe { core::ptr::read_volatile(&raw const (*socket).state) } {
+        LISTEN => Socket::Listening,
+        TIME_WAIT => Socket::Closing,
+        NEW_SYN_RECV => {
+            // SAFETY: the socket is held.
+            let request = unsafe { bpf_skc_to_tcp_request_sock(socket.cast()) };
+            if request.is_null() {
+                return Socket::Listening;
+            }
+            // SAFETY: the offset is within the structure.
+            let next = unsafe { read_u32(request.cast::<u8>().wrapping_add(offsets.request_rcv_nxt as usize)) };
+            Socket::Stream { next, base: next }
+        }
+        _ => {
+            // SAFETY: the socket is held.
+            let stream = unsafe { bpf_skc_to_tcp_sock(socket.cast()) }.cast::<u8>();
+            if stream.is_null() {
+                return Socket::Listening;
+            }
+            // SAFETY: the offset is within the structure.
+            let next = unsafe { read_u32(stream.wrapping_add(offsets.rcv_nxt as usize)) };
+            // The lower half of a little-endian u64.
+            // SAFETY: the offset is within the structure.
+            let received = unsafe { read_u32(stream.wrapping_add(offsets.bytes_received as usize)) };
+            Socket::Stream { next, base: next.wrapping_sub(received) }
+        }
+    }
+}
+
+/// # Safety
+/// The pointer is to kernel memory; a fault reads as 0.
+#[inline(always)]
+unsafe fn read_u32(from: *const u8) -> u32 {
+    let mut value = 0u32;
+    let to: *mut u32 = &mut value;
+    // SAFETY: four bytes on the stack.
+    unsafe { bpf_probe_read_kernel(to.cast::<c_void>(), 4, from.cast::<c_void>()) };
+    value
+}

@@ -1,0 +1,241 @@
+//! What the judge needs, from helpers and maps.
+
+use core::ffi::c_void;
+use core::ops::{Deref, DerefMut};
+
+use aya_ebpf::helpers::generated::{bpf_ktime_get_boot_ns, bpf_loop};
+use enforcer_ebpf::abi::{Bucket, Key, KeyTag, Meter, Policy, Principal, Service};
+use enforcer_ebpf::flow::{Flow, Set, Socket};
+use enforcer_ebpf::http::bytes::{CAPACITY, Window};
+use enforcer_ebpf::judge::{self, Scan, Sum, Tally, World};
+use enforcer_ebpf::limit::{Cell, Cells, Charge};
+use enforcer_ebpf::verdict::Count;
+use enforcer_ebpf::wire::Tuple;
+
+use crate::atomic::Word;
+use crate::maps::{
+    FLOW_MASK, FLOW_SECRET, FLOWS, KEY_SECRET, KEYS, METERS, POLICIES, PORTS, PRINCIPALS, SERVICES, TOTALS,
+};
+use crate::packet::Packet;
+use crate::socket;
+
+/// More steps than the longest super-frame can need, each of which reads a byte at least.
+const MAX_STEPS: u32 = 1 << 18;
+/// Tries to lock a set before the packet is given up.
+const LOCK_TRIES: u32 = 256;
+
+/// The world of one packet.
+#[derive(Clone, Copy)]
+pub(crate) struct Kernel {
+    packet: Packet,
+}
+
+impl Kernel {
+    /// The world of this packet.
+    #[inline(always)]
+    pub(crate) fn new(packet: Packet) -> Self {
+        Self { packet }
+    }
+}
+
+/// A locked set of connections.
+pub(crate) struct Guard(*mut Set);
+
+impl Deref for Guard {
+    type Target = Set;
+
+    #[inline(always)]
+    fn deref(&self) -> &Set {
+        // SAFETY: a map's value; the lock is ours.
+        unsafe { &*self.0 }
+    }
+}
+
+impl DerefMut for Guard {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut Set {
+        // SAFETY: a map's value; the lock is ours.
+        unsafe { &mut *self.0 }
+    }
+}
+
+impl Drop for Guard {
+    #[inline(always)]
+    fn drop(&mut self) {
+        // SAFETY: an aligned word of a map's value.
+        unsafe { Word::new(&raw mut (*self.0).lock) }.release(0);
+    }
+}
+
+/// What a step needs, handed through `bpf_loop`.
+#[repr(C)]
+struct Steps {
+    packet: Packet,
+    scan: *mut Scan,
+    window: *mut Window,
+    service: *const Service,
+    flow: *mut Flow,
+}
+
+unsafe extern "C" fn step(_index: u32, steps: *mut c_void) -> i64 {
+    let Steps { packet, scan, window, service, flow } = *unsafe { &*steps.cast::<Steps>() };
+    // SAFETY: `drive` made them of references that outlive the loop.
+    let more = unsafe { judge::step(&Kernel { packet }, &mut *scan, &mut *window, &*service, &mut *flow) };
+    i64::from(!more)
+}
+
+/// What a step of a sum needs.
+#[repr(C)]
+struct Sums {
+    packet: Packet,
+    sum: *mut Sum,
+    window: *mut Window,
+}
+
+unsafe extern "C" fn sum_step(_index: u32, sums: *mut c_void) -> i64 {
+    let Sums { packet, sum, window } = *unsafe { &*sums.cast::<Sums>() };
+    // SAFETY: `drive_sum` made them of references that outlive the loop.
+    let more = unsafe { judge::sum_step(&Kernel { packet }, &mut *sum, &mut *window) };
+    i64::from(!more)
+}
+
+/// What a step of a charge needs.
+#[repr(C)]
+struct Charges {
+    charge: Charge,
+    meter: *mut Meter,
+    policy: *const Policy,
+}
+
+unsafe extern "C" fn charge_step(_index: u32, charges: *mut c_void) -> i64 {
+    // SAFETY: `charge` made it of what outlives the loop.
+    let Charges { charge, meter, policy } = unsafe { &mut *charges.cast::<Charges>() };
+    // SAFETY: the index is below the length.
+    let bucket = unsafe { (&raw mut (**meter).buckets).cast::<Bucket>().add(charge.index()) };
+    // SAFETY: a policy is never changed while it is in use.
+    let more = charge.step(&cells(bucket), unsafe { &**policy });
+    i64::from(!more)
+}
+
+#[inline(always)]
+fn cells(bucket: *mut Bucket) -> Cells<Word> {
+    // SAFETY: aligned words of a map's value.
+    unsafe {
+        Cells {
+            window: Word::new(&raw mut (*bucket).window),
+            counts: Word::new(&raw mut (*bucket).counts),
+            arrival: Word::new(&raw mut (*bucket).arrival),
+        }
+    }
+}
+
+impl World<'static> for Kernel {
+    type Guard = Guard;
+
+    #[inline(always)]
+    fn now(&self) -> u64 {
+        // SAFETY: takes nothing.
+        unsafe { bpf_ktime_get_boot_ns() }
+    }
+
+    #[inline(always)]
+    fn service(&self, port: u16) -> Option<&'static Service> {
+        let slot = *PORTS.get(u32::from(port))?;
+        if slot == 0 { None } else { SERVICES.get(slot - 1) }
+    }
+
+    #[inline(always)]
+    fn flow_secret(&self) -> [u64; 2] {
+        FLOW_SECRET.load()
+    }
+
+    #[inline(always)]
+    fn key_secret(&self) -> [u64; 2] {
+        KEY_SECRET.load()
+    }
+
+    #[inline(always)]
+    fn lock(&self, hash: u64) -> Option<Guard> {
+        let set = FLOWS.get_ptr_mut(hash as u32 & FLOW_MASK.load())?;
+        // SAFETY: an aligned word of a map's value.
+        let lock = unsafe { Word::new(&raw mut (*set).lock) };
+        for _ in 0..LOCK_TRIES {
+            if lock.swap(0, 1) {
+                return Some(Guard(set));
+            }
+        }
+        None
+    }
+
+    #[inline(always)]
+    fn socket(&self, tuple: &Tuple) -> Socket {
+        socket::lookup(self.packet, tuple)
+    }
+
+    #[inline(always)]
+    fn load(&self, window: &mut Window, at: u32, len: u32) -> bool {
+        // SAFETY: the window has room for CAPACITY fresh bytes.
+        unsafe { self.packet.load::<{ CAPACITY as u64 }>(at, window.fresh().as_mut_ptr(), len) }
+    }
+
+    #[inline(always)]
+    fn key(&self, tag: KeyTag) -> Option<Key> {
+        // SAFETY: copied at once; an entry that is replaced meanwhile reads as one of the two.
+        unsafe { KEYS.get(&tag) }.copied()
+    }
+
+    #[inline(always)]
+    fn policy(&self, principal: u32) -> Option<&'static Policy> {
+        let word = PRINCIPALS.get_ptr(principal)?;
+        // SAFETY: an aligned word of a map's value, which the daemon may store to meanwhile.
+        let principal = Principal::from_word(unsafe { core::ptr::read_volatile(word) });
+        POLICIES.get(principal.policy)
+    }
+
+    #[inline(always)]
+    fn charge(&self, principal: u32, policy: &'static Policy, now: u64) -> bool {
+        let Some(meter) = METERS.get_ptr_mut(principal) else { return false };
+        let mut charges = Charges { charge: Charge::new(policy, now, 1), meter, policy };
+        // SAFETY: the callback takes what is handed to it here.
+        unsafe { bpf_loop(Charge::MAX_STEPS, charge_step as *mut c_void, (&raw mut charges).cast(), 0) };
+        charges.charge.result().is_ok()
+    }
+
+    #[inline(always)]
+    fn tally(&self, principal: u32, tally: Tally) {
+        let Some(meter) = METERS.get_ptr_mut(principal) else { return };
+        let meter: *mut Meter = meter;
+        // SAFETY: aligned words of a map's value.
+        unsafe {
+            Word::new(match tally {
+                Tally::Allowed => &raw mut (*meter).allowed,
+                Tally::Limited => &raw mut (*meter).limited,
+                Tally::Denied => &raw mut (*meter).denied,
+                Tally::WouldRefuse => &raw mut (*meter).would_refuse,
+            })
+        }
+        .add(1);
+    }
+
+    #[inline(always)]
+    fn count(&self, count: Count) {
+        if let Some(total) = TOTALS.get_ptr_mut(count.index()) {
+            // SAFETY: this CPU's own word.
+            unsafe { *total += 1 };
+        }
+    }
+
+    #[inline(always)]
+    fn drive(&self, scan: &mut Scan, window: &mut Window, service: &'static Service, flow: &mut Flow) {
+        let mut steps = Steps { packet: self.packet, scan, window, service, flow };
+        // SAFETY: the callback takes what is handed to it here.
+        unsafe { bpf_loop(MAX_STEPS, step as *mut c_void, (&raw mut steps).cast(), 0) };
+    }
+
+    #[inline(always)]
+    fn drive_sum(&self, sum: &mut Sum, window: &mut Window) {
+        let mut sums = Sums { packet: self.packet, sum, window };
+        // SAFETY: the callback takes what is handed to it here.
+        unsafe { bpf_loop(MAX_STEPS, sum_step as *mut c_void, (&raw mut sums).cast(), 0) };
+    }
+}

@@ -1,0 +1,115 @@
+//! The packet that a refused one is turned into: same ends, same direction, no payload.
+//!
+//! Checksums are written in full: on `lo` and veth the incoming ones are partial, so nothing may be derived from
+//! them. IPv4's own is always whole and is adjusted (RFC 1624).
+
+use crate::wire::{Head, Segment, Tuple, flag};
+
+/// Bytes of a TCP header without options.
+const TCP_HEADER: u32 = 20;
+
+/// What a rewritten frame is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rewrite {
+    /// Bytes of the frame that the head holds and that must be written back.
+    pub head: u32,
+    /// Length of the frame.
+    pub frame: u32,
+}
+
+/// Turns the segment into a RST with this sequence number.
+#[inline(always)]
+pub fn reset(head: &mut Head, segment: &Segment, seq: u32) -> Rewrite {
+    bare(head, segment, seq, flag::RST | flag::ACK)
+}
+
+/// Takes payload and FIN away, so that an acknowledgment is left.
+#[inline(always)]
+pub fn strip(head: &mut Head, segment: &Segment) -> Rewrite {
+    bare(head, segment, segment.seq, flag::ACK)
+}
+
+#[inline(always)]
+fn bare(head: &mut Head, segment: &Segment, seq: u32, flags: u8) -> Rewrite {
+    let tcp = segment.tcp;
+    head.set_u32(tcp + 4, seq);
+    head.set_u8(tcp + 12, (TCP_HEADER as u8 / 4) << 4);
+    head.set_u8(tcp + 13, flags);
+    head.set_u16(tcp + 18, 0);
+    set_length(head, segment, tcp + TCP_HEADER);
+    set_checksum(head, segment, TCP_HEADER, 0);
+    Rewrite { head: tcp + TCP_HEADER, frame: tcp + TCP_HEADER }
+}
+
+/// Keeps the first `len` bytes of the payload and takes the rest and a FIN away; `sum` is the [`add`]ed sum of the
+/// TCP options and those bytes.
+#[inline(always)]
+pub fn cut(head: &mut Head, segment: &Segment, len: u32, sum: u64) -> Rewrite {
+    let tcp = segment.tcp;
+    head.set_u8(tcp + 13, segment.flags as u8 & !flag::FIN);
+    let frame = segment.payload + len;
+    set_length(head, segment, frame);
+    set_checksum(head, segment, frame - tcp, sum);
+    Rewrite { head: tcp + TCP_HEADER, frame }
+}
+
+/// Where the bytes begin whose sum [`cut`] wants; they go on for [`summed`] bytes.
+#[must_use]
+#[inline(always)]
+pub const fn summed_from(segment: &Segment) -> u32 {
+    segment.tcp + TCP_HEADER
+}
+
+/// How many bytes [`cut`] wants summed to keep `len` of payload.
+#[must_use]
+#[inline(always)]
+pub const fn summed(segment: &Segment, len: u32) -> u32 {
+    segment.payload - (segment.tcp + TCP_HEADER) + len
+}
+
+/// Adds eight bytes to a ones' complement sum (RFC 1071), in memory order.
+#[must_use]
+#[inline(always)]
+pub const fn add(sum: u64, word: u64) -> u64 {
+    let (sum, carry) = sum.overflowing_add(word);
+    sum.wrapping_add(carry as u64)
+}
+
+#[inline(always)]
+const fn folded(sum: u64) -> u16 {
+    let sum = (sum >> 32) + (sum & 0xffff_ffff);
+    let sum = (sum >> 32) + (sum & 0xffff_ffff);
+    let sum = (sum >> 16) + (sum & 0xffff);
+    let sum = (sum >> 16) + (sum & 0xffff);
+    ((sum >> 16) + (sum & 0xffff)) as u16
+}
+
+#[inline(always)]
+fn set_length(head: &mut Head, segment: &Segment, frame: u32) {
+    let ip = segment.ip;
+    if segment.tuple.is_v6() {
+        head.set_u16(ip + 4, (frame - ip - 40) as u16);
+        return;
+    }
+    let new = (frame - ip) as u16;
+    let old = head.u16(ip + 2);
+    let sum = u64::from(!head.u16(ip + 10)) + u64::from(!old) + u64::from(new);
+    head.set_u16(ip + 10, !folded(sum));
+    head.set_u16(ip + 2, new);
+}
+
+/// Writes TCP's checksum over the pseudo-header, the 20-byte header as it stands and `sum`.
+#[inline(always)]
+fn set_checksum(head: &mut Head, segment: &Segment, len: u32, sum: u64) {
+    let Tuple { source, destination, .. } = segment.tuple;
+    let tcp = segment.tcp;
+    head.set_u16(tcp + 16, 0);
+    let mut sum = add(sum, u64::from(len.to_be()) + u64::from(6u32.to_be()));
+    for word in [source[0], source[1], destination[0], destination[1]] {
+        sum = add(sum, word);
+    }
+    for at in [0, 4, 8, 12, 16] {
+        sum = add(sum, u64::from(head.u32_raw(tcp + at)));
+    }
+    head.set_u16(tcp + 16, u16::from_be(!folded(sum)));
+}

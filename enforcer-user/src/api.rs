@@ -1,0 +1,350 @@
+//! What goes over the control socket, for both ends: requests, answers and errors.
+//!
+//! Answers are what `-o json` prints, inside an [`Envelope`]: integers are raw, times are RFC 3339. Requests refuse
+//! fields that they do not know. The only key in clear on the way out is [`KeyAdded::key`].
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+/// Version of these types; a change that breaks a reader changes it.
+pub const SCHEMA: &str = "v1";
+
+/// Largest request body in bytes.
+pub const MAX_BODY: usize = 32 << 20;
+
+/// An answer with its schema's version.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Envelope<T> {
+    /// [`SCHEMA`].
+    pub schema: String,
+    /// The answer itself.
+    #[serde(flatten)]
+    pub body: T,
+}
+
+impl<T> Envelope<T> {
+    /// Puts `body` in an envelope of this version.
+    pub fn new(body: T) -> Self {
+        Self { schema: SCHEMA.to_owned(), body }
+    }
+}
+
+/// The body of every answer that is not a success.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failed {
+    /// What went wrong.
+    pub error: Refusal,
+}
+
+/// Why a request was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// One sentence for people.
+    pub message: String,
+    /// The field that is to blame, as a path into the request; absent if none is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+    /// What that field accepts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accepted: Option<String>,
+}
+
+impl Refusal {
+    /// A refusal that is no field's fault.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), field: None, accepted: None }
+    }
+
+    /// A refusal of one field.
+    pub fn of(field: impl Into<String>, message: impl Into<String>, accepted: impl Into<String>) -> Self {
+        Self { message: message.into(), field: Some(field.into()), accepted: Some(accepted.into()) }
+    }
+}
+
+/// `POST /v1/keys`
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddKey {
+    /// The principal; made if it is new.
+    pub name: String,
+    /// Its limit; the default one if the principal is new, and its own if it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<String>,
+}
+
+/// `POST /v1/keys/import`
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImportKeys {
+    /// All of them are taken, or none.
+    pub entries: Vec<ImportEntry>,
+}
+
+/// One key to import.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImportEntry {
+    /// The principal; made if it is new.
+    pub name: String,
+    /// The key in clear.
+    pub key: Zeroizing<String>,
+    /// As in [`AddKey::limit`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<String>,
+}
+
+impl std::fmt::Debug for ImportEntry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { name, key: _, limit } = self;
+        f.debug_struct("ImportEntry").field("name", name).field("limit", limit).finish_non_exhaustive()
+    }
+}
+
+/// `PUT /v1/limits/{name}`
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetLimit {
+    /// The new limit.
+    pub limit: String,
+}
+
+/// Answer to [`AddKey`]. Its debug form would show the key, so it has none.
+#[derive(Serialize, Deserialize)]
+pub struct KeyAdded {
+    /// The key in clear; nobody can ask for it again.
+    pub key: Zeroizing<String>,
+    /// Its id.
+    pub id: String,
+    /// Its principal.
+    pub name: String,
+    /// The principal's limit.
+    pub limit: String,
+    /// Whether the principal is new.
+    pub new_principal: bool,
+}
+
+/// A key as everybody may see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Key {
+    /// First 8 hex digits of its tag.
+    pub id: String,
+    /// Its whole tag, 32 hex digits.
+    pub tag: String,
+    /// Its principal.
+    pub name: String,
+    /// Whether it is accepted.
+    pub enabled: bool,
+    /// The principal's limit.
+    pub limit: String,
+    /// When it was added.
+    pub created: Timestamp,
+    /// The principal's counts, over all its keys.
+    pub counts: Counts,
+}
+
+/// A principal's requests since its counters began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Passed.
+    pub allowed: u64,
+    /// Refused over a limit.
+    pub limited: u64,
+    /// Refused because the key was disabled.
+    pub denied: u64,
+    /// Passed, but would have been refused if the service did not observe only.
+    pub would_refuse: u64,
+}
+
+/// `GET /v1/keys`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Keys {
+    /// By name, then by age.
+    pub keys: Vec<Key>,
+}
+
+/// Answer to a removal, a disabling or an enabling.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeysChanged {
+    /// The keys that the command was about.
+    pub keys: Vec<ChangedKey>,
+}
+
+/// One key of [`KeysChanged`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangedKey {
+    /// Its id.
+    pub id: String,
+    /// Its principal.
+    pub name: String,
+    /// Whether anything changed: a disabled key can be disabled again.
+    pub changed: bool,
+}
+
+/// Answer to [`ImportKeys`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeysImported {
+    /// Keys that are new.
+    pub imported: u64,
+    /// Keys that their principals had already.
+    pub unchanged: u64,
+    /// Principals that are new.
+    pub new_principals: u64,
+}
+
+/// `GET /v1/limits`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// By name.
+    pub principals: Vec<PrincipalLimits>,
+}
+
+/// A principal's limit and what is left of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrincipalLimits {
+    /// The principal.
+    pub name: String,
+    /// Its limit in canonical form.
+    pub limit: String,
+    /// The parts of it; none if it is `unlimited` or `blocked`.
+    pub rules: Vec<RuleUsage>,
+    /// Its keys, disabled ones included.
+    pub keys: u64,
+    /// Its counts.
+    pub counts: Counts,
+}
+
+/// One rule of a limit and its use now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleUsage {
+    /// The rule in canonical form.
+    pub rule: String,
+    /// `sliding`, `fixed` or `gcra`.
+    pub algorithm: String,
+    /// Requests per window.
+    pub count: u32,
+    /// The window's length in seconds.
+    pub window_seconds: u64,
+    /// Requests that weigh on the rule now.
+    pub used: u64,
+    /// Requests that would pass now.
+    pub remaining: u64,
+    /// ns until nothing of `used` is left, if nothing more is sent.
+    pub reset_ns: u64,
+    /// The same as a time.
+    pub reset: Timestamp,
+    /// ns until one more request would pass: 0 if it would now, absent if never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_ns: Option<u64>,
+}
+
+/// Answer to [`SetLimit`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitChanged {
+    /// The principal.
+    pub name: String,
+    /// Its limit now.
+    pub limit: String,
+    /// Its limit before.
+    pub previous: String,
+}
+
+/// Answer to `POST /v1/detach`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Detached {
+    /// The interfaces that were guarded.
+    pub interfaces: Vec<String>,
+}
+
+/// `GET /v1/status`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Of the daemon.
+    pub version: String,
+    /// Number of the maps' layout.
+    pub abi: u32,
+    /// Of the daemon.
+    pub pid: u32,
+    /// When the daemon was ready.
+    pub since: Timestamp,
+    /// `enforce` or `observe`.
+    pub mode: String,
+    /// `reset` or `drop`.
+    pub on_refuse: String,
+    /// Guarded TCP ports.
+    pub ports: Vec<u16>,
+    /// Where the program is attached.
+    pub attachments: Vec<Attachment>,
+    /// The limit of a new principal that is given none.
+    pub default_limit: String,
+    /// Registered keys, disabled ones included.
+    pub keys: u64,
+    /// Principals, those without keys included.
+    pub principals: u64,
+    /// All that was counted since the maps were made.
+    pub totals: Totals,
+    /// How full the maps are.
+    pub maps: Vec<MapFill>,
+    /// The control socket.
+    pub socket: PathBuf,
+    /// The address of the metrics; absent if they are off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<String>,
+    /// The state directory.
+    pub state_dir: PathBuf,
+    /// The directory of the pins.
+    pub bpffs_dir: PathBuf,
+}
+
+/// Where and how the program is attached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attachment {
+    /// The interface.
+    pub interface: String,
+    /// Its index.
+    pub index: u32,
+    /// `xdp-native` or `xdp-generic`.
+    pub mode: String,
+    /// Why this mode.
+    pub reason: String,
+    /// Since when a program of the enforcer's has been attached there.
+    pub since: Timestamp,
+    /// Id of the program.
+    pub program: u32,
+    /// Whether the link was there before this daemon.
+    pub taken_over: bool,
+}
+
+/// What the kernel counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Requests passed and charged.
+    pub allowed: u64,
+    /// Requests and segments refused, over all reasons.
+    pub refused: u64,
+    /// Requests passed that would have been refused, over all reasons.
+    pub would_refuse: u64,
+    /// `refused` by reason.
+    pub refused_by: BTreeMap<String, u64>,
+    /// `would_refuse` by reason.
+    pub would_refuse_by: BTreeMap<String, u64>,
+    /// What was wrong with the malformed ones.
+    pub malformed_by: BTreeMap<String, u64>,
+    /// What else happened to packets.
+    pub events: BTreeMap<String, u64>,
+}
+
+/// How full a map is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapFill {
+    /// The map.
+    pub map: String,
+    /// Entries in use.
+    pub entries: u64,
+    /// Entries that it has room for.
+    pub capacity: u64,
+}

@@ -1,0 +1,168 @@
+//! The command line: what can be asked, and how the answers look.
+//!
+//! Data goes to standard output, talk to standard error. `run` is the daemon; every other command asks it over its
+//! socket. One file per noun holds a noun's arguments, its requests and its tables.
+//!
+//! # Layout
+//! - `run`: the daemon's settings from flags and environment
+//! - `status`, `key`, `limit`, `detach`: the commands
+//! - `import`: the lines of `key import`
+//! - `output`: tables, JSON, repetition
+//! - `exit`: which error ends with which code
+
+mod detach;
+mod exit;
+mod import;
+mod key;
+mod limit;
+mod output;
+mod run;
+mod status;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::client::Client;
+use crate::config;
+
+pub use exit::{Usage, code, sentence};
+
+const EXAMPLES: &str = "\
+Examples:
+  enforcer run --interface eth0 --port 8000       guard port 8000 on eth0
+  enforcer key add alice --limit '100/minute'     make a key, shown once
+  enforcer key import keys.csv                    take over keys that exist
+  enforcer limit set alice '100/minute; 10/second'
+  enforcer limits --watch                         limit, used, remaining, reset
+  enforcer status                                 where it is attached, what was refused and why
+  enforcer detach                                 end enforcement
+
+Limits: COUNT/UNIT or COUNT per N UNITS, up to four separated by `;`, as Flask-Limiter writes them.
+  100/minute   5 per 2 hours   100/7days   1000/hour; 10/second   50/second burst=200   unlimited   blocked
+
+Exit codes:
+   0  done                               10  the kernel is older than 6.1
+   1  another error                      11  the kernel has no BTF
+   2  wrong usage or input               12  no such interface
+   3  a check failed                     13  another program is attached there
+   4  the daemon is not reachable        14  another daemon runs with these directories
+   5  no permission                      15  the interface cannot be attached in this mode
+   6  no such key or principal";
+
+/// Rate limits and key checks for plaintext HTTP, in the kernel, before any worker wakes.
+#[derive(Debug, Parser)]
+#[command(
+    name = "enforcer",
+    version,
+    about = "Checks API keys and enforces their rate limits in the kernel, before any worker wakes",
+    long_about = "Reads the HTTP/1.1 requests on guarded ports in an XDP program, finds the X-API-Key of each, counts \
+                  it against its principal's limits, and refuses what is unkeyed, unknown, over its limit or ambiguous \
+                  before any process of the application wakes. The application is not changed or restarted.\n\n\
+                  `enforcer run` is the daemon; every other command talks to it over its control socket. Enforcement \
+                  is pinned in the kernel and outlives the daemon; `enforcer detach` ends it.",
+    after_help = EXAMPLES,
+    after_long_help = EXAMPLES,
+    disable_help_subcommand = true
+)]
+pub struct Cli {
+    /// Control socket of the daemon [default: /run/enforcer/control.sock]
+    #[arg(long, global = true, env = "ENFORCER_SOCKET", value_name = "PATH", hide_env_values = true)]
+    socket: Option<PathBuf>,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon: attach, enforce, serve the control socket and the metrics
+    Run(run::Arguments),
+    /// Show where the program is attached, and what it passed and refused
+    Status(status::Arguments),
+    /// Add, list, remove, switch and import keys
+    #[command(subcommand)]
+    Key(key::Command),
+    /// Change a principal's limit
+    #[command(subcommand)]
+    Limit(limit::Command),
+    /// Show limits, and what is used and left of them
+    Limits(limit::ListArguments),
+    /// End enforcement: detach the program and remove all pins
+    Detach(detach::Arguments),
+    /// Show the version of this program and of the maps' layout
+    Version(output::Format),
+}
+
+impl Cli {
+    /// Carries out the command.
+    ///
+    /// # Errors
+    /// Each with its own exit code, see [`code`].
+    pub fn execute(self) -> anyhow::Result<()> {
+        let Self { socket, command } = self;
+        if let Command::Run(arguments) = command {
+            return arguments.execute(socket);
+        }
+        let socket = socket.unwrap_or_else(|| config::DEFAULT_SOCKET.into());
+        let client = Client::new(&socket);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            match command {
+                Command::Run(_) => Ok(()),
+                Command::Status(arguments) => arguments.execute(&client).await,
+                Command::Key(command) => command.execute(&client).await,
+                Command::Limit(command) => command.execute(&client).await,
+                Command::Limits(arguments) => arguments.execute(&client).await,
+                Command::Detach(arguments) => arguments.execute(&client).await,
+                Command::Version(format) => version(format),
+            }
+        })
+    }
+}
+
+fn version(format: output::Format) -> anyhow::Result<()> {
+    #[derive(serde::Serialize)]
+    struct Version {
+        version: &'static str,
+        abi: u32,
+    }
+    let version = Version { version: env!("CARGO_PKG_VERSION"), abi: enforcer_ebpf::abi::ABI };
+    format.show(&crate::api::Envelope::new(version), |envelope| {
+        let Version { version, abi } = &envelope.body;
+        format!("enforcer {version} (layout of the maps: {abi})\n")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_understands_the_socket() {
+        for line in ["status", "key ls", "limit set a 1/second", "limits a", "detach", "version", "run"] {
+            let arguments = ["enforcer"].into_iter().chain(line.split(' ')).chain(["--socket", "/x"]);
+            let cli = Cli::try_parse_from(arguments).unwrap_or_else(|error| panic!("{line}: {error}"));
+            assert_eq!(cli.socket, Some("/x".into()), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_limit_never_leaves_the_command_line() {
+        let error = Cli::try_parse_from(["enforcer", "limit", "set", "alice", "100/mintue"]).expect_err("a typo");
+        assert!(error.to_string().contains("column 5: \"mintue\" is no unit of time"), "{error}");
+        assert_eq!(error.exit_code(), 2);
+    }
+
+    #[test]
+    fn the_hook_that_is_not_there_yet_says_so() {
+        let error = Cli::try_parse_from(["enforcer", "run", "--hook", "tc"]).expect_err("not yet");
+        assert!(error.to_string().contains("tc comes with the next release"), "{error}");
+    }
+}

@@ -1,0 +1,230 @@
+//! `enforcer key`: add, ls, rm, disable, enable, import.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::{Args, Subcommand};
+use hyper::Method;
+use zeroize::Zeroizing;
+
+use super::exit::Usage;
+use super::import::Lines;
+use super::output::{Format, Watch, number, say, table, text, time};
+use crate::api::{AddKey, Envelope, ImportKeys, KeyAdded, Keys, KeysChanged, KeysImported, MAX_BODY};
+use crate::client::{self, Client};
+use crate::name::{self, Selector};
+use crate::policy::Limits;
+
+const ADD_HELP: &str = "\
+The key is printed once, on standard output, and cannot be shown again: the enforcer keeps only its tag. A principal \
+can have several keys; all of them share its limit and its counts, so a second key gives no second budget.
+
+There is no argument for a key of your own: it would show in `ps` and in the shell's history. Take over keys that \
+exist with `enforcer key import`, from a file or from standard input.
+
+  KEY=$(enforcer key add alice --limit '100/minute')
+  curl -H \"X-API-Key: $KEY\" http://localhost:8000/";
+
+const IMPORT_HELP: &str = "\
+One key a line: `name,key` or `name,key,limit`. Blank lines and lines that begin with # are skipped. A limit may hold \
+commas itself, since it is all behind the second comma; a key may not.
+
+  # customers of 2024
+  alice,6f1ed002ab5595859014ebf0951522d9
+  bob,9b1deb4d-3b7d-4bad-9bdd-2b0d7b3dcb6d,1000/hour; 10/second
+
+All lines are taken, or none: an error names its line and field. A name that is new gets the limit that any of its \
+lines gives, or the default one. A key that another principal has is refused; one that its own principal has stays as \
+it is. Keys that look weak are taken with a warning.";
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Make a key for a principal, and print it once
+    #[command(after_help = ADD_HELP)]
+    Add(Add),
+    /// List all keys by id, name, limit and counts; never the keys themselves
+    #[command(visible_alias = "list")]
+    Ls(List),
+    /// Revoke keys: all of a principal's, or one by its id
+    ///
+    /// The principal keeps its limit and its counts, so that adding a key again does not give it a fresh budget.
+    #[command(visible_alias = "remove")]
+    Rm(Select),
+    /// Refuse keys until they are enabled again
+    Disable(Select),
+    /// Accept keys that were disabled
+    Enable(Select),
+    /// Take over keys that exist, from a file or from standard input
+    #[command(after_help = IMPORT_HELP)]
+    Import(Import),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Add {
+    /// Name of the principal, made if it is new: 1 to 64 of A-Z a-z 0-9 . _ -
+    name: String,
+    /// Limit of a new principal, such as '100/minute; 10/second' [default: the daemon's --default-limit]
+    #[arg(long, value_name = "LIMIT")]
+    limit: Option<Limits>,
+    #[command(flatten)]
+    format: Format,
+    /// Only to be refused with a reason that does not repeat it.
+    #[arg(hide = true)]
+    key: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct List {
+    #[command(flatten)]
+    format: Format,
+    #[command(flatten)]
+    watch: Watch,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Select {
+    /// A principal's name, for all its keys, or a key's id (`name:X` or `id:X` where X could be either)
+    #[arg(value_name = "NAME|ID")]
+    selector: String,
+    #[command(flatten)]
+    format: Format,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Import {
+    /// The file, or - for standard input
+    #[arg(value_name = "FILE|-")]
+    file: PathBuf,
+    #[command(flatten)]
+    format: Format,
+}
+
+impl Command {
+    pub(super) async fn execute(self, client: &Client) -> anyhow::Result<()> {
+        match self {
+            Self::Add(arguments) => arguments.execute(client).await,
+            Self::Ls(arguments) => arguments.execute(client).await,
+            Self::Rm(arguments) => arguments.execute(client, Method::DELETE, "", "removed").await,
+            Self::Disable(arguments) => arguments.execute(client, Method::POST, "/disable", "disabled").await,
+            Self::Enable(arguments) => arguments.execute(client, Method::POST, "/enable", "enabled").await,
+            Self::Import(arguments) => arguments.execute(client).await,
+        }
+    }
+}
+
+impl Add {
+    async fn execute(self, client: &Client) -> anyhow::Result<()> {
+        let Self { name, limit, format, key } = self;
+        if key.map(Zeroizing::new).is_some() {
+            let message = "a key is never taken from the command line, where `ps` shows it: `enforcer key add NAME` \
+                           makes one, `enforcer key import FILE` (or -) takes over one that exists";
+            return Err(Usage(message.into()).into());
+        }
+        check_name(&name)?;
+        let request = AddKey { name, limit: limit.map(|limits| limits.to_string()) };
+        let added: Envelope<KeyAdded> = client.send(Method::POST, "/v1/keys", &request).await?;
+        format.show(&added, |added| {
+            let KeyAdded { key, id, name, limit, new_principal } = &added.body;
+            let whose = if *new_principal { "the new principal" } else { "the principal" };
+            say(&format!("Key {id} of {whose} `{name}`, limit {limit}. It is shown once: keep it."));
+            format!("{}\n", key.as_str())
+        })
+    }
+}
+
+pub(super) fn check_name(text: &str) -> Result<(), Usage> {
+    name::check(text).map_err(|error| Usage(format!("NAME: {error}; accepted: {}", name::ACCEPTED)))
+}
+
+impl List {
+    async fn execute(self, client: &Client) -> anyhow::Result<()> {
+        let Self { format, watch } = self;
+        watch.show(format, async || Ok(client.get::<Keys>("/v1/keys").await?), |keys| listing(&keys.body)).await
+    }
+}
+
+fn listing(Keys { keys }: &Keys) -> String {
+    if keys.is_empty() {
+        return "There are no keys yet: `enforcer key add NAME` makes one.\n".to_owned();
+    }
+    let header = ["ID", "NAME", "STATE", "LIMIT", "ALLOWED", "LIMITED", "DENIED", "WOULD-REFUSE", "CREATED"];
+    table(
+        header,
+        keys.iter().map(|key| {
+            [
+                text(&key.id),
+                text(&key.name),
+                text(if key.enabled { "enabled" } else { "disabled" }),
+                text(&key.limit),
+                number(key.counts.allowed),
+                number(key.counts.limited),
+                number(key.counts.denied),
+                number(key.counts.would_refuse),
+                time(key.created),
+            ]
+        }),
+    )
+}
+
+impl Select {
+    async fn execute(self, client: &Client, method: Method, verb: &str, done: &str) -> anyhow::Result<()> {
+        let Self { selector, format } = self;
+        if Selector::parse(&selector).is_none() {
+            return Err(Usage(format!("NAME|ID: this is neither; accepted: {}", Selector::ACCEPTED)).into());
+        }
+        let changed: Envelope<KeysChanged> = client.act(method, &format!("/v1/keys/{selector}{verb}")).await?;
+        format.show(&changed, |changed| {
+            let line = |key: &crate::api::ChangedKey| match key.changed {
+                true => format!("{} of `{}` {done}\n", key.id, key.name),
+                false => format!("{} of `{}` was {done} already\n", key.id, key.name),
+            };
+            changed.body.keys.iter().map(line).collect()
+        })
+    }
+}
+
+impl Import {
+    async fn execute(self, client: &Client) -> anyhow::Result<()> {
+        let Self { file, format } = self;
+        let shown = if is_stdin(&file) { "standard input".to_owned() } else { file.display().to_string() };
+        let content = self::read(&file).with_context(|| format!("{shown} cannot be read"))?;
+        let content = str::from_utf8(&content).map_err(|error| {
+            let line = content[..error.valid_up_to()].iter().filter(|&&byte| byte == b'\n').count() + 1;
+            Usage(format!("{shown}: line {line}: this is no UTF-8 text"))
+        })?;
+        let mut lines =
+            Lines::parse(content).map_err(|error| Usage(format!("{shown}: {error}; nothing was imported")))?;
+        for (line, why) in &lines.warnings {
+            say(&format!("warning: {shown}: line {line}, key: {why}"));
+        }
+        let request = ImportKeys { entries: std::mem::take(&mut lines.entries) };
+        let answer = client.send::<KeysImported>(Method::POST, "/v1/keys/import", &request).await;
+        let imported = answer.map_err(|error| match &error {
+            client::Error::Refused { refusal, .. } => match lines.locate(refusal) {
+                Some(located) => Usage(format!("{shown}: {located}; nothing was imported")).into(),
+                None => anyhow::Error::from(error),
+            },
+            _ => error.into(),
+        })?;
+        format.show(&imported, |imported| {
+            let KeysImported { imported, unchanged, new_principals } = imported.body;
+            format!("{imported} keys imported, {unchanged} were there already; {new_principals} new principals\n")
+        })
+    }
+}
+
+fn is_stdin(file: &std::path::Path) -> bool {
+    file.as_os_str() == "-"
+}
+
+/// Reads at most what the daemon takes, into memory that is zeroed again.
+fn read(file: &std::path::Path) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+    let source: Box<dyn Read> = if is_stdin(file) { Box::new(io::stdin()) } else { Box::new(File::open(file)?) };
+    // Full capacity at once: a growing buffer would leave copies of keys behind.
+    let mut content = Zeroizing::new(Vec::with_capacity(MAX_BODY + 1));
+    source.take(MAX_BODY as u64 + 1).read_to_end(&mut content)?;
+    anyhow::ensure!(content.len() <= MAX_BODY, "it is larger than {} MiB: import it in parts", MAX_BODY >> 20);
+    Ok(content)
+}

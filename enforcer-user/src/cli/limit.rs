@@ -1,0 +1,148 @@
+//! `enforcer limit set` and `enforcer limits`.
+
+use clap::{Args, Subcommand};
+use hyper::Method;
+
+use super::key::check_name;
+use super::output::{Format, Watch, duration, number, table, text};
+use crate::api::{Envelope, LimitChanged, Limits as Listing, PrincipalLimits, SetLimit};
+use crate::client::Client;
+use crate::policy::Limits;
+
+const SET_HELP: &str = "\
+It takes effect with the next request, and what was used stays used: lowered from 100 to 50 with 70 used, the next is \
+refused; raised to 200, there are 130 left. A rule goes on counting where a rule with the same window did; one that is \
+changed from or to burst= (gcra) begins anew.
+
+LIMIT is COUNT/UNIT, COUNT/N UNITS or COUNT per N UNITS, up to four of them separated by `;` `,` or `|`, all of which \
+apply together. Units: second, minute, hour, day, week, month (30 days), year (365 days), or s m h d w mo y.
+
+Options behind a rule:
+  burst=N        a steady rate, with room for N requests at once
+  algo=sliding   two windows, the last one weighted by how much of it still overlaps (the default)
+  algo=fixed     a window that begins with its first request, as Flask-Limiter's default counts
+  algo=gcra      as burst=COUNT
+`unlimited` takes all limits away; `blocked`, or a count of 0, refuses every request.
+
+  enforcer limit set alice '100/minute'
+  enforcer limit set alice '5 per 2 hours; 100/7days'
+  enforcer limit set alice '50/second burst=200'";
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Put a principal, with all its keys, under another limit at once
+    #[command(after_help = SET_HELP)]
+    Set(Set),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Set {
+    /// Name of the principal
+    name: String,
+    /// The new limit, such as '100/minute; 10/second'
+    limit: Limits,
+    #[command(flatten)]
+    format: Format,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ListArguments {
+    /// Name of a principal [default: all]
+    name: Option<String>,
+    #[command(flatten)]
+    format: Format,
+    #[command(flatten)]
+    watch: Watch,
+}
+
+impl Command {
+    pub(super) async fn execute(self, client: &Client) -> anyhow::Result<()> {
+        let Self::Set(Set { name, limit, format }) = self;
+        check_name(&name)?;
+        let request = SetLimit { limit: limit.to_string() };
+        let changed: Envelope<LimitChanged> = client.send(Method::PUT, &format!("/v1/limits/{name}"), &request).await?;
+        format.show(&changed, |changed| {
+            let LimitChanged { name, limit, previous } = &changed.body;
+            match limit == previous {
+                true => format!("`{name}` is under `{limit}` already\n"),
+                false => format!("`{name}` is under `{limit}` now, was under `{previous}`\n"),
+            }
+        })
+    }
+}
+
+impl ListArguments {
+    pub(super) async fn execute(self, client: &Client) -> anyhow::Result<()> {
+        let Self { name, format, watch } = self;
+        let path = match &name {
+            Some(name) => {
+                check_name(name)?;
+                format!("/v1/limits?name={name}")
+            }
+            None => "/v1/limits".to_owned(),
+        };
+        watch.show(format, async || Ok(client.get::<Listing>(&path).await?), |listing| show(&listing.body)).await
+    }
+}
+
+fn show(Listing { principals }: &Listing) -> String {
+    if principals.is_empty() {
+        return "There are no principals yet: `enforcer key add NAME` makes one with its first key.\n".to_owned();
+    }
+    table(["NAME", "LIMIT", "USED", "REMAINING", "RESET", "KEYS"], principals.iter().flat_map(rows))
+}
+
+fn rows(principal: &PrincipalLimits) -> Vec<[comfy_table::Cell; 6]> {
+    let PrincipalLimits { name, limit, rules, keys, counts: _ } = principal;
+    if rules.is_empty() {
+        return vec![[text(name), text(limit), number("-"), number("-"), number("-"), number(keys)]];
+    }
+    let row = |rule: &crate::api::RuleUsage| {
+        let reset = if rule.used == 0 { "-".to_owned() } else { duration(rule.reset_ns) };
+        [text(name), text(&rule.rule), number(rule.used), number(rule.remaining), number(reset), number(keys)]
+    };
+    rules.iter().map(row).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{Counts, RuleUsage};
+    use jiff::Timestamp;
+
+    #[test]
+    fn each_rule_has_its_line() {
+        let rule = |rule: &str, used, remaining, reset_ns| RuleUsage {
+            rule: rule.into(),
+            algorithm: "sliding".into(),
+            count: 100,
+            window_seconds: 60,
+            used,
+            remaining,
+            reset_ns,
+            reset: Timestamp::UNIX_EPOCH,
+            retry_ns: Some(0),
+        };
+        let principal = |name: &str, limit: &str, rules| PrincipalLimits {
+            name: name.into(),
+            limit: limit.into(),
+            rules,
+            keys: 1,
+            counts: Counts::default(),
+        };
+        let rules = vec![rule("100/minute", 70, 30, 65_000_000_000), rule("10/second", 0, 10, 0)];
+        let listing = Listing {
+            principals: vec![
+                principal("alice", "100/minute; 10/second", rules),
+                principal("root", "unlimited", vec![]),
+            ],
+        };
+        assert_eq!(
+            show(&listing),
+            "NAME   LIMIT       USED  REMAINING  RESET  KEYS\n\
+             alice  100/minute    70         30  1m 5s     1\n\
+             alice  10/second      0         10      -     1\n\
+             root   unlimited      -          -      -     1\n"
+        );
+    }
+}

@@ -1,0 +1,157 @@
+//! `enforcer run`: the daemon.
+
+use std::io::{self, IsTerminal};
+use std::path::PathBuf;
+
+use clap::builder::BoolishValueParser;
+use clap::{ArgAction, Args};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{Metrics, Mode, OnRefuse, Overrides, Settings};
+use crate::daemon;
+use crate::kernel::Hook;
+use crate::policy::Limits;
+
+const HELP: &str = "\
+Defaults < configuration file < environment < flags. The file is TOML and has the same settings under the flags' names \
+with `_` for `-`; `interfaces = [\"eth0\"]` and `ports = [8000]` are lists. An unknown field is an error.
+
+The daemon runs in the foreground and logs to standard error. SIGINT or SIGTERM stops it and leaves enforcement in the \
+kernel, as does a crash: the next `enforcer run` takes it over without a gap, `enforcer detach` ends it. Several \
+daemons can run on one host, each with its own --socket, --state-dir, --bpffs-dir and --metrics.
+
+  enforcer run --interface lo --port 8000
+  enforcer run --interface eth0,eth1 --port 8000 --port 8001 --mode observe";
+
+#[derive(Debug, Args)]
+#[command(after_help = HELP)]
+pub(super) struct Arguments {
+    /// Network interface to guard; repeat it, or separate several by commas
+    #[arg(
+        long = "interface",
+        env = "ENFORCER_INTERFACE",
+        value_name = "IF",
+        value_delimiter = ',',
+        hide_env_values = true
+    )]
+    interfaces: Vec<String>,
+
+    /// TCP port to guard, for plaintext HTTP/1.1; repeat it, or separate several by commas
+    #[arg(long = "port", env = "ENFORCER_PORT", value_name = "N", value_delimiter = ',', hide_env_values = true)]
+    ports: Vec<u16>,
+
+    /// Configuration file [default: /etc/enforcer/enforcer.toml, which need not exist]
+    #[arg(long, env = "ENFORCER_CONFIG", value_name = "FILE", hide_env_values = true)]
+    config: Option<PathBuf>,
+
+    /// Directory of the store and of the key secret, made with mode 0700 [default: /var/lib/enforcer]
+    #[arg(long, env = "ENFORCER_STATE_DIR", value_name = "DIR", hide_env_values = true)]
+    state_dir: Option<PathBuf>,
+
+    /// Directory of the pins, on a BPF file system [default: /sys/fs/bpf/enforcer]
+    #[arg(long, env = "ENFORCER_BPFFS_DIR", value_name = "DIR", hide_env_values = true)]
+    bpffs_dir: Option<PathBuf>,
+
+    /// Address of /metrics and /healthz, or `off` [default: 127.0.0.1:9464]
+    #[arg(long, env = "ENFORCER_METRICS", value_name = "IP:PORT|off", hide_env_values = true)]
+    metrics: Option<Metrics>,
+
+    /// Where to attach: auto, xdp-native, xdp-generic or tc [default: auto]
+    ///
+    /// `auto` attaches in the driver where it can (xdp-native), and else in the kernel's own receive path
+    /// (xdp-generic); `enforcer status` says which, and why. `tc` comes with the next release.
+    #[arg(long, env = "ENFORCER_HOOK", value_name = "HOOK", hide_env_values = true)]
+    hook: Option<Hook>,
+
+    /// What becomes of a refused request: reset or drop [default: reset]
+    ///
+    /// `reset` ends the connection on both sides: the worker that had accepted it is free at once. `drop` says nothing
+    /// to either side, and that has a price: the client sends the request again and again until it gives up, and the
+    /// worker that had accepted the connection keeps waiting for it. A flood of refused requests then takes all workers.
+    #[arg(long, env = "ENFORCER_ON_REFUSE", value_name = "ACTION", hide_env_values = true)]
+    on_refuse: Option<OnRefuse>,
+
+    /// Whether refusals happen: enforce, or observe to count and pass them [default: enforce]
+    #[arg(long, env = "ENFORCER_MODE", value_name = "MODE", hide_env_values = true)]
+    mode: Option<Mode>,
+
+    /// Limit of a new principal that is given none [default: 100/minute]
+    #[arg(long, env = "ENFORCER_DEFAULT_LIMIT", value_name = "LIMIT", hide_env_values = true)]
+    default_limit: Option<Limits>,
+
+    /// End enforcement when the daemon stops, instead of leaving it in the kernel
+    #[arg(long, env = "ENFORCER_DETACH_ON_EXIT", value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", value_parser = BoolishValueParser::new(), hide_env_values = true)]
+    detach_on_exit: Option<bool>,
+
+    /// Log more; -v also turns on the log lines of the program in the kernel
+    #[arg(short, long, action = ArgAction::Count)]
+    verbose: u8,
+}
+
+impl Arguments {
+    pub(super) fn execute(self, socket: Option<PathBuf>) -> anyhow::Result<()> {
+        let verbose = self.verbose;
+        let settings = Settings::resolve(self.overrides(socket))?;
+        log_to_stderr(verbose);
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        runtime.block_on(async {
+            // Before anything is attached: a signal that comes meanwhile is not lost, and ends the daemon cleanly.
+            let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+            let shutdown = async move {
+                tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                }
+            };
+            Ok(daemon::run(settings, verbose > 0, shutdown).await?)
+        })
+    }
+
+    fn overrides(self, socket: Option<PathBuf>) -> Overrides {
+        let Self {
+            interfaces,
+            ports,
+            config,
+            state_dir,
+            bpffs_dir,
+            metrics,
+            hook,
+            on_refuse,
+            mode,
+            default_limit,
+            detach_on_exit,
+            verbose: _,
+        } = self;
+        Overrides {
+            config,
+            interfaces,
+            ports,
+            hook,
+            on_refuse,
+            mode,
+            default_limit,
+            state_dir,
+            socket,
+            bpffs_dir,
+            metrics,
+            detach_on_exit,
+        }
+    }
+}
+
+fn log_to_stderr(verbose: u8) {
+    let filter = match verbose {
+        0 => "info",
+        1 => "info,enforcer=debug,enforcer_user=debug",
+        2 => "debug",
+        _ => "trace",
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(filter))
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(verbose > 0)
+        .init();
+}

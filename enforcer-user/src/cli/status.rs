@@ -1,0 +1,247 @@
+//! `enforcer status`
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use enforcer_ebpf::abi::ABI;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::output::{Format, Watch, duration, number, say, table, text, time};
+use crate::api::{Envelope, Status};
+use crate::client::{self, Client};
+use crate::config;
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Directory of the pins, to look for enforcement that goes on while no daemon runs
+    #[arg(long, env = "ENFORCER_BPFFS_DIR", value_name = "DIR", default_value = config::DEFAULT_BPFFS_DIR,
+          hide_env_values = true)]
+    bpffs_dir: PathBuf,
+    #[command(flatten)]
+    format: Format,
+    #[command(flatten)]
+    watch: Watch,
+}
+
+impl Arguments {
+    pub(super) async fn execute(self, client: &Client) -> anyhow::Result<()> {
+        let Self { bpffs_dir, format, watch } = self;
+        let ask = async || match client.get::<Status>("/v1/status").await {
+            Err(error @ client::Error::Unreachable { .. }) => {
+                without_daemon(format, &bpffs_dir)?;
+                Err(anyhow::Error::from(error))
+            }
+            answer => Ok(answer?),
+        };
+        watch.show(format, ask, |status| show(&status.body, Timestamp::now())).await
+    }
+}
+
+/// Says what is attached although no daemon runs.
+fn without_daemon(format: Format, bpffs_dir: &Path) -> anyhow::Result<()> {
+    #[derive(Serialize)]
+    struct Pinned {
+        running: bool,
+        /// Absent if the directory cannot be read.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pinned: Option<Vec<String>>,
+    }
+    let pinned = pinned_links(bpffs_dir);
+    match &pinned {
+        Some(links) if links.is_empty() => say(&format!("Nothing is pinned in {}.", bpffs_dir.display())),
+        Some(links) => say(&format!(
+            "The program is still attached to {}, without a daemon (links pinned in {}).",
+            links.join(", "),
+            bpffs_dir.display()
+        )),
+        None => say(&format!("Whether something is pinned in {} cannot be read by this user.", bpffs_dir.display())),
+    }
+    match format.is_json() {
+        true => format.show(&Envelope::new(Pinned { running: false, pinned }), |_| String::new()),
+        false => Ok(()),
+    }
+}
+
+/// The interfaces whose links are pinned; `None` if that cannot be read.
+fn pinned_links(bpffs_dir: &Path) -> Option<Vec<String>> {
+    let links = match std::fs::read_dir(bpffs_dir.join(format!("v{ABI}")).join("links")) {
+        Ok(links) => links,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Some(Vec::new()),
+        Err(_) => return None,
+    };
+    // The file system reserves dots, so they are pinned as %2e.
+    let name = |link: std::fs::DirEntry| link.file_name().to_string_lossy().replace("%2e", ".").replace("%25", "%");
+    let mut names: Vec<String> = links.flatten().map(name).collect();
+    names.sort();
+    Some(names)
+}
+
+fn show(status: &Status, now: Timestamp) -> String {
+    let mut shown = head(status, now);
+    let attachments = status.attachments.iter().map(|at| {
+        let taken_over = if at.taken_over { "yes" } else { "no" };
+        [text(&at.interface), text(&at.mode), time(at.since), number(at.program), text(taken_over), text(&at.reason)]
+    });
+    section(&mut shown, &table(["INTERFACE", "MODE", "SINCE", "PROGRAM", "TAKEN-OVER", "WHY-THIS-MODE"], attachments));
+    let totals = &status.totals;
+    let verdicts = [("allowed", totals.allowed), ("refused", totals.refused), ("would_refuse", totals.would_refuse)];
+    section(&mut shown, &table(["VERDICT", "COUNT"], verdicts.map(|(verdict, count)| [text(verdict), number(count)])));
+    let mut reasons = Vec::new();
+    for (reason, &refused) in &totals.refused_by {
+        let would = totals.would_refuse_by.get(reason).copied().unwrap_or(0);
+        if refused != 0 || would != 0 {
+            reasons.push([text(reason), number(refused), number(would)]);
+        }
+    }
+    section(&mut shown, &table(["REASON", "REFUSED", "WOULD-REFUSE"], reasons));
+    section(&mut shown, &counts("MALFORMED", &totals.malformed_by));
+    section(&mut shown, &counts("EVENT", &totals.events));
+    let maps = status.maps.iter().map(|fill| {
+        let percent = 100.0 * fill.entries as f64 / (fill.capacity.max(1)) as f64;
+        [text(&fill.map), number(fill.entries), number(fill.capacity), number(format!("{percent:.1} %"))]
+    });
+    section(&mut shown, &table(["MAP", "ENTRIES", "CAPACITY", "FILL"], maps));
+    shown
+}
+
+/// The lines above the tables.
+fn head(status: &Status, now: Timestamp) -> String {
+    let up = u64::try_from(now.duration_since(status.since).as_nanos()).unwrap_or(0);
+    let ports: Vec<String> = status.ports.iter().map(u16::to_string).collect();
+    let mode = match status.mode.as_str() {
+        "observe" => "observe (refusals are counted, and the requests pass)".to_owned(),
+        mode => format!("{mode} (a refused request is answered with: {})", status.on_refuse),
+    };
+    let lines = [
+        ("daemon", format!("{} (layout {}), pid {}, up {}", status.version, status.abi, status.pid, duration(up))),
+        ("since", Timestamp::from_second(status.since.as_second()).unwrap_or(status.since).to_string()),
+        ("mode", mode),
+        ("ports", ports.join(", ")),
+        (
+            "keys",
+            format!("{} of {} principals, default limit {}", status.keys, status.principals, status.default_limit),
+        ),
+        ("metrics", status.metrics.as_ref().map_or("off".to_owned(), |address| format!("http://{address}/metrics"))),
+        ("state", status.state_dir.display().to_string()),
+        ("pins", status.bpffs_dir.display().to_string()),
+    ];
+    let mut head = String::new();
+    for (label, value) in lines {
+        // Writing to a String cannot fail.
+        let _ = writeln!(head, "{label:<9}{value}");
+    }
+    head
+}
+
+fn section(shown: &mut String, table: &str) {
+    if !table.is_empty() {
+        shown.push('\n');
+        shown.push_str(table);
+    }
+}
+
+/// The counts that are not 0.
+fn counts(header: &str, counts: &BTreeMap<String, u64>) -> String {
+    let rows = counts.iter().filter(|(_, count)| **count != 0).map(|(word, count)| [text(word), number(count)]);
+    table([header, "COUNT"], rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{Attachment, MapFill, Totals};
+
+    fn status() -> Status {
+        let named = |counts: &[(&str, u64)]| counts.iter().map(|&(word, count)| (word.to_owned(), count)).collect();
+        Status {
+            version: "0.1.0".into(),
+            abi: 1,
+            pid: 42,
+            since: Timestamp::UNIX_EPOCH,
+            mode: "enforce".into(),
+            on_refuse: "reset".into(),
+            ports: vec![8000, 8001],
+            attachments: vec![Attachment {
+                interface: "lo".into(),
+                index: 1,
+                mode: "xdp-generic".into(),
+                reason: "the driver has no XDP".into(),
+                since: Timestamp::UNIX_EPOCH,
+                program: 7,
+                taken_over: false,
+            }],
+            default_limit: "100/minute".into(),
+            keys: 2,
+            principals: 1,
+            totals: Totals {
+                allowed: 100,
+                refused: 12,
+                refused_by: named(&[("unkeyed", 12), ("over_limit", 0)]),
+                events: named(&[("reset", 12)]),
+                ..Totals::default()
+            },
+            maps: vec![MapFill { map: "KEYS".into(), entries: 2, capacity: 1000 }],
+            socket: "/c".into(),
+            metrics: None,
+            state_dir: "/s".into(),
+            bpffs_dir: "/b".into(),
+        }
+    }
+
+    #[test]
+    fn shows_where_and_how_and_what_was_refused() {
+        let later = Timestamp::from_second(3_700).expect("a time");
+        let shown = show(&status(), later);
+        assert_eq!(
+            shown,
+            "daemon   0.1.0 (layout 1), pid 42, up 1h 1m\n\
+             since    1970-01-01T00:00:00Z\n\
+             mode     enforce (a refused request is answered with: reset)\n\
+             ports    8000, 8001\n\
+             keys     2 of 1 principals, default limit 100/minute\n\
+             metrics  off\n\
+             state    /s\n\
+             pins     /b\n\
+             \n\
+             INTERFACE  MODE         SINCE                 PROGRAM  TAKEN-OVER  WHY-THIS-MODE\n\
+             lo         xdp-generic  1970-01-01T00:00:00Z        7  no          the driver has no XDP\n\
+             \n\
+             VERDICT       COUNT\n\
+             allowed         100\n\
+             refused          12\n\
+             would_refuse      0\n\
+             \n\
+             REASON   REFUSED  WOULD-REFUSE\n\
+             unkeyed       12             0\n\
+             \n\
+             EVENT  COUNT\n\
+             reset     12\n\
+             \n\
+             MAP   ENTRIES  CAPACITY  FILL\n\
+             KEYS        2      1000  0.2 %\n"
+        );
+    }
+
+    #[test]
+    fn an_answer_survives_its_envelope() {
+        let json = serde_json::to_value(Envelope::new(status())).expect("JSON");
+        assert_eq!((json["schema"].as_str(), json["since"].as_str()), (Some("v1"), Some("1970-01-01T00:00:00Z")));
+        let back: Envelope<Status> = serde_json::from_value(json).expect("a status");
+        assert_eq!(back.body, status());
+    }
+
+    #[test]
+    fn lists_pinned_links_by_their_interfaces_names() {
+        let root = tempfile::tempdir().expect("a directory");
+        assert_eq!(pinned_links(root.path()), Some(vec![]));
+        let links = root.path().join(format!("v{ABI}/links"));
+        std::fs::create_dir_all(&links).expect("made");
+        for name in ["lo", "eth0%2e100"] {
+            std::fs::write(links.join(name), "").expect("written");
+        }
+        assert_eq!(pinned_links(root.path()), Some(vec!["eth0.100".into(), "lo".into()]));
+    }
+}

@@ -1,0 +1,68 @@
+//! `/v1/keys`: list, add, import, remove, disable, enable.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::routing::{delete, get, post};
+use axum::{Json, Router};
+use jiff::Timestamp;
+
+use super::body::Strict;
+use super::{Answer, Failure, Shared, answer};
+use crate::api::{AddKey, Envelope, ImportKeys, KeyAdded, Keys, KeysChanged, KeysImported, Refusal};
+use crate::daemon::Daemon;
+use crate::name::Selector;
+
+pub(super) fn routes() -> Router<Arc<Daemon>> {
+    Router::new()
+        .route("/v1/keys", get(list).post(add))
+        .route("/v1/keys/import", post(import))
+        .route("/v1/keys/{name_or_id}", delete(remove))
+        .route("/v1/keys/{name_or_id}/disable", post(disable))
+        .route("/v1/keys/{name_or_id}/enable", post(enable))
+}
+
+fn selector(text: &str) -> Result<Selector, Failure> {
+    Selector::parse(text).ok_or_else(|| {
+        let refusal = Refusal::of("name-or-id", "this is neither a name nor an id", Selector::ACCEPTED);
+        Failure::new(StatusCode::BAD_REQUEST, refusal)
+    })
+}
+
+async fn list(State(daemon): Shared) -> Answer<Keys> {
+    answer(daemon.with(|registry| registry.keys()).await?)
+}
+
+async fn add(
+    State(daemon): Shared,
+    Strict(request): Strict<AddKey>,
+) -> Result<(StatusCode, Json<Envelope<KeyAdded>>), Failure> {
+    let added = daemon.with(move |registry| registry.add_key(&request, Timestamp::now())).await?;
+    tracing::info!("key {} added for `{}`, limit {}", added.id, added.name, added.limit);
+    Ok((StatusCode::CREATED, Json(Envelope::new(added))))
+}
+
+async fn import(State(daemon): Shared, Strict(request): Strict<ImportKeys>) -> Answer<KeysImported> {
+    let imported = daemon.with(move |registry| registry.import_keys(&request, Timestamp::now())).await?;
+    tracing::info!("{} keys and {} new principals imported", imported.imported, imported.new_principals);
+    answer(imported)
+}
+
+async fn remove(State(daemon): Shared, Path(text): Path<String>) -> Answer<KeysChanged> {
+    let selector = selector(&text)?;
+    answer(daemon.with(move |registry| registry.remove_keys(&selector)).await?)
+}
+
+async fn disable(daemon: Shared, text: Path<String>) -> Answer<KeysChanged> {
+    set_disabled(daemon, text, true).await
+}
+
+async fn enable(daemon: Shared, text: Path<String>) -> Answer<KeysChanged> {
+    set_disabled(daemon, text, false).await
+}
+
+async fn set_disabled(State(daemon): Shared, Path(text): Path<String>, disabled: bool) -> Answer<KeysChanged> {
+    let selector = selector(&text)?;
+    answer(daemon.with(move |registry| registry.set_disabled(&selector, disabled)).await?)
+}

@@ -1,0 +1,211 @@
+//! The daemon: opens the store, fills the maps, attaches the program, and serves the control socket and the metrics.
+//!
+//! [`run`] is its whole life. Nothing is attached before everything else has succeeded, so a start that fails leaves
+//! nothing behind. A clean stop leaves enforcement pinned in the kernel, as a crash does: only `enforcer detach`, or
+//! `--detach-on-exit`, ends it.
+//!
+//! # Layout
+//! - `state_dir`, `socket`: what belongs to this daemon alone
+//! - `registry`, `tables`, `slots`: a change, from the request through the store to the maps
+//! - `report`: what it tells about itself
+//! - `serving`, `exporter`: HTTP on both its ends
+
+mod exporter;
+pub(crate) mod registry;
+mod report;
+mod serving;
+mod slots;
+pub mod socket;
+pub mod state_dir;
+mod tables;
+
+use std::future::Future;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use jiff::Timestamp;
+use tokio::net::{TcpListener, UnixStream};
+use tokio::sync::watch;
+
+use crate::config::{Metrics, Mode, Settings};
+use crate::control::{self, Peer};
+use crate::kernel::{self, Kernel};
+use crate::store::{self, Store};
+use enforcer_ebpf::{abi, flow};
+use registry::Registry;
+use state_dir::StateDir;
+use tables::Tables;
+
+/// Why the daemon did not start, or did not end as it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The state directory.
+    #[error(transparent)]
+    State(#[from] state_dir::Error),
+    /// The control socket.
+    #[error(transparent)]
+    Socket(#[from] socket::Error),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The kernel.
+    #[error(transparent)]
+    Kernel(#[from] kernel::Error),
+    /// The metrics' address.
+    #[error("the metrics cannot be served on {address}: {source}: name another --metrics IP:PORT, or --metrics off")]
+    Metrics {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// The error of the call.
+        source: io::Error,
+    },
+}
+
+/// What the handlers of both ends share.
+pub(crate) struct Daemon {
+    pub(crate) settings: Settings,
+    pub(crate) since: Timestamp,
+    /// `None` once enforcement was ended over the socket.
+    registry: Mutex<Option<Registry>>,
+    stop: watch::Sender<bool>,
+}
+
+impl Daemon {
+    /// Runs `work` with the registry on a thread that may block, one at a time.
+    pub(crate) async fn with<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&mut Registry) -> Result<T, registry::Error> + Send + 'static,
+    ) -> Result<T, registry::Error> {
+        let daemon = Arc::clone(self);
+        let task = tokio::task::spawn_blocking(move || match daemon.registry().as_mut() {
+            Some(registry) => work(registry),
+            None => Err(registry::Error::Stopping),
+        });
+        // The runtime drops a blocking task only when it ends itself.
+        task.await.unwrap_or(Err(registry::Error::Stopping))
+    }
+
+    fn registry(&self) -> std::sync::MutexGuard<'_, Option<Registry>> {
+        // A panic while it was held has rolled back the store's transaction.
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends enforcement and lets the daemon end; says which interfaces were guarded.
+    pub(crate) async fn detach(self: &Arc<Self>) -> Result<Vec<String>, registry::Error> {
+        let daemon = Arc::clone(self);
+        let task = tokio::task::spawn_blocking(move || {
+            let registry = daemon.registry().take().ok_or(registry::Error::Stopping)?;
+            let removed = registry.tables.into_kernel().detach();
+            daemon.stop.send_replace(true);
+            Ok(removed?)
+        });
+        task.await.unwrap_or(Err(registry::Error::Stopping))
+    }
+}
+
+/// Runs the daemon until `shutdown` comes, or until enforcement is ended over the control socket.
+///
+/// `log` lets the kernel's program write log lines, for people who look at single packets.
+///
+/// # Errors
+/// It could not start, and has left nothing behind, or enforcement could not be ended at the end.
+pub async fn run(settings: Settings, log: bool, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
+    let state = StateDir::open(&settings.state_dir)?;
+    let secret = state.secret()?;
+    let store = Store::open(&state.store())?;
+    store.bind(secret)?;
+    let (control_socket, _socket_file) = socket::listen(&settings.socket)?;
+    let metrics_socket = match settings.metrics {
+        Metrics::Off => None,
+        Metrics::At(address) => {
+            let listener = TcpListener::bind(address).await;
+            Some(listener.map_err(|source| Error::Metrics { address, source })?)
+        }
+    };
+    let options = kernel::Options {
+        interfaces: settings.interfaces.clone(),
+        hook: settings.hook,
+        bpffs_dir: settings.bpffs_dir.clone(),
+        key_secret: secret,
+        flows: abi::FLOW_SETS * flow::WAYS as u32,
+        log,
+    };
+    let mut tables = Tables::reconcile(Kernel::load(&options)?, &store.principals()?, &store.keys()?)?;
+    tables.kernel_mut().set_service(0, &settings.service())?;
+    tables.kernel_mut().set_ports(0, &settings.ports)?;
+    tables.kernel_mut().attach(&options)?;
+    if log && let Some(logger) = tables.kernel_mut().logger() {
+        tokio::spawn(logger.run());
+    }
+    announce(&settings, tables.kernel());
+
+    let registry = Registry { store, tables, secret, default_limit: settings.default_limit.clone() };
+    let (stop, stopped) = watch::channel(false);
+    let daemon = Arc::new(Daemon { settings, since: Timestamp::now(), registry: Mutex::new(Some(registry)), stop });
+    let control = control::router(Arc::clone(&daemon));
+    let identify = |stream: &UnixStream| Peer::of(stream);
+    let mut ends = tokio::task::JoinSet::new();
+    ends.spawn(serving::serve(control_socket, control, identify, stopped.clone()));
+    if let Some(listener) = metrics_socket {
+        ends.spawn(serving::serve(listener, exporter::router(Arc::clone(&daemon)), |_| (), stopped.clone()));
+    }
+
+    let mut stopped = stopped;
+    tokio::select! {
+        () = shutdown => {}
+        _ = stopped.wait_for(|stop| *stop) => {}
+    }
+    daemon.stop.send_replace(true);
+    ends.join_all().await;
+    let registry = daemon.registry().take();
+    farewell(&daemon.settings, registry)
+}
+
+/// The one line that says what is guarded, once it is.
+fn announce(settings: &Settings, kernel: &Kernel) {
+    let places: Vec<String> = kernel
+        .attachments()
+        .iter()
+        .map(|at| {
+            let taken_over = if at.taken_over { ", taken over from an earlier daemon" } else { "" };
+            format!("{} ({}: {}{taken_over})", at.interface, at.mode, at.reason)
+        })
+        .collect();
+    let verb = match settings.mode {
+        Mode::Enforce => "enforcing",
+        Mode::Observe => "observing, and refusing nothing,",
+    };
+    let ports: Vec<String> = settings.ports.iter().map(u16::to_string).collect();
+    tracing::info!(
+        "{verb} on {}, ports {}, socket {}, metrics {}",
+        places.join(", "),
+        ports.join(", "),
+        settings.socket.display(),
+        settings.metrics
+    );
+    if let Metrics::At(address) = settings.metrics
+        && !address.ip().is_loopback()
+    {
+        tracing::warn!("metrics on {address} show the names of all principals to whoever reaches this address");
+    }
+}
+
+/// Ends enforcement if that was asked for, and says what is left.
+fn farewell(settings: &Settings, registry: Option<Registry>) -> Result<(), Error> {
+    let Some(registry) = registry else {
+        tracing::info!("stopped; enforcement was ended by `enforcer detach`");
+        return Ok(());
+    };
+    let kernel = registry.tables.into_kernel();
+    if settings.detach_on_exit {
+        let removed = kernel.detach()?;
+        tracing::info!("stopped; enforcement on {} has ended with it (--detach-on-exit)", removed.join(", "));
+        return Ok(());
+    }
+    let interfaces: Vec<&str> = kernel.attachments().iter().map(|at| at.interface.as_str()).collect();
+    tracing::info!(
+        "stopped; the kernel goes on enforcing on {}: `enforcer run` takes it over, `enforcer detach` ends it",
+        interfaces.join(", ")
+    );
+    Ok(())
+}

@@ -1,0 +1,372 @@
+//! Principals, keys and limits: each operation checks everything, then changes the store and the maps, or neither.
+//!
+//! The store's transaction stays open while the maps are changed, and is committed last. A daemon that dies in between
+//! finds the maps ahead of the store, and its next start brings them back: the operator was never told otherwise.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use enforcer_ebpf::abi::{self, KeyTag};
+use jiff::Timestamp;
+
+use super::tables::{Step, Tables, key};
+use crate::api::{
+    AddKey, ChangedKey, ImportEntry, ImportKeys, KeyAdded, KeysChanged, KeysImported, LimitChanged, Refusal,
+};
+use crate::name::{self, Selector};
+use crate::policy::Limits;
+use crate::store::{Principal, Store};
+use crate::{credential, kernel, store};
+
+/// Why an operation was not carried out; nothing has changed then.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The request is wrong by itself.
+    #[error("{0}")]
+    Invalid(Refusal),
+    /// It names something that does not exist.
+    #[error("{0}")]
+    NotFound(Refusal),
+    /// It does not go with what is there.
+    #[error("{0}")]
+    Conflict(Refusal),
+    /// The daemon has detached and is about to end.
+    #[error("the daemon is stopping")]
+    Stopping,
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The kernel failed.
+    #[error(transparent)]
+    Kernel(#[from] kernel::Error),
+    /// No random bytes for a key.
+    #[error("the system gives no random bytes for a key: {0}")]
+    Random(#[from] getrandom::Error),
+}
+
+/// The daemon's knowledge of principals and keys, in the store and in the maps.
+pub(crate) struct Registry {
+    pub(super) store: Store,
+    pub(super) tables: Tables,
+    pub(super) secret: [u64; 2],
+    pub(super) default_limit: Limits,
+}
+
+/// What may stand in a field `limit`.
+fn parse_limit(field: &str, text: &str) -> Result<Limits, Error> {
+    text.parse().map_err(|error: crate::policy::ParseError| {
+        let message = format!("the limit does not parse: column {}: {}", error.column, error.message);
+        Error::Invalid(Refusal::of(field, message, error.accepted))
+    })
+}
+
+fn check_name(field: &str, text: &str) -> Result<(), Error> {
+    name::check(text).map_err(|error| Error::Invalid(Refusal::of(field, error.to_string(), name::ACCEPTED)))
+}
+
+impl Registry {
+    /// Carries out a change: `plan` writes the store and says what follows for the maps.
+    fn change<T>(&mut self, plan: impl FnOnce(&Store, &Limits) -> Result<(Vec<Step>, T), Error>) -> Result<T, Error> {
+        let Self { store, tables, secret: _, default_limit } = self;
+        let change = store.begin()?;
+        let (steps, answer) = plan(store, default_limit)?;
+        tables.apply(&steps)?;
+        if let Err(error) = change.commit() {
+            tables.undo(&steps);
+            return Err(error.into());
+        }
+        Ok(answer)
+    }
+
+    /// Makes a key for a principal, which is made too if it is new.
+    pub(crate) fn add_key(&mut self, request: &AddKey, now: Timestamp) -> Result<KeyAdded, Error> {
+        let AddKey { name, limit } = request;
+        check_name("name", name)?;
+        let limit = limit.as_deref().map(|text| parse_limit("limit", text)).transpose()?;
+        let key = credential::generate()?;
+        let tag = enforcer_ebpf::key::tag(self.secret, key.as_bytes());
+        self.change(|store, default| {
+            let mut steps = Vec::new();
+            let mut principals = Principals::new(store, default, now);
+            let (principal, new_principal) = principals.get(name, limit.as_ref(), &mut steps, "limit")?;
+            insert_key(store, tag, principal.index, now, &mut steps)?;
+            let answer = KeyAdded {
+                key,
+                id: credential::id(tag),
+                name: name.clone(),
+                limit: principal.limits.to_string(),
+                new_principal,
+            };
+            Ok((steps, answer))
+        })
+    }
+
+    /// Takes in keys from elsewhere, all of them or none.
+    pub(crate) fn import_keys(&mut self, request: &ImportKeys, now: Timestamp) -> Result<KeysImported, Error> {
+        let entries = check_entries(&request.entries, self.secret)?;
+        self.change(|store, default| {
+            let mut steps = Vec::new();
+            let mut principals = Principals::new(store, default, now);
+            let mut answer = KeysImported { imported: 0, unchanged: 0, new_principals: 0 };
+            for (position, Checked { name, tag, limit }) in entries.iter().enumerate() {
+                let field = format!("entries[{position}]");
+                let (principal, new) = principals.get(name, limit.as_ref(), &mut steps, &format!("{field}.limit"))?;
+                answer.new_principals += u64::from(new);
+                match store.key(*tag)? {
+                    None => {
+                        insert_key(store, *tag, principal.index, now, &mut steps)?;
+                        answer.imported += 1;
+                    }
+                    Some(known) if known.principal == principal.index => answer.unchanged += 1,
+                    Some(known) => {
+                        let message = format!("the key is registered already, for `{}`", known.name);
+                        let accepted = "a key that no other principal has";
+                        return Err(Error::Conflict(Refusal::of(format!("{field}.key"), message, accepted)));
+                    }
+                }
+            }
+            Ok((steps, answer))
+        })
+    }
+
+    /// Revokes keys. Their principals keep their limits and their counts.
+    pub(crate) fn remove_keys(&mut self, selector: &Selector) -> Result<KeysChanged, Error> {
+        self.change(|store, _| {
+            let mut steps = Vec::new();
+            let mut keys = Vec::new();
+            for row in select(store, selector)? {
+                store.remove_key(row.tag)?;
+                steps.push(Step::Remove { tag: row.tag, key: key(row.principal, row.disabled) });
+                keys.push(ChangedKey { id: credential::id(row.tag), name: row.name, changed: true });
+            }
+            Ok((steps, KeysChanged { keys }))
+        })
+    }
+
+    /// Switches keys off or on.
+    pub(crate) fn set_disabled(&mut self, selector: &Selector, disabled: bool) -> Result<KeysChanged, Error> {
+        self.change(|store, _| {
+            let mut steps = Vec::new();
+            let mut keys = Vec::new();
+            for row in select(store, selector)? {
+                let changed = row.disabled != disabled;
+                if changed {
+                    store.set_disabled(row.tag, disabled)?;
+                    let (from, to) = (key(row.principal, row.disabled), key(row.principal, disabled));
+                    steps.push(Step::Replace { tag: row.tag, from, to });
+                }
+                keys.push(ChangedKey { id: credential::id(row.tag), name: row.name, changed });
+            }
+            Ok((steps, KeysChanged { keys }))
+        })
+    }
+
+    /// Puts a principal under another limit; what it has used stays used.
+    pub(crate) fn set_limit(&mut self, name: &str, limit: &str) -> Result<LimitChanged, Error> {
+        check_name("name", name)?;
+        let wanted = parse_limit("limit", limit)?;
+        self.change(|store, _| {
+            let principal = find_principal(store, name)?;
+            let limits = wanted.settled(Some(&principal.limits));
+            let mut steps = Vec::new();
+            if limits != principal.limits {
+                store.set_limits(principal.index, &limits)?;
+                let (from, to) = (principal.limits.compile(), limits.compile());
+                steps.push(Step::Policy { index: principal.index, from, to });
+            }
+            let (limit, previous) = (limits.to_string(), principal.limits.to_string());
+            Ok((steps, LimitChanged { name: name.to_owned(), limit, previous }))
+        })
+    }
+}
+
+/// The principal of this name, which must exist.
+pub(super) fn find_principal(store: &Store, name: &str) -> Result<Principal, Error> {
+    store.principal(name)?.ok_or_else(|| {
+        let message = format!("there is no principal `{name}`: `enforcer key ls` shows those that have keys");
+        Error::NotFound(Refusal::of("name", message, "the name of a principal"))
+    })
+}
+
+/// The keys that a selector names; at least one.
+fn select(store: &Store, selector: &Selector) -> Result<Vec<store::Key>, Error> {
+    let store::Selected { by_name, by_id } = store.selected(selector)?;
+    let refuse = |message: String| Refusal::of("name-or-id", message, Selector::ACCEPTED);
+    match (by_name.is_empty(), by_id.len()) {
+        (true, 0) => {
+            let message = format!("no key has the {selector}: `enforcer key ls` shows all keys");
+            Err(Error::NotFound(refuse(message)))
+        }
+        (false, 0) => Ok(by_name),
+        (true, 1) => Ok(by_id),
+        (true, _) => {
+            let message =
+                format!("{} keys have the {selector}: give more digits of the tag (`key ls -o json`)", by_id.len());
+            Err(Error::Conflict(refuse(message)))
+        }
+        (false, _) => {
+            let message = format!("{selector} is both a principal's name and a key's id");
+            Err(Error::Conflict(refuse(message)))
+        }
+    }
+}
+
+fn insert_key(store: &Store, tag: KeyTag, principal: u32, now: Timestamp, steps: &mut Vec<Step>) -> Result<(), Error> {
+    store.add_key(tag, principal, now)?;
+    steps.push(Step::Insert { tag, key: key(principal, false) });
+    Ok(())
+}
+
+/// The principals of one change: each is looked up, or made, once.
+struct Principals<'s> {
+    store: &'s Store,
+    default: &'s Limits,
+    now: Timestamp,
+    known: HashMap<String, Principal>,
+}
+
+impl<'s> Principals<'s> {
+    fn new(store: &'s Store, default: &'s Limits, now: Timestamp) -> Self {
+        Self { store, default, now, known: HashMap::new() }
+    }
+
+    /// The principal of this name and whether this call made it. A limit that is asked for must be the one it has.
+    fn get(
+        &mut self,
+        name: &str,
+        wanted: Option<&Limits>,
+        steps: &mut Vec<Step>,
+        field: &str,
+    ) -> Result<(&Principal, bool), Error> {
+        let (principal, new) = match self.known.entry(name.to_owned()) {
+            Entry::Occupied(known) => (&*known.into_mut(), false),
+            Entry::Vacant(place) => match self.store.principal(name)? {
+                Some(principal) => (&*place.insert(principal), false),
+                None => {
+                    let limits = wanted.unwrap_or(self.default).clone().settled(None);
+                    let principal = self.store.add_principal(name, limits, self.now)?;
+                    if principal.index >= abi::PRINCIPALS {
+                        let most = abi::PRINCIPALS - 1;
+                        let message = format!("there are {most} principals, the most there can be: use one of them");
+                        return Err(Error::Conflict(Refusal::new(message)));
+                    }
+                    steps.push(Step::Principal { index: principal.index, policy: principal.limits.compile() });
+                    (&*place.insert(principal), true)
+                }
+            },
+        };
+        let same = wanted.is_none_or(|wanted| wanted.clone().settled(Some(&principal.limits)) == principal.limits);
+        if !same {
+            let has = &principal.limits;
+            let message = format!(
+                "`{name}` is under `{has}` already, and all its keys share it: change it with `enforcer limit set {name} LIMIT`"
+            );
+            return Err(Error::Conflict(Refusal::of(field, message, format!("`{has}`, or no limit"))));
+        }
+        Ok((principal, new))
+    }
+}
+
+/// An entry to import that is right by itself.
+struct Checked {
+    name: String,
+    tag: KeyTag,
+    limit: Option<Limits>,
+}
+
+/// Checks all entries before anything is written, and lets a name's limit stand in any of its entries.
+fn check_entries(entries: &[ImportEntry], secret: [u64; 2]) -> Result<Vec<Checked>, Error> {
+    let mut seen: HashMap<KeyTag, usize> = HashMap::with_capacity(entries.len());
+    let mut limits: HashMap<&str, (usize, Limits)> = HashMap::new();
+    let mut checked = Vec::with_capacity(entries.len());
+    for (position, ImportEntry { name, key, limit }) in entries.iter().enumerate() {
+        let field = |field: &str| format!("entries[{position}].{field}");
+        check_name(&field("name"), name)?;
+        if !enforcer_ebpf::key::is_valid(key.as_bytes()) {
+            let message = format!("the key of `{name}` is not of the accepted form");
+            return Err(Error::Invalid(Refusal::of(field("key"), message, credential::ACCEPTED)));
+        }
+        let tag = enforcer_ebpf::key::tag(secret, key.as_bytes());
+        if let Some(first) = seen.insert(tag, position) {
+            let message = format!("the same key stands in entries[{first}] already");
+            return Err(Error::Invalid(Refusal::of(field("key"), message, "each key once")));
+        }
+        if let Some(text) = limit {
+            let wanted = parse_limit(&field("limit"), text)?;
+            match limits.entry(name) {
+                Entry::Vacant(place) => {
+                    place.insert((position, wanted));
+                }
+                Entry::Occupied(known) => {
+                    let (first, known) = known.get();
+                    if wanted.settled(Some(known)) != *known {
+                        let message = format!("`{name}` has another limit in entries[{first}]: `{known}`");
+                        return Err(Error::Invalid(Refusal::of(field("limit"), message, "one limit for each name")));
+                    }
+                }
+            }
+        }
+        checked.push(Checked { name: name.clone(), tag, limit: None });
+    }
+    for entry in &mut checked {
+        entry.limit = limits.get(entry.name.as_str()).map(|(_, limits)| limits.clone());
+    }
+    Ok(checked)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(name: &str, key: &str, limit: Option<&str>) -> ImportEntry {
+        ImportEntry { name: name.into(), key: key.to_owned().into(), limit: limit.map(str::to_owned) }
+    }
+
+    fn refused(entries: &[ImportEntry]) -> Refusal {
+        match check_entries(entries, [1, 2]) {
+            Err(Error::Invalid(refusal)) => refusal,
+            Err(error) => panic!("another error: {error}"),
+            Ok(_) => panic!("accepted"),
+        }
+    }
+
+    #[test]
+    fn an_entry_that_is_wrong_is_named_and_its_key_is_not_shown() {
+        let good = || entry("alice", "correct-horse-battery", None);
+        for (bad, field) in [
+            (entry("-alice", "another-key-altogether", None), "entries[1].name"),
+            (entry("alice", "short", None), "entries[1].key"),
+            (entry("alice", "white space in it", None), "entries[1].key"),
+            (entry("bob", "correct-horse-battery", None), "entries[1].key"),
+            (entry("alice", "another-key-altogether", Some("100/mintue")), "entries[1].limit"),
+        ] {
+            let secret = bad.key.clone();
+            let refusal = refused(&[good(), bad]);
+            assert_eq!(refusal.field.as_deref(), Some(field), "{refusal}");
+            assert!(!refusal.message.contains(secret.as_str()), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn a_limit_in_one_entry_holds_for_all_entries_of_the_name() {
+        let entries = [
+            entry("alice", "first-key-of-alice", None),
+            entry("alice", "second-key-of-alice", Some("5/second")),
+            entry("alice", "third-key-of-alice", Some("5 per second")),
+            entry("bob", "first-key-of-bob", None),
+        ];
+        let checked = check_entries(&entries, [1, 2]).unwrap_or_else(|error| panic!("{error}"));
+        let limits: Vec<_> = checked.iter().map(|entry| entry.limit.as_ref().map(Limits::to_string)).collect();
+        assert_eq!(limits, [Some("5/second".into()), Some("5/second".into()), Some("5/second".into()), None]);
+    }
+
+    #[test]
+    fn two_limits_for_one_name_are_refused() {
+        let refusal = refused(&[
+            entry("alice", "first-key-of-alice", Some("5/second")),
+            entry("alice", "second-key-of-alice", Some("6/second")),
+        ]);
+        assert_eq!(refusal.message, "`alice` has another limit in entries[0]: `5/second`");
+        assert_eq!(refusal.field.as_deref(), Some("entries[1].limit"));
+    }
+}

@@ -1,0 +1,209 @@
+//! What the daemon tells about itself, its keys and their use; it changes nothing.
+
+use enforcer_ebpf::abi::{self, Meter};
+use enforcer_ebpf::limit;
+use enforcer_ebpf::verdict::{Count, Event, Malformation, Reason};
+use jiff::{SignedDuration, Timestamp};
+
+use super::registry::{Error, Registry, find_principal};
+use crate::api::{Attachment, Counts, Key, Keys, Limits, MapFill, PrincipalLimits, RuleUsage, Status, Totals};
+use crate::config::{Metrics, Settings};
+use crate::metrics::Snapshot;
+use crate::store::Principal;
+use crate::{credential, kernel};
+
+fn counts(meter: &Meter) -> Counts {
+    let Meter { buckets: _, allowed, limited, denied, would_refuse } = *meter;
+    Counts { allowed, limited, denied, would_refuse }
+}
+
+/// The totals by verdict and by reason.
+fn totals(counters: &[u64; abi::TOTALS as usize]) -> Totals {
+    let count = |count: Count| counters.get(count.index() as usize).copied().unwrap_or(0);
+    let reasons =
+        |kind: fn(Reason) -> Count| Reason::ALL.iter().map(move |&reason| (reason.as_str(), count(kind(reason))));
+    let named = |(word, count): (&str, u64)| (word.to_owned(), count);
+    Totals {
+        allowed: count(Count::Event(Event::Allowed)),
+        refused: reasons(Count::Refused).map(|(_, count)| count).sum(),
+        would_refuse: reasons(Count::WouldRefuse).map(|(_, count)| count).sum(),
+        refused_by: reasons(Count::Refused).map(named).collect(),
+        would_refuse_by: reasons(Count::WouldRefuse).map(named).collect(),
+        malformed_by: Malformation::ALL
+            .iter()
+            .map(|&kind| named((kind.as_str(), count(Count::Malformed(kind)))))
+            .collect(),
+        events: Event::ALL.iter().map(|&event| named((event.as_str(), count(Count::Event(event))))).collect(),
+    }
+}
+
+/// A principal's rules and what is left of them, at `boot_ns` on the kernel's clock, which is `now`.
+fn rules(principal: &Principal, meter: &Meter, boot_ns: u64, now: Timestamp) -> Vec<RuleUsage> {
+    let policy = principal.limits.compile();
+    let limits = policy.limits.iter().zip(&meter.buckets);
+    let usage = |(rule, (limit, bucket)): (&crate::policy::Rule, (&abi::Limit, &abi::Bucket))| {
+        let limit::Usage { used, remaining, reset, retry } = limit::usage(bucket, limit, boot_ns);
+        let later = SignedDuration::from_nanos(i64::try_from(reset).unwrap_or(i64::MAX));
+        RuleUsage {
+            rule: rule.to_string(),
+            algorithm: rule.method.as_str().to_owned(),
+            count: rule.count,
+            window_seconds: rule.window(),
+            used,
+            remaining,
+            reset_ns: reset,
+            reset: now.checked_add(later).unwrap_or(Timestamp::MAX),
+            retry_ns: (retry != u64::MAX).then_some(retry),
+        }
+    };
+    principal.limits.rules().iter().zip(limits).map(usage).collect()
+}
+
+impl Registry {
+    /// Whether the maps and the store can be read.
+    pub(crate) fn probe(&self) -> Result<(), Error> {
+        self.store.sizes()?;
+        self.tables.kernel().totals()?;
+        Ok(())
+    }
+
+    /// All keys, with their principals' counts.
+    pub(crate) fn keys(&self) -> Result<Keys, Error> {
+        let principals = self.store.principals()?;
+        let mut keys = Vec::new();
+        for row in self.store.keys()? {
+            let limit = principals
+                .binary_search_by_key(&row.principal, |principal| principal.index)
+                .map(|found| principals[found].limits.to_string())
+                .unwrap_or_default();
+            keys.push(Key {
+                id: credential::id(row.tag),
+                tag: credential::tag_hex(row.tag),
+                name: row.name,
+                enabled: !row.disabled,
+                limit,
+                created: row.created,
+                counts: counts(&self.tables.meter(row.principal)?),
+            });
+        }
+        Ok(Keys { keys })
+    }
+
+    /// The limits of one principal, or of all, and what is left of them.
+    pub(crate) fn limits(&self, name: Option<&str>) -> Result<Limits, Error> {
+        let mut rows = match name {
+            Some(name) => vec![find_principal(&self.store, name)?],
+            None => self.store.principals()?,
+        };
+        rows.sort_by(|a, b| a.name.cmp(&b.name));
+        let keys = self.store.keys_by_principal()?;
+        let (boot_ns, now) = (kernel::now(), Timestamp::now());
+        let mut principals = Vec::with_capacity(rows.len());
+        for principal in rows {
+            let meter = self.tables.meter(principal.index)?;
+            principals.push(PrincipalLimits {
+                limit: principal.limits.to_string(),
+                rules: rules(&principal, &meter, boot_ns, now),
+                keys: keys.get(&principal.index).copied().unwrap_or(0),
+                counts: counts(&meter),
+                name: principal.name,
+            });
+        }
+        Ok(Limits { principals })
+    }
+
+    /// The state of the whole.
+    pub(crate) fn status(&self, settings: &Settings, since: Timestamp) -> Result<Status, Error> {
+        let (keys, principals) = self.store.sizes()?;
+        let kernel = self.tables.kernel();
+        let fill = |fill: kernel::MapFill| MapFill {
+            map: fill.name.to_owned(),
+            entries: fill.entries,
+            capacity: fill.capacity,
+        };
+        let attachment = |attachment: &kernel::Attachment| Attachment {
+            interface: attachment.interface.clone(),
+            index: attachment.index,
+            mode: attachment.mode.to_string(),
+            reason: attachment.reason.clone(),
+            since: attachment.since,
+            program: attachment.program,
+            taken_over: attachment.taken_over,
+        };
+        Ok(Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            abi: abi::ABI,
+            pid: std::process::id(),
+            since,
+            mode: settings.mode.as_str().to_owned(),
+            on_refuse: settings.on_refuse.as_str().to_owned(),
+            ports: settings.ports.clone(),
+            attachments: kernel.attachments().iter().map(attachment).collect(),
+            default_limit: settings.default_limit.to_string(),
+            keys,
+            principals,
+            totals: totals(&kernel.totals()?),
+            maps: kernel.fill()?.into_iter().map(fill).collect(),
+            socket: settings.socket.clone(),
+            metrics: match settings.metrics {
+                Metrics::Off => None,
+                Metrics::At(address) => Some(address.to_string()),
+            },
+            state_dir: settings.state_dir.clone(),
+            bpffs_dir: settings.bpffs_dir.clone(),
+        })
+    }
+
+    /// What the metrics are rendered from.
+    pub(crate) fn snapshot(&self) -> Result<Snapshot, Error> {
+        let kernel = self.tables.kernel();
+        let keys = self.store.keys_by_principal()?;
+        let mut principals = Vec::new();
+        for principal in self.store.principals()? {
+            let count = keys.get(&principal.index).copied().unwrap_or(0);
+            principals.push((principal.name, count, self.tables.meter(principal.index)?));
+        }
+        let attachments = kernel.attachments().iter();
+        Ok(Snapshot {
+            keys: keys.values().sum(),
+            principals,
+            totals: kernel.totals()?,
+            maps: kernel.fill()?.into_iter().map(|fill| (fill.name.to_owned(), fill.entries, fill.capacity)).collect(),
+            attachments: attachments.map(|at| (at.interface.clone(), at.mode.to_string())).collect(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn totals_are_summed_by_verdict_and_kept_by_reason() {
+        let mut counters = [0; abi::TOTALS as usize];
+        counters[Count::Refused(Reason::Unkeyed).index() as usize] = 3;
+        counters[Count::Refused(Reason::OverLimit).index() as usize] = 4;
+        counters[Count::WouldRefuse(Reason::Unkeyed).index() as usize] = 5;
+        counters[Count::Event(Event::Allowed).index() as usize] = 6;
+        let totals = totals(&counters);
+        assert_eq!((totals.allowed, totals.refused, totals.would_refuse), (6, 7, 5));
+        assert_eq!((totals.refused_by["unkeyed"], totals.refused_by["over_limit"]), (3, 4));
+        assert_eq!(totals.refused_by.len(), Reason::ALL.len());
+        assert_eq!(totals.malformed_by.len(), Malformation::ALL.len());
+    }
+
+    #[test]
+    fn each_rule_is_read_from_its_own_bucket() {
+        let limits: crate::policy::Limits = "10/second algo=gcra; 100/minute".parse().expect("limits");
+        let principal = Principal { index: 1, name: "alice".into(), limits };
+        let boot_ns = 1_000_000_000_000;
+        let mut meter = Meter::default();
+        meter.buckets[0].arrival = boot_ns + 300_000_000;
+        let now = Timestamp::UNIX_EPOCH;
+        let [gcra, sliding] = rules(&principal, &meter, boot_ns, now).try_into().expect("two rules");
+        assert_eq!((gcra.rule.as_str(), gcra.used, gcra.remaining), ("10/second burst=10", 3, 7));
+        assert_eq!((gcra.reset_ns, gcra.reset.as_millisecond(), gcra.retry_ns), (300_000_000, 300, Some(0)));
+        assert_eq!((sliding.rule.as_str(), sliding.used, sliding.remaining), ("100/minute", 0, 100));
+        assert_eq!((sliding.window_seconds, sliding.algorithm.as_str()), (60, "sliding"));
+    }
+}

@@ -1,0 +1,265 @@
+//! The kernel as the daemon sees it: one handle that loads the program, attaches it, and reads and writes its maps.
+//!
+//! The order is what keeps a start closed: [`Kernel::load`] creates or reuses the pinned maps and has the program
+//! verified, the daemon then fills the tables, and only [`Kernel::attach`] lets packets meet the program. While a
+//! program of an earlier daemon is still attached, it enforces with the same pinned maps until it is replaced in one
+//! step. What a start that fails has created is removed again.
+//!
+//! # Layout, in the order of a start
+//! - `checks`, `btf`, `interface`: what must hold before anything is touched
+//! - `pins`: the directory on the BPF file system, its lock, links and maps
+//! - `load`: the object, its constants, its maps, the verifier
+//! - `tables`, `mapped`: the typed maps
+//! - `attach`: links made, taken over, and ended
+//! - `log`: the program's log lines
+//! - `syscall`, `error`: bpf(2) calls that aya lacks; all that can go wrong
+
+mod attach;
+mod btf;
+mod checks;
+mod error;
+mod interface;
+mod load;
+mod log;
+mod mapped;
+mod pins;
+mod syscall;
+mod tables;
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use aya::Ebpf;
+
+pub use self::{error::Error, log::Logger, tables::MapFill};
+use self::{
+    pins::{Added, Lock, Pins},
+    tables::Tables,
+};
+
+/// What to guard, and how.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Names of the interfaces; one that is named twice is guarded once.
+    pub interfaces: Vec<String>,
+    /// How to attach.
+    pub hook: Hook,
+    /// Where the pins lie, on a BPF file system.
+    pub bpffs_dir: PathBuf,
+    /// Secret of the key tags.
+    pub key_secret: [u64; 2],
+    /// Connections that can be followed at once; rounded up to a power of two.
+    pub flows: u32,
+    /// Whether the program writes log lines, for [`Kernel::logger`] to drain; they cost time on every packet that
+    /// writes one.
+    pub log: bool,
+}
+
+/// How a program is to be attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Hook {
+    /// In the driver where it can, else in the kernel's own receive path.
+    #[default]
+    Auto,
+    /// In the driver, or not at all.
+    XdpNative,
+    /// In the kernel's own receive path.
+    XdpGeneric,
+}
+
+/// How a program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// The driver runs it, before a socket buffer exists.
+    XdpNative,
+    /// The kernel's receive path runs it.
+    XdpGeneric,
+}
+
+/// An interface under guard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// The interface's name.
+    pub interface: String,
+    /// The interface's index.
+    pub index: u32,
+    /// How the program is attached.
+    pub mode: Mode,
+    /// Why in this mode, for people.
+    pub reason: String,
+    /// Since when the interface has been guarded without a gap.
+    pub since: jiff::Timestamp,
+    /// The program's id in the kernel.
+    pub program: u32,
+    /// Whether a program of an earlier daemon was replaced.
+    pub taken_over: bool,
+}
+
+/// The loaded program and its maps.
+///
+/// Dropping it leaves enforcement as it is, once [`Kernel::attach`] has succeeded.
+pub struct Kernel {
+    program: Ebpf,
+    tables: Tables,
+    attachments: Vec<Attachment>,
+    pins: Pins,
+    // Before the lock, so that what a failed start created is gone when the next one may begin.
+    added: Added,
+    _lock: Lock,
+}
+
+impl Kernel {
+    /// Checks the system, locks the directory of the pins, creates or reuses the maps, and has the program verified.
+    ///
+    /// No packet meets the program yet.
+    ///
+    /// # Errors
+    /// Each check has its own error; nothing that this call created is left behind.
+    pub fn load(options: &Options) -> Result<Self, Error> {
+        checks::kernel()?;
+        checks::rights()?;
+        let offsets = btf::socket_offsets()?;
+        let pins = Pins::new(&options.bpffs_dir);
+        pins.check_name()?;
+        attach::Plan::make(options, &pins)?;
+        pins.mount()?;
+        let (lock, mut added) = pins.open()?;
+        added.note_maps(&pins);
+        let mut program = load::load(options, &pins, offsets)?;
+        let tables = Tables::open(&mut program)?;
+        Ok(Self { program, tables, attachments: Vec::new(), pins, added, _lock: lock })
+    }
+
+    /// Attaches the program to every interface asked for, in place of an earlier daemon's where there is one, and ends
+    /// the guard of interfaces that are not asked for any more.
+    ///
+    /// To be called once the tables are filled.
+    ///
+    /// # Errors
+    /// None of the interfaces has changed then: those attached by this call are detached, those taken over have their
+    /// earlier program again (without CAP_SYS_ADMIN, which opening that needs, they keep this one, on the same maps).
+    pub fn attach(&mut self, options: &Options) -> Result<(), Error> {
+        let plan = attach::Plan::make(options, &self.pins)?;
+        self.attachments = plan.execute(load::program(&mut self.program)?, options.hook, &self.pins)?;
+        self.added.keep();
+        Ok(())
+    }
+
+    /// The interfaces under guard.
+    #[must_use]
+    pub fn attachments(&self) -> &[Attachment] {
+        &self.attachments
+    }
+
+    /// The program's log lines, if it writes any; once.
+    pub fn logger(&mut self) -> Option<Logger> {
+        Logger::open(&mut self.program)
+    }
+
+    /// Ends enforcement: detaches the links, then removes the maps and the directories.
+    ///
+    /// Returns the interfaces that were guarded.
+    ///
+    /// # Errors
+    /// A pin that cannot be removed.
+    pub fn detach(mut self) -> Result<Vec<String>, Error> {
+        self.added.keep();
+        self.pins.remove_all()
+    }
+}
+
+/// Ends enforcement without a daemon: detaches the links, then removes the maps and the directories.
+///
+/// Returns the interfaces that were guarded; none if nothing is pinned.
+///
+/// # Errors
+/// A pin that cannot be removed; [`Error::AnotherDaemon`] if a daemon runs with this directory.
+pub fn detach(bpffs_dir: &Path) -> Result<Vec<String>, Error> {
+    pins::detach_all(bpffs_dir)
+}
+
+/// CLOCK_BOOTTIME in ns: the program's clock.
+#[must_use]
+pub fn now() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the call writes one timespec. It cannot fail: the clock exists since 2.6.39.
+    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) };
+    time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned()
+}
+
+impl Hook {
+    /// The word for it on the command line and in the configuration.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::XdpNative => "xdp-native",
+            Self::XdpGeneric => "xdp-generic",
+        }
+    }
+}
+
+impl FromStr for Hook {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, Self::Err> {
+        let all = [Self::Auto, Self::XdpNative, Self::XdpGeneric];
+        match all.into_iter().find(|hook| hook.as_str() == word) {
+            Some(hook) => Ok(hook),
+            None if word == "tc" => Err("tc comes with the next release".to_owned()),
+            None => Err(format!("`{word}` is no hook: auto, xdp-native or xdp-generic")),
+        }
+    }
+}
+
+impl Mode {
+    /// The word for it in tables, JSON and metrics; stable.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::XdpNative => "xdp-native",
+            Self::XdpGeneric => "xdp-generic",
+        }
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(self.as_str())
+    }
+}
+
+impl fmt::Display for Hook {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(self.as_str())
+    }
+}
+
+impl fmt::Debug for Kernel {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Kernel").field("attachments", &self.attachments).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hooks_are_read_as_they_are_written() {
+        for hook in [Hook::Auto, Hook::XdpNative, Hook::XdpGeneric] {
+            assert_eq!(hook.to_string().parse(), Ok(hook));
+        }
+        assert_eq!("tc".parse::<Hook>(), Err("tc comes with the next release".to_owned()));
+        assert!("xdp".parse::<Hook>().is_err_and(|error| error.contains("xdp-native")));
+    }
+
+    #[test]
+    fn the_clock_goes_forward() {
+        let earlier = now();
+        assert!(earlier > 0 && now() >= earlier);
+    }
+}

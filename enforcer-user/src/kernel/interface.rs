@@ -1,0 +1,173 @@
+//! The network interfaces of this namespace and the XDP programs on them, asked over netlink.
+//!
+//! Only the attributes that matter are read, so that one which a newer kernel adds or changes cannot get in the way.
+//! `/sys/class/net` would not do: it shows the namespace that mounted /sys.
+
+use std::{fmt, io};
+
+use netlink_packet_core::{NetlinkBuffer, NlaBuffer, NlasIterator};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+
+use super::{Error, Mode};
+
+// include/uapi/linux/{netlink,rtnetlink,if_link}.h
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const NLM_F_REQUEST: u16 = 0x1;
+const NLM_F_DUMP: u16 = 0x300;
+const RTM_NEWLINK: u16 = 16;
+const RTM_GETLINK: u16 = 18;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_XDP: u16 = 43;
+const IFLA_XDP_DRV_PROG_ID: u16 = 5;
+const IFLA_XDP_SKB_PROG_ID: u16 = 6;
+const IFLA_XDP_HW_PROG_ID: u16 = 7;
+/// Size of `struct nlmsghdr` and of `struct ifinfomsg`.
+const HEADER: usize = 16;
+
+/// Names shown when one is not found.
+const SHOWN: usize = 8;
+
+/// A network interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Interface {
+    pub(super) index: u32,
+    pub(super) name: String,
+    /// The XDP program on it.
+    pub(super) program: Option<Program>,
+}
+
+/// An XDP program on an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Program {
+    pub(super) id: u32,
+    pub(super) place: Place,
+}
+
+/// Where an interface runs a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Software(Mode),
+    Hardware,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Software(mode) => mode.fmt(formatter),
+            Self::Hardware => formatter.write_str("offloaded to the card"),
+        }
+    }
+}
+
+/// All interfaces of this network namespace.
+pub(super) fn all() -> Result<Vec<Interface>, Error> {
+    dump().map_err(|source| Error::Call { action: "list the network interfaces", source })
+}
+
+/// The interface with this name.
+pub(super) fn find<'a>(interfaces: &'a [Interface], name: &str) -> Result<&'a Interface, Error> {
+    interfaces.iter().find(|interface| interface.name == name).ok_or_else(|| {
+        let mut present: Vec<&str> = interfaces.iter().take(SHOWN).map(|interface| interface.name.as_str()).collect();
+        if interfaces.len() > SHOWN {
+            present.push("more");
+        }
+        Error::NoInterface { name: name.to_owned(), present: present.join(", ") }
+    })
+}
+
+fn dump() -> io::Result<Vec<Interface>> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    let mut request = [0u8; 2 * HEADER];
+    let mut header = NetlinkBuffer::new(&mut request[..]);
+    header.set_length(2 * HEADER as u32);
+    header.set_message_type(RTM_GETLINK);
+    header.set_flags(NLM_F_REQUEST | NLM_F_DUMP);
+    header.set_sequence_number(1);
+    socket.send(&request, 0)?;
+    let mut interfaces = Vec::new();
+    loop {
+        let (datagram, _) = socket.recv_from_full()?;
+        let mut rest = &datagram[..];
+        while !rest.is_empty() {
+            let message = NetlinkBuffer::new_checked(rest).map_err(io::Error::other)?;
+            let payload = message.payload();
+            match message.message_type() {
+                NLMSG_DONE => return Ok(interfaces),
+                NLMSG_ERROR => {
+                    let code = payload.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
+                    return Err(io::Error::from_raw_os_error(-code));
+                }
+                RTM_NEWLINK => interfaces.extend(parse(payload)),
+                _ => {}
+            }
+            rest = rest.get((message.length() as usize).next_multiple_of(4)..).unwrap_or_default();
+        }
+    }
+}
+
+/// Reads one RTM_NEWLINK; `None` for one without a name.
+fn parse(payload: &[u8]) -> Option<Interface> {
+    let (head, attributes) = payload.split_at_checked(HEADER)?;
+    let index = u32::from_ne_bytes(*head.get(4..)?.first_chunk()?);
+    let mut name = None;
+    let mut program = None;
+    for attribute in NlasIterator::new(attributes) {
+        let Ok(attribute) = attribute else { break };
+        match attribute.kind() {
+            IFLA_IFNAME => {
+                let text = attribute.value().split(|&byte| byte == 0).next()?;
+                name = Some(String::from_utf8_lossy(text).into_owned());
+            }
+            IFLA_XDP => program = NlasIterator::new(attribute.value()).flatten().find_map(parse_program),
+            _ => {}
+        }
+    }
+    Some(Interface { index, name: name?, program })
+}
+
+fn parse_program(attribute: NlaBuffer<&[u8]>) -> Option<Program> {
+    let place = match attribute.kind() {
+        IFLA_XDP_DRV_PROG_ID => Place::Software(Mode::XdpNative),
+        IFLA_XDP_SKB_PROG_ID => Place::Software(Mode::XdpGeneric),
+        IFLA_XDP_HW_PROG_ID => Place::Hardware,
+        _ => return None,
+    };
+    let id = u32::from_ne_bytes(*attribute.value().first_chunk()?);
+    (id != 0).then_some(Program { id, place })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_loopback_interface() {
+        let interfaces = all().expect("netlink answers");
+        let lo = find(&interfaces, "lo").expect("lo exists");
+        assert_eq!(lo.index, 1);
+    }
+
+    #[test]
+    fn names_what_there_is_instead_of_a_missing_interface() {
+        let interfaces = [Interface { index: 1, name: "lo".to_owned(), program: None }];
+        let error = find(&interfaces, "eth9").expect_err("it does not exist");
+        assert_eq!(error.to_string(), "there is no interface `eth9` here; there are lo");
+        assert_eq!(error.exit_code(), 12);
+    }
+
+    #[test]
+    fn reads_name_index_and_program() {
+        let mut payload = vec![0u8; HEADER];
+        payload[4..8].copy_from_slice(&7u32.to_ne_bytes());
+        payload.extend([9, 0, 3, 0]);
+        payload.extend(b"veth\0\0\0\0");
+        payload.extend([12, 0, 43, 0, 8, 0, 6, 0]);
+        payload.extend(42u32.to_ne_bytes());
+        let program = Program { id: 42, place: Place::Software(Mode::XdpGeneric) };
+        let wanted = Interface { index: 7, name: "veth".to_owned(), program: Some(program) };
+        assert_eq!(parse(&payload), Some(wanted));
+    }
+}

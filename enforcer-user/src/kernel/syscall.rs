@@ -1,0 +1,144 @@
+//! The bpf(2) calls for links, which aya either lacks or does in another way.
+//!
+//! aya 0.14 answers a refused link by attaching through netlink, which cannot be pinned and outlives nothing, and it
+//! shows neither a link's interface nor, without CAP_SYS_ADMIN, the program that it holds. All numbers and structures
+//! are the kernel's (`include/uapi/linux/bpf.h`); only the leading fields that are used are sent, the kernel takes the
+//! rest as zero.
+
+use std::{
+    ffi::CString,
+    io,
+    os::{
+        fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
+};
+
+use aya_obj::generated::{bpf_attach_type, bpf_cmd, bpf_link_info, bpf_link_type};
+
+/// What the kernel knows of an XDP link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct LinkInfo {
+    /// Index of the interface; 0 once the interface is gone.
+    pub(super) interface: u32,
+    /// Id of the program.
+    pub(super) program: u32,
+}
+
+/// Attaches a program to an interface.
+///
+/// # Errors
+/// EBUSY: another program is there; EOPNOTSUPP: the driver has no native XDP; EINVAL or ERANGE: it has, but not with
+/// the interface's present settings.
+pub(super) fn create_link(program: BorrowedFd<'_>, interface: u32, flags: u32) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Attributes {
+        program: u32,
+        interface: u32,
+        attach_type: u32,
+        flags: u32,
+    }
+    let attributes = Attributes {
+        program: program.as_raw_fd().cast_unsigned(),
+        interface,
+        attach_type: bpf_attach_type::BPF_XDP as u32,
+        flags,
+    };
+    call(bpf_cmd::BPF_LINK_CREATE, &attributes).map(into_fd)
+}
+
+/// Replaces the program of a link in one step: every packet meets the old one or the new one.
+///
+/// # Errors
+/// ENOLINK: the interface is gone.
+pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    #[repr(C)]
+    struct Attributes {
+        link: u32,
+        program: u32,
+        flags: u32,
+        old_program: u32,
+    }
+    let attributes = Attributes {
+        link: link.as_raw_fd().cast_unsigned(),
+        program: program.as_raw_fd().cast_unsigned(),
+        flags: 0,
+        old_program: 0,
+    };
+    call(bpf_cmd::BPF_LINK_UPDATE, &attributes).map(drop)
+}
+
+/// Ends a link's attachment, whoever else still holds the link.
+pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
+    let attributes = link.as_raw_fd().cast_unsigned();
+    call(bpf_cmd::BPF_LINK_DETACH, &attributes).map(drop)
+}
+
+/// What a link connects; `None` if it is no XDP link.
+pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<Option<LinkInfo>> {
+    #[repr(C)]
+    struct Attributes {
+        link: u32,
+        length: u32,
+        info: u64,
+    }
+    // SAFETY: the structure is integers and unions of integers, for which zero is a value.
+    let mut info: bpf_link_info = unsafe { std::mem::zeroed() };
+    let attributes = Attributes {
+        link: link.as_raw_fd().cast_unsigned(),
+        length: size_of_val(&info) as u32,
+        info: (&raw mut info).addr() as u64,
+    };
+    call(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &attributes)?;
+    if info.type_ != bpf_link_type::BPF_LINK_TYPE_XDP as u32 {
+        return Ok(None);
+    }
+    // SAFETY: the kernel says that this is an XDP link, so it has filled this member.
+    let interface = unsafe { info.__bindgen_anon_1.xdp.ifindex };
+    Ok(Some(LinkInfo { interface, program: info.prog_id }))
+}
+
+/// Opens the program with this id; needs CAP_SYS_ADMIN.
+pub(super) fn program_by_id(id: u32) -> io::Result<OwnedFd> {
+    call(bpf_cmd::BPF_PROG_GET_FD_BY_ID, &id).map(into_fd)
+}
+
+/// Pins an object.
+pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = c_path(path)?;
+    let attributes =
+        ObjectAttributes { path: path.as_ptr().addr() as u64, object: object.as_raw_fd().cast_unsigned(), flags: 0 };
+    call(bpf_cmd::BPF_OBJ_PIN, &attributes).map(drop)
+}
+
+/// Opens a pinned object.
+pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+    let path = c_path(path)?;
+    let attributes = ObjectAttributes { path: path.as_ptr().addr() as u64, object: 0, flags: 0 };
+    call(bpf_cmd::BPF_OBJ_GET, &attributes).map(into_fd)
+}
+
+#[repr(C)]
+struct ObjectAttributes {
+    path: u64,
+    object: u32,
+    flags: u32,
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(io::Error::from)
+}
+
+fn call<T>(command: bpf_cmd, attributes: &T) -> io::Result<i64> {
+    // SAFETY: `attributes` is the prefix of the kernel's union for this command, of the size that is given; the
+    // pointers in it are to values that live until the call returns.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command as u32, std::ptr::from_ref(attributes), size_of::<T>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+fn into_fd(result: i64) -> OwnedFd {
+    // SAFETY: the commands that come here return a new descriptor, which nobody else owns; descriptors fit an i32.
+    unsafe { OwnedFd::from_raw_fd(result as i32) }
+}

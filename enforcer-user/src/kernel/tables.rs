@@ -1,0 +1,363 @@
+//! The typed maps: what the daemon writes for the program, and what it reads of it.
+//!
+//! Each write is one entry and valid by itself, so the program never sees half of a change. PRINCIPALS and METERS are
+//! mapped memory: a principal is moved to another policy by one store, and a meter is read without a system call.
+
+use std::{
+    array,
+    mem::offset_of,
+    os::fd::AsFd as _,
+    sync::atomic::{
+        AtomicU64,
+        Ordering::{Relaxed, Release},
+    },
+};
+
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray},
+};
+use enforcer_ebpf::{
+    abi::{self, Bucket, Key, KeyTag, Meter, Policy, Principal, Service, map},
+    flow,
+};
+
+use super::{Error, Kernel, mapped::Mapped};
+
+/// Words of a meter.
+const METER: usize = words::<Meter>();
+/// Words of a set of connections.
+const FLOW_SET: usize = words::<flow::Set>();
+/// The first word of a set's hashes, one for each of its places, 0 where there is no connection.
+const FLOW_HASHES: usize = offset_of!(flow::Set, hashes) / size_of::<u64>();
+
+// include/uapi/linux/bpf.h
+const BPF_NOEXIST: u64 = 1;
+const BPF_EXIST: u64 = 2;
+
+/// How full a map is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapFill {
+    /// The map's name.
+    pub name: &'static str,
+    /// Entries in use.
+    pub entries: u64,
+    /// Entries there is room for.
+    pub capacity: u64,
+}
+
+/// The maps that the daemon reads and writes.
+pub(super) struct Tables {
+    services: Array<MapData, Service>,
+    ports: Array<MapData, u32>,
+    /// What `ports` holds.
+    guarded: Vec<u32>,
+    keys: HashMap<MapData, KeyTag, Key>,
+    /// Entries of `keys`.
+    key_count: u64,
+    key_capacity: u32,
+    principals: Mapped,
+    policies: Array<MapData, Policy>,
+    meters: Mapped,
+    totals: PerCpuArray<MapData, u64>,
+    flows: Mapped,
+}
+
+impl Tables {
+    /// Takes the maps out of the loaded object.
+    pub(super) fn open(object: &mut Ebpf) -> Result<Self, Error> {
+        let ports: Array<MapData, u32> = typed(object, map::PORTS)?;
+        let guarded = ports.iter().collect::<Result<_, _>>().map_err(|error| failed(map::PORTS, "read", error))?;
+        let keys = take(object, map::KEYS)?;
+        let Map::HashMap(data) = &keys else { return Err(Error::Foreign { what: map::KEYS }) };
+        let info = data.info().map_err(|error| failed(map::KEYS, "asked about", error))?;
+        let key_capacity = info.max_entries();
+        let keys: HashMap<MapData, KeyTag, Key> =
+            keys.try_into().map_err(|error| failed(map::KEYS, "opened", error))?;
+        let mut key_count = 0;
+        for tag in keys.keys() {
+            tag.map_err(|error| failed(map::KEYS, "read", error))?;
+            key_count += 1;
+        }
+        Ok(Self {
+            services: typed(object, map::SERVICES)?,
+            ports,
+            guarded,
+            keys,
+            key_count,
+            key_capacity,
+            principals: mapped(object, map::PRINCIPALS, 1)?,
+            policies: typed(object, map::POLICIES)?,
+            meters: mapped(object, map::METERS, METER)?,
+            totals: typed(object, map::TOTALS)?,
+            flows: mapped(object, map::FLOWS, FLOW_SET)?,
+        })
+    }
+}
+
+impl Kernel {
+    /// Writes a service.
+    ///
+    /// # Errors
+    /// A slot beyond the end of the map, or a failed write.
+    pub fn set_service(&mut self, slot: u32, service: &Service) -> Result<(), Error> {
+        check(map::SERVICES, slot, abi::SERVICES)?;
+        self.tables.services.set(slot, service, 0).map_err(|error| failed(map::SERVICES, "written", error))
+    }
+
+    /// Guards exactly these TCP ports with the service in `slot`; its other ports become unguarded.
+    ///
+    /// # Errors
+    /// A slot beyond the end of the map, or a failed write. Ports are added before others are taken away.
+    pub fn set_ports(&mut self, slot: u32, ports: &[u16]) -> Result<(), Error> {
+        check(map::SERVICES, slot, abi::SERVICES)?;
+        let Tables { ports: table, guarded, .. } = &mut self.tables;
+        let mut write = |port: usize, guarded: &mut u32, value: u32| {
+            table.set(port as u32, value, 0).map_err(|error| failed(map::PORTS, "written", error))?;
+            *guarded = value;
+            Ok::<(), Error>(())
+        };
+        let wanted = slot + 1;
+        for &port in ports {
+            let port = usize::from(port);
+            if let Some(guarded) = guarded.get_mut(port).filter(|guarded| **guarded != wanted) {
+                write(port, guarded, wanted)?;
+            }
+        }
+        for (port, guarded) in guarded.iter_mut().enumerate() {
+            if *guarded == wanted && !ports.iter().any(|&listed| usize::from(listed) == port) {
+                write(port, guarded, 0)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// All keys.
+    ///
+    /// # Errors
+    /// A failed read.
+    pub fn keys(&self) -> Result<Vec<(KeyTag, Key)>, Error> {
+        let keys: Result<_, MapError> = self.tables.keys.iter().collect();
+        keys.map_err(|error| failed(map::KEYS, "read", error))
+    }
+
+    /// Adds a key, or replaces what is known of it.
+    ///
+    /// # Errors
+    /// [`Error::Full`], or a failed write.
+    pub fn insert_key(&mut self, tag: KeyTag, key: Key) -> Result<(), Error> {
+        let Tables { keys, key_count, key_capacity, .. } = &mut self.tables;
+        match keys.insert(tag, key, BPF_NOEXIST) {
+            Ok(()) => {
+                *key_count += 1;
+                Ok(())
+            }
+            Err(error) if errno(&error) == Some(libc::EEXIST) => {
+                keys.insert(tag, key, BPF_EXIST).map_err(|error| failed(map::KEYS, "written", error))
+            }
+            Err(error) if errno(&error) == Some(libc::E2BIG) => {
+                Err(Error::Full { map: map::KEYS, capacity: *key_capacity })
+            }
+            Err(error) => Err(failed(map::KEYS, "written", error)),
+        }
+    }
+
+    /// Removes a key; one that is not there is no error.
+    ///
+    /// # Errors
+    /// A failed write.
+    pub fn remove_key(&mut self, tag: KeyTag) -> Result<(), Error> {
+        match self.tables.keys.remove(&tag) {
+            Ok(()) => {
+                self.tables.key_count -= 1;
+                Ok(())
+            }
+            Err(MapError::KeyNotFound) => Ok(()),
+            Err(error) if errno(&error) == Some(libc::ENOENT) => Ok(()),
+            Err(error) => Err(failed(map::KEYS, "written", error)),
+        }
+    }
+
+    /// Which policy a principal is under.
+    ///
+    /// # Errors
+    /// An index beyond the end of the map.
+    pub fn principal(&self, index: u32) -> Result<Principal, Error> {
+        let words = self.tables.principals.words();
+        let word = words.get(index as usize).ok_or_else(|| out_of_range(map::PRINCIPALS, index, words.len()))?;
+        Ok(Principal::from_word(word.load(Relaxed)))
+    }
+
+    /// Moves a principal to another policy, by one store: every request meets the old one or the new one.
+    ///
+    /// # Errors
+    /// An index beyond the end of the map.
+    pub fn set_principal(&mut self, index: u32, principal: Principal) -> Result<(), Error> {
+        let words = self.tables.principals.words();
+        let word = words.get(index as usize).ok_or_else(|| out_of_range(map::PRINCIPALS, index, words.len()))?;
+        word.store(principal.to_word(), Release);
+        Ok(())
+    }
+
+    /// The policy in a slot.
+    ///
+    /// # Errors
+    /// A slot beyond the end of the map, or a failed read.
+    pub fn policy(&self, slot: u32) -> Result<Policy, Error> {
+        check(map::POLICIES, slot, abi::POLICIES)?;
+        self.tables.policies.get(&slot, 0).map_err(|error| failed(map::POLICIES, "read", error))
+    }
+
+    /// Writes a policy into a slot that no principal names.
+    ///
+    /// # Errors
+    /// A slot beyond the end of the map, or a failed write.
+    pub fn set_policy(&mut self, slot: u32, policy: &Policy) -> Result<(), Error> {
+        check(map::POLICIES, slot, abi::POLICIES)?;
+        self.tables.policies.set(slot, policy, 0).map_err(|error| failed(map::POLICIES, "written", error))
+    }
+
+    /// What the program counts for a principal. The words are read one after the other, while it goes on counting.
+    ///
+    /// # Errors
+    /// An index beyond the end of the map.
+    pub fn meter(&self, index: u32) -> Result<Meter, Error> {
+        let words = self.meter_words(index)?;
+        let word = |position: usize| words[position].load(Relaxed);
+        let bucket = |number: usize| Bucket {
+            window: word(3 * number),
+            counts: word(3 * number + 1),
+            arrival: word(3 * number + 2),
+        };
+        Ok(Meter {
+            buckets: array::from_fn(bucket),
+            allowed: word(12),
+            limited: word(13),
+            denied: word(14),
+            would_refuse: word(15),
+        })
+    }
+
+    /// Sets a meter to nothing used and nothing counted, for an index that is handed out anew.
+    ///
+    /// # Errors
+    /// An index beyond the end of the map.
+    pub fn clear_meter(&mut self, index: u32) -> Result<(), Error> {
+        for word in self.meter_words(index)? {
+            word.store(0, Relaxed);
+        }
+        Ok(())
+    }
+
+    /// The counts of all that happened, by [`enforcer_ebpf::verdict::Count::index`], summed over the CPUs.
+    ///
+    /// # Errors
+    /// A failed read.
+    pub fn totals(&self) -> Result<[u64; abi::TOTALS as usize], Error> {
+        let mut totals = [0u64; abi::TOTALS as usize];
+        for (index, total) in (0u32..).zip(&mut totals) {
+            let counts = self.tables.totals.get(&index, 0).map_err(|error| failed(map::TOTALS, "read", error))?;
+            *total = counts.iter().fold(0, |sum, &count| sum.wrapping_add(count));
+        }
+        Ok(totals)
+    }
+
+    /// How full the maps are: KEYS, PRINCIPALS, POLICIES, FLOWS.
+    ///
+    /// A principal counts while it is under a policy, a policy while a principal is under it, and a connection from its
+    /// first data until another takes its place.
+    ///
+    /// # Errors
+    /// None as long as all of them are counted in memory, as now.
+    pub fn fill(&self) -> Result<Vec<MapFill>, Error> {
+        let Tables { key_count, key_capacity, principals, flows, .. } = &self.tables;
+        let mut named = vec![false; abi::POLICIES as usize];
+        let (mut used, mut policies) = (0, 0);
+        for word in principals.words() {
+            let policy = Principal::from_word(word.load(Relaxed)).policy;
+            if policy == 0 {
+                continue;
+            }
+            used += 1;
+            if let Some(named) = named.get_mut(policy as usize).filter(|named| !**named) {
+                *named = true;
+                policies += 1;
+            }
+        }
+        let capacity = principals.words().len() as u64;
+        let places = flows.words().chunks_exact(FLOW_SET).flat_map(|set| &set[FLOW_HASHES..FLOW_HASHES + flow::WAYS]);
+        let (mut connections, mut room) = (0, 0);
+        for hash in places {
+            room += 1;
+            connections += u64::from(hash.load(Relaxed) != 0);
+        }
+        Ok(vec![
+            MapFill { name: map::KEYS, entries: *key_count, capacity: u64::from(*key_capacity) },
+            MapFill { name: map::PRINCIPALS, entries: used, capacity },
+            MapFill { name: map::POLICIES, entries: policies, capacity: u64::from(abi::POLICIES) },
+            MapFill { name: map::FLOWS, entries: connections, capacity: room },
+        ])
+    }
+
+    fn meter_words(&self, index: u32) -> Result<&[AtomicU64; METER], Error> {
+        let words = self.tables.meters.words();
+        let start = index as usize * METER;
+        words
+            .get(start..)
+            .and_then(|words| words.first_chunk())
+            .ok_or_else(|| out_of_range(map::METERS, index, words.len() / METER))
+    }
+}
+
+const fn words<T>() -> usize {
+    size_of::<T>() / size_of::<u64>()
+}
+
+fn take(object: &mut Ebpf, name: &'static str) -> Result<Map, Error> {
+    object.take_map(name).ok_or(Error::Foreign { what: name })
+}
+
+fn typed<T: TryFrom<Map, Error = MapError>>(object: &mut Ebpf, name: &'static str) -> Result<T, Error> {
+    take(object, name)?.try_into().map_err(|error| failed(name, "opened", error))
+}
+
+/// Maps an array whose values are `value_words` words.
+fn mapped(object: &mut Ebpf, name: &'static str, value_words: usize) -> Result<Mapped, Error> {
+    let map = take(object, name)?;
+    let data = array(&map, name)?;
+    let info = data.info().map_err(|error| failed(name, "asked about", error))?;
+    let value_size = value_words * size_of::<u64>();
+    if info.value_size() as usize != value_size {
+        let source = MapError::InvalidValueSize { size: info.value_size() as usize, expected: value_size };
+        return Err(failed(name, "opened", source));
+    }
+    let words = info.max_entries() as usize * value_words;
+    Mapped::new(data.fd().as_fd(), words).map_err(|error| failed(name, "mapped", MapError::IoError(error)))
+}
+
+fn array<'a>(map: &'a Map, name: &'static str) -> Result<&'a MapData, Error> {
+    match map {
+        Map::Array(data) => Ok(data),
+        _ => Err(Error::Foreign { what: name }),
+    }
+}
+
+fn check(map: &'static str, index: u32, capacity: u32) -> Result<(), Error> {
+    if index < capacity { Ok(()) } else { Err(Error::OutOfRange { map, index, capacity }) }
+}
+
+fn out_of_range(map: &'static str, index: u32, capacity: usize) -> Error {
+    Error::OutOfRange { map, index, capacity: capacity as u32 }
+}
+
+fn failed(map: &'static str, action: &'static str, source: MapError) -> Error {
+    Error::Map { map, action, source }
+}
+
+/// The number of the failed system call within a map's error.
+fn errno(error: &MapError) -> Option<i32> {
+    match error {
+        MapError::SyscallError(error) => error.io_error.raw_os_error(),
+        _ => None,
+    }
+}

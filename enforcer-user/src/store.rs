@@ -1,0 +1,533 @@
+//! What survives: principals, their limits and their keys' tags, in SQLite.
+//!
+//! The file is 0600 and holds no key in clear. Its schema is numbered by `user_version`; an older one is brought up
+//! to date when it is opened, a newer one is refused. Every change happens inside [`Store::begin`], which undoes it
+//! unless it is committed, so that the daemon can change the maps in between.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use enforcer_ebpf::abi::KeyTag;
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
+
+use crate::credential;
+use crate::name::Selector;
+use crate::policy::Limits;
+
+/// Each brings the schema from its index to the next; never change one that was released.
+const MIGRATIONS: &[&str] = &["
+    CREATE TABLE install (
+        -- Tag of a fixed text under the install's secret: tells whether the tags below are of this secret.
+        secret_check BLOB NOT NULL CHECK (length(secret_check) = 16)
+    ) STRICT;
+    CREATE TABLE principals (
+        -- Index in the maps PRINCIPALS and METERS; 0 is never given out, a row is never removed.
+        idx     INTEGER PRIMARY KEY CHECK (idx BETWEEN 1 AND 4294967295),
+        name    TEXT NOT NULL UNIQUE,
+        limits  TEXT NOT NULL,
+        -- Seconds since 1970.
+        created INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE keys (
+        tag       BLOB PRIMARY KEY CHECK (length(tag) = 16),
+        principal INTEGER NOT NULL REFERENCES principals (idx),
+        disabled  INTEGER NOT NULL DEFAULT 0 CHECK (disabled IN (0, 1)),
+        created   INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX keys_by_principal ON keys (principal);
+"];
+
+/// `enfc`, so that `file` and other tools can tell whose database this is.
+const APPLICATION_ID: i32 = 0x656e_6663;
+
+/// What [`Store::bind`] tags.
+const SECRET_CHECK: &[u8] = b"enforcer key.secret";
+
+/// Why the store could not be opened, read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file itself.
+    #[error("the store {} cannot be {action}: {source}", path.display())]
+    File {
+        /// The store.
+        path: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// The error of the call.
+        source: io::Error,
+    },
+    /// The schema is of a later release.
+    #[error("the store {} has schema {found}, and this enforcer knows only up to {known}: run a newer enforcer", path.display())]
+    Newer {
+        /// The store.
+        path: PathBuf,
+        /// Its schema.
+        found: i64,
+        /// The newest known here.
+        known: usize,
+    },
+    /// Another program's database.
+    #[error("{} is a database of another program: name another --state-dir", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The keys' tags were made under another secret.
+    #[error(
+        "the store's keys were tagged under another secret than key.secret's: restore the key.secret that belongs to \
+         store.db, or remove both and add the keys again"
+    )]
+    WrongSecret,
+    /// A row that this program would not have written.
+    #[error("the store holds a limit that does not parse, principal `{name}`: {reason}")]
+    Limit {
+        /// The row's principal.
+        name: String,
+        /// The parser's words.
+        reason: String,
+    },
+    /// SQLite refused.
+    #[error("the store cannot be used: {0}")]
+    Sql(#[from] rusqlite::Error),
+}
+
+/// A principal's row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Principal {
+    /// Index in the maps, from 1.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Its limits; their order is that of the meter's buckets.
+    pub limits: Limits,
+}
+
+/// A key's row, with its principal's name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// The keyed tag.
+    pub tag: KeyTag,
+    /// Index of its principal.
+    pub principal: u32,
+    /// Name of its principal.
+    pub name: String,
+    /// Whether it is switched off.
+    pub disabled: bool,
+    /// When it was added, to the second.
+    pub created: Timestamp,
+}
+
+/// The open database.
+#[derive(Debug)]
+pub struct Store {
+    connection: Connection,
+}
+
+/// A change under way; dropped without [`Change::commit`], it never was.
+#[must_use]
+pub struct Change<'s>(rusqlite::Transaction<'s>);
+
+impl Change<'_> {
+    /// Makes the change last.
+    ///
+    /// # Errors
+    /// SQLite could not write; then the change is undone.
+    pub fn commit(self) -> Result<(), Error> {
+        Ok(self.0.commit()?)
+    }
+}
+
+impl Store {
+    /// Opens the store, makes it if there is none, and brings its schema up to date.
+    ///
+    /// # Errors
+    /// The file cannot be opened, is of a later release, or is not a store.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let file = |action| move |source| Error::File { path: path.to_owned(), action, source };
+        // SQLite would make it as the umask says; its WAL files take the modes of this one.
+        fs::OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path).map_err(file("opened"))?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(file("made private (mode 0600)"))?;
+        let connection = Connection::open(path)?;
+        connection.busy_timeout(std::time::Duration::from_secs(5))?;
+        let mut store = Self { connection };
+        store.migrate(path)?;
+        // FULL: a removed key stays removed after a power cut.
+        store.connection.execute_batch(
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA trusted_schema = OFF;",
+        )?;
+        Ok(store)
+    }
+
+    fn migrate(&mut self, path: &Path) -> Result<(), Error> {
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let pragma = |name: &str| transaction.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+        let (found, owner) = (pragma("user_version")?, pragma("application_id")?);
+        let tables: i64 = transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+        if owner != i64::from(APPLICATION_ID) && (owner != 0 || tables != 0) {
+            return Err(Error::Foreign { path: path.to_owned() });
+        }
+        let Some(missing) = usize::try_from(found).ok().and_then(|found| MIGRATIONS.get(found..)) else {
+            return Err(Error::Newer { path: path.to_owned(), found, known: MIGRATIONS.len() });
+        };
+        for migration in missing {
+            transaction.execute_batch(migration)?;
+        }
+        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+        transaction.pragma_update(None, "user_version", MIGRATIONS.len() as i64)?;
+        Ok(transaction.commit()?)
+    }
+
+    /// Ties the store to the install's secret, or checks that it is tied to it already.
+    ///
+    /// # Errors
+    /// [`Error::WrongSecret`] if it is tied to another: every key would be unknown.
+    pub fn bind(&self, secret: [u64; 2]) -> Result<(), Error> {
+        let check = credential::tag_bytes(enforcer_ebpf::key::tag(secret, SECRET_CHECK));
+        let bound: Option<[u8; 16]> =
+            self.connection.query_row("SELECT secret_check FROM install", [], |row| row.get(0)).optional()?;
+        match bound {
+            Some(bound) if bound == check => Ok(()),
+            Some(_) => Err(Error::WrongSecret),
+            None => {
+                self.connection.execute("INSERT INTO install (secret_check) VALUES (?1)", [check])?;
+                Ok(())
+            }
+        }
+    }
+
+    /// Begins a change.
+    ///
+    /// # Errors
+    /// Another process holds the store's write lock.
+    pub fn begin(&self) -> Result<Change<'_>, Error> {
+        Ok(Change(rusqlite::Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate)?))
+    }
+
+    /// The principal of this name.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn principal(&self, name: &str) -> Result<Option<Principal>, Error> {
+        let mut statement =
+            self.connection.prepare_cached("SELECT idx, name, limits FROM principals WHERE name = ?1")?;
+        let row = statement.query_row([name], principal_row).optional()?;
+        row.map(RawPrincipal::parse).transpose()
+    }
+
+    /// All principals, by index.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn principals(&self) -> Result<Vec<Principal>, Error> {
+        let mut statement = self.connection.prepare_cached("SELECT idx, name, limits FROM principals ORDER BY idx")?;
+        let rows = statement.query_map([], principal_row)?;
+        rows.map(|row| row?.parse()).collect()
+    }
+
+    /// Adds a principal, at the next index.
+    ///
+    /// # Errors
+    /// The store cannot be written, or has a principal of this name.
+    pub fn add_principal(&self, name: &str, limits: Limits, now: Timestamp) -> Result<Principal, Error> {
+        let mut statement = self.connection.prepare_cached(
+            "INSERT INTO principals (idx, name, limits, created)
+             SELECT coalesce(max(idx), 0) + 1, ?1, ?2, ?3 FROM principals RETURNING idx",
+        )?;
+        let index = statement.query_row(params![name, limits.to_string(), now.as_second()], |row| row.get(0))?;
+        Ok(Principal { index, name: name.to_owned(), limits })
+    }
+
+    /// Changes a principal's limits.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub fn set_limits(&self, index: u32, limits: &Limits) -> Result<(), Error> {
+        let mut statement = self.connection.prepare_cached("UPDATE principals SET limits = ?2 WHERE idx = ?1")?;
+        statement.execute(params![index, limits.to_string()])?;
+        Ok(())
+    }
+
+    /// All keys, by principal's name, then by age.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn keys(&self) -> Result<Vec<Key>, Error> {
+        let mut statement = self.connection.prepare_cached(
+            "SELECT tag, principal, name, disabled, k.created FROM keys k JOIN principals ON idx = principal
+             ORDER BY name, k.created, tag",
+        )?;
+        let rows = statement.query_map([], key_row)?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// The key of this tag.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn key(&self, tag: KeyTag) -> Result<Option<Key>, Error> {
+        let mut statement = self.connection.prepare_cached(
+            "SELECT tag, principal, name, disabled, k.created FROM keys k JOIN principals ON idx = principal
+             WHERE tag = ?1",
+        )?;
+        Ok(statement.query_row([credential::tag_bytes(tag)], key_row).optional()?)
+    }
+
+    /// The keys that `selector` names: those of its principal, and those whose tag begins with its id.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn selected(&self, selector: &Selector) -> Result<Selected, Error> {
+        let mut by_name = self.connection.prepare_cached(
+            "SELECT tag, principal, name, disabled, k.created FROM keys k JOIN principals ON idx = principal
+             WHERE name = ?1 ORDER BY k.created, tag",
+        )?;
+        let mut by_id = self.connection.prepare_cached(
+            "SELECT tag, principal, name, disabled, k.created FROM keys k JOIN principals ON idx = principal
+             WHERE substr(lower(hex(tag)), 1, length(?1)) = ?1 ORDER BY tag",
+        )?;
+        Ok(Selected {
+            by_name: by_name.query_map([&selector.name], key_row)?.collect::<Result<_, _>>()?,
+            by_id: by_id.query_map([&selector.id], key_row)?.collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// Adds a key to a principal.
+    ///
+    /// # Errors
+    /// The store cannot be written, or has this key.
+    pub fn add_key(&self, tag: KeyTag, principal: u32, now: Timestamp) -> Result<(), Error> {
+        let mut statement =
+            self.connection.prepare_cached("INSERT INTO keys (tag, principal, created) VALUES (?1, ?2, ?3)")?;
+        statement.execute(params![credential::tag_bytes(tag), principal, now.as_second()])?;
+        Ok(())
+    }
+
+    /// Removes a key; its principal stays, with its limits and its meter.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub fn remove_key(&self, tag: KeyTag) -> Result<(), Error> {
+        self.connection.prepare_cached("DELETE FROM keys WHERE tag = ?1")?.execute([credential::tag_bytes(tag)])?;
+        Ok(())
+    }
+
+    /// Switches a key off or on.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub fn set_disabled(&self, tag: KeyTag, disabled: bool) -> Result<(), Error> {
+        let mut statement = self.connection.prepare_cached("UPDATE keys SET disabled = ?2 WHERE tag = ?1")?;
+        statement.execute(params![credential::tag_bytes(tag), disabled])?;
+        Ok(())
+    }
+
+    /// How many keys each principal that has some has, by the principal's index.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn keys_by_principal(&self) -> Result<HashMap<u32, u64>, Error> {
+        let mut statement =
+            self.connection.prepare_cached("SELECT principal, count(*) FROM keys GROUP BY principal")?;
+        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?.unsigned_abs())))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// How many keys and principals there are.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn sizes(&self) -> Result<(u64, u64), Error> {
+        let mut statement =
+            self.connection.prepare_cached("SELECT (SELECT count(*) FROM keys), (SELECT count(*) FROM principals)")?;
+        let (keys, principals): (i64, i64) = statement.query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok((keys.unsigned_abs(), principals.unsigned_abs()))
+    }
+}
+
+/// What a [`Selector`] found.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Selected {
+    /// The keys of the principal of its name.
+    pub by_name: Vec<Key>,
+    /// The keys whose tag begins with its id.
+    pub by_id: Vec<Key>,
+}
+
+struct RawPrincipal {
+    index: u32,
+    name: String,
+    limits: String,
+}
+
+impl RawPrincipal {
+    fn parse(self) -> Result<Principal, Error> {
+        let Self { index, name, limits } = self;
+        match limits.parse() {
+            Ok(limits) => Ok(Principal { index, name, limits }),
+            Err(error) => Err(Error::Limit { name, reason: error.to_string() }),
+        }
+    }
+}
+
+fn principal_row(row: &Row<'_>) -> rusqlite::Result<RawPrincipal> {
+    Ok(RawPrincipal { index: row.get(0)?, name: row.get(1)?, limits: row.get(2)? })
+}
+
+fn key_row(row: &Row<'_>) -> rusqlite::Result<Key> {
+    Ok(Key {
+        tag: credential::tag_from_bytes(row.get(0)?),
+        principal: row.get(1)?,
+        name: row.get(2)?,
+        disabled: row.get(3)?,
+        created: Timestamp::from_second(row.get(4)?).unwrap_or(Timestamp::UNIX_EPOCH),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Fixture {
+        dir: tempfile::TempDir,
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            Self { dir: tempfile::tempdir().expect("a directory") }
+        }
+
+        fn path(&self) -> PathBuf {
+            self.dir.path().join("store.db")
+        }
+
+        fn open(&self) -> Store {
+            Store::open(&self.path()).expect("the store opens")
+        }
+    }
+
+    fn limits(text: &str) -> Limits {
+        text.parse().expect("a limit")
+    }
+
+    fn now() -> Timestamp {
+        Timestamp::from_second(1_700_000_000).expect("a time")
+    }
+
+    const TAG: KeyTag = KeyTag([0x0706_0504_0302_0100, 2]);
+
+    #[test]
+    fn keys_and_limits_survive_a_restart() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
+        let change = store.begin().expect("begins");
+        let alice = store.add_principal("alice", limits("100/minute"), now()).expect("added");
+        store.add_key(TAG, alice.index, now()).expect("added");
+        store.set_disabled(TAG, true).expect("disabled");
+        store.set_limits(alice.index, &limits("5/second; 10/minute algo=fixed")).expect("set");
+        change.commit().expect("commits");
+        drop(store);
+
+        let store = fixture.open();
+        let key = Key { tag: TAG, principal: 1, name: "alice".into(), disabled: true, created: now() };
+        assert_eq!(store.key(TAG).expect("key").as_ref(), Some(&key));
+        assert_eq!(store.keys().expect("keys"), [key]);
+        let alice = store.principal("alice").expect("read").expect("there");
+        assert_eq!((alice.index, alice.limits.to_string().as_str()), (1, "5/second; 10/minute algo=fixed"));
+        assert_eq!(store.sizes().expect("sizes"), (1, 1));
+    }
+
+    #[test]
+    fn a_change_that_is_not_committed_never_was() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
+        let change = store.begin().expect("begins");
+        store.add_principal("alice", limits("1/second"), now()).expect("added");
+        drop(change);
+        assert_eq!(store.principals().expect("principals"), []);
+    }
+
+    #[test]
+    fn a_principal_without_keys_keeps_its_index() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
+        let alice = store.add_principal("alice", limits("1/second"), now()).expect("added");
+        store.add_key(TAG, alice.index, now()).expect("added");
+        store.remove_key(TAG).expect("removed");
+        let bob = store.add_principal("bob", Limits::Unlimited, now()).expect("added");
+        assert_eq!((alice.index, bob.index), (1, 2));
+        assert_eq!(store.principal("alice").expect("read"), Some(alice));
+    }
+
+    #[test]
+    fn finds_keys_by_name_and_by_the_beginning_of_their_tag() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
+        let alice = store.add_principal("00010203", limits("1/second"), now()).expect("added");
+        let bob = store.add_principal("bob", limits("1/second"), now()).expect("added");
+        store.add_key(KeyTag([9, 9]), alice.index, now()).expect("added");
+        store.add_key(TAG, bob.index, now()).expect("added");
+        let found = |text: &str| {
+            let selected = store.selected(&Selector::parse(text).expect("a selector")).expect("read");
+            let names = |keys: Vec<Key>| keys.into_iter().map(|key| key.name).collect::<Vec<_>>();
+            (names(selected.by_name), names(selected.by_id))
+        };
+        assert_eq!(found("00010203"), (vec!["00010203".into()], vec!["bob".into()]));
+        assert_eq!(found("id:0001020304"), (vec![], vec!["bob".into()]));
+        assert_eq!(found("id:0001020305"), (vec![], vec![]));
+        assert_eq!(found("bob"), (vec!["bob".into()], vec![]));
+    }
+
+    #[test]
+    fn the_files_are_private_even_if_they_were_not() {
+        let fixture = Fixture::new();
+        fs::write(fixture.path(), b"").expect("written");
+        fs::set_permissions(fixture.path(), fs::Permissions::from_mode(0o644)).expect("opened up");
+        let store = fixture.open();
+        store.add_principal("alice", limits("1/second"), now()).expect("added");
+        for entry in fs::read_dir(fixture.dir.path()).expect("listed") {
+            let entry = entry.expect("an entry");
+            let mode = entry.metadata().expect("metadata").permissions().mode() & 0o777;
+            assert_eq!(mode, 0o600, "{}", entry.path().display());
+        }
+    }
+
+    #[test]
+    fn numbers_its_schema_and_refuses_a_later_one() {
+        let fixture = Fixture::new();
+        drop(fixture.open());
+        drop(fixture.open());
+        let connection = Connection::open(fixture.path()).expect("opens");
+        let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).expect("read");
+        assert_eq!(version, MIGRATIONS.len() as i64);
+        connection.pragma_update(None, "user_version", 99).expect("written");
+        drop(connection);
+        let error = Store::open(&fixture.path()).expect_err("a later schema").to_string();
+        assert!(
+            error.ends_with("has schema 99, and this enforcer knows only up to 1: run a newer enforcer"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn refuses_another_programs_database() {
+        let fixture = Fixture::new();
+        Connection::open(fixture.path()).expect("opens").execute_batch("CREATE TABLE t (x)").expect("written");
+        assert!(matches!(Store::open(&fixture.path()), Err(Error::Foreign { .. })));
+        fs::write(fixture.path(), "not a database at all, but long enough to be taken for one".repeat(4))
+            .expect("written");
+        assert!(matches!(Store::open(&fixture.path()), Err(Error::Sql(_))));
+    }
+
+    #[test]
+    fn refuses_a_secret_that_its_tags_are_not_of() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
+        store.bind([1, 2]).expect("bound");
+        store.bind([1, 2]).expect("still bound");
+        assert!(matches!(store.bind([1, 3]), Err(Error::WrongSecret)));
+    }
+}

@@ -1,0 +1,143 @@
+//! The figures, as a table for people and as JSON for comparison.
+
+use std::{fmt, fs};
+
+use anyhow::{Context as _, Result};
+use serde::Serialize;
+
+use crate::case::Case;
+
+/// The budget of a decision, DESIGN: ns for each byte of the head …
+const BUDGET_PER_BYTE: f64 = 0.4;
+/// … and ns besides.
+const BUDGET_FIXED: f64 = 200.0;
+
+/// All figures of one run, with what they were taken on.
+#[derive(Serialize)]
+pub(crate) struct Report {
+    schema: &'static str,
+    date: String,
+    command: &'static str,
+    kernel: String,
+    processor: String,
+    rounds: u32,
+    repeat: u32,
+    bare_drop: Figure,
+    decisions: Vec<Decision>,
+}
+
+/// One measured thing: of the rounds' means, in ns.
+#[derive(Serialize)]
+struct Figure {
+    median_ns: u64,
+    least_ns: u64,
+}
+
+#[derive(Serialize)]
+struct Decision {
+    head_bytes: usize,
+    outcome: &'static str,
+    #[serde(flatten)]
+    figure: Figure,
+    budget_ns: f64,
+    /// Median less budget: negative is inside.
+    distance_ns: f64,
+}
+
+impl Report {
+    /// Sums up the rounds.
+    ///
+    /// # Errors
+    /// There was no round, or the system does not say what it is.
+    pub(crate) fn new<'a>(
+        rounds: u32,
+        repeat: u32,
+        bare: &[u64],
+        cases: impl Iterator<Item = (&'a Case, &'a Vec<u64>)>,
+    ) -> Result<Self> {
+        let decision = |(case, figures): (&Case, &Vec<u64>)| -> Result<Decision> {
+            let figure = Figure::of(figures)?;
+            let budget_ns = BUDGET_PER_BYTE * case.head as f64 + BUDGET_FIXED;
+            let distance_ns = figure.median_ns as f64 - budget_ns;
+            Ok(Decision { head_bytes: case.head, outcome: case.outcome, figure, budget_ns, distance_ns })
+        };
+        Ok(Self {
+            schema: "v1",
+            date: jiff::Timestamp::now().round(jiff::Unit::Second)?.to_string(),
+            command: "cargo xtask bench",
+            kernel: read("/proc/sys/kernel/osrelease")?.trim().to_owned(),
+            processor: processor(&read("/proc/cpuinfo")?),
+            rounds,
+            repeat,
+            bare_drop: Figure::of(bare)?,
+            decisions: cases.map(decision).collect::<Result<_>>()?,
+        })
+    }
+
+    /// The figures as JSON.
+    ///
+    /// # Errors
+    /// A figure is no number.
+    pub(crate) fn to_json(&self) -> Result<String> {
+        Ok(serde_json::to_string_pretty(self)? + "\n")
+    }
+}
+
+impl Figure {
+    fn of(figures: &[u64]) -> Result<Self> {
+        let mut sorted = figures.to_vec();
+        sorted.sort_unstable();
+        let median_ns = *sorted.get(sorted.len() / 2).context("nothing was measured")?;
+        Ok(Self { median_ns, least_ns: sorted[0] })
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { schema: _, date, command: _, kernel, processor, rounds, repeat, bare_drop, decisions } = self;
+        writeln!(formatter, "Linux {kernel}, {processor}, {date}")?;
+        writeln!(
+            formatter,
+            "ns per decision, {rounds} rounds of {repeat} runs; budget: {BUDGET_PER_BYTE} × bytes + {BUDGET_FIXED}\n"
+        )?;
+        writeln!(
+            formatter,
+            "{:>10}  {:<10} {:>7} {:>7} {:>7} {:>9}",
+            "head bytes", "outcome", "median", "least", "budget", "distance"
+        )?;
+        let Figure { median_ns, least_ns } = bare_drop;
+        writeln!(formatter, "{:>10}  {:<10} {median_ns:>7} {least_ns:>7}", "any", "bare drop")?;
+        for Decision { head_bytes, outcome, figure: Figure { median_ns, least_ns }, budget_ns, distance_ns } in
+            decisions
+        {
+            writeln!(
+                formatter,
+                "{head_bytes:>10}  {outcome:<10} {median_ns:>7} {least_ns:>7} {budget_ns:>7.0} {distance_ns:>+9.0}"
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn read(path: &str) -> Result<String> {
+    fs::read_to_string(path).with_context(|| format!("cannot read {path}"))
+}
+
+/// The processor's name in /proc/cpuinfo, which some architectures do not give.
+fn processor(information: &str) -> String {
+    let named = information.lines().filter_map(|line| line.strip_prefix("model name")?.split_once(':'));
+    let name = named.map(|(_, name)| name.trim().to_owned()).next();
+    name.unwrap_or_else(|| "unnamed processor".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Figure;
+
+    #[test]
+    fn a_figure_is_the_median_and_the_least_of_its_rounds() {
+        let figure = Figure::of(&[9, 1, 5, 100, 6]).expect("five rounds");
+        assert_eq!((figure.median_ns, figure.least_ns), (6, 1));
+        assert!(Figure::of(&[]).is_err());
+    }
+}

@@ -1,0 +1,62 @@
+//! A limiter's state as host threads share it, in place of the kernel's map.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use enforcer_ebpf::abi::{Algorithm, Bucket, Limit};
+use enforcer_ebpf::limit::{Cell, Cells, TICK_NS};
+
+/// The words of one bucket.
+#[derive(Debug, Default)]
+pub struct Shared {
+    window: AtomicU64,
+    counts: AtomicU64,
+    arrival: AtomicU64,
+}
+
+/// One of the words.
+#[derive(Clone, Copy, Debug)]
+pub struct Word<'a>(&'a AtomicU64);
+
+impl Cell for Word<'_> {
+    fn load(&self) -> u64 {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    fn swap(&self, old: u64, new: u64) -> bool {
+        self.0.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+}
+
+impl Shared {
+    /// The words as the limiter takes them.
+    #[must_use]
+    pub fn cells(&self) -> Cells<Word<'_>> {
+        Cells { window: Word(&self.window), counts: Word(&self.counts), arrival: Word(&self.arrival) }
+    }
+
+    /// The words as they lie in the map.
+    #[must_use]
+    pub fn bucket(&self) -> Bucket {
+        let Cells { window, counts, arrival } = self.cells();
+        Bucket { window: window.load(), counts: counts.load(), arrival: arrival.load() }
+    }
+}
+
+/// A sliding limit of `count` in `window` ns, a multiple of [`TICK_NS`].
+#[must_use]
+pub fn sliding(count: u32, window: u64) -> Limit {
+    Limit { algorithm: Algorithm::Sliding as u32, count, window: window / TICK_NS, interval: 0, tolerance: 0 }
+}
+
+/// A fixed limit of `count` in `window` ns, a multiple of [`TICK_NS`].
+#[must_use]
+pub fn fixed(count: u32, window: u64) -> Limit {
+    Limit { algorithm: Algorithm::Fixed as u32, ..sliding(count, window) }
+}
+
+/// A GCRA limit: one request each `interval` ns, `burst` of them at once.
+#[must_use]
+pub fn gcra(burst: u32, interval: u64) -> Limit {
+    let tolerance = u64::from(burst.saturating_sub(1)) * interval;
+    Limit { algorithm: Algorithm::Gcra as u32, count: burst, window: 0, interval, tolerance }
+}

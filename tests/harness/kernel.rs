@@ -1,0 +1,165 @@
+//! The BPF object in the running kernel, attached to nothing: packets go in by BPF_PROG_TEST_RUN.
+
+use std::borrow::BorrowMut;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail, ensure};
+use aya::maps::{Array, HashMap, MapData, PerCpuArray};
+use aya::programs::{TestRun, TestRunOptions, Xdp};
+use aya::{Ebpf, EbpfLoader, Pod, TestRunResult};
+use enforcer_ebpf::abi::{Key, KeyTag, Meter, Policy, Principal, Service, TOTALS, global, map};
+
+use crate::reader::SECRET;
+use crate::tables::Tables;
+use crate::world::Fate;
+use crate::{enforcer, root};
+
+/// XDP's action codes (include/uapi/linux/bpf.h).
+const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
+
+/// The object that the daemon embeds: the one that `ENFORCER_BPF_OBJECT` names, else the build's.
+fn object() -> Result<Vec<u8>> {
+    let path = match std::env::var_os("ENFORCER_BPF_OBJECT") {
+        Some(path) => PathBuf::from(path),
+        None => {
+            // The daemon's build leaves it in the target folder, beside the profile's.
+            let binary = enforcer::binary()?;
+            let target = binary.parent().and_then(|profile| profile.parent());
+            target.context("no target folder")?.join("bpf/bpfel-unknown-none/bpf/enforcer-bpf")
+        }
+    };
+    std::fs::read(&path).with_context(|| format!("reading the BPF object {}", path.display()))
+}
+
+/// A program of the object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// The one that is attached to interfaces.
+    Attached,
+    /// The one that judges each packet as the first of its connection, whatever was before.
+    Judge,
+}
+
+impl Program {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Attached => "enforcer_xdp",
+            Self::Judge => "bench_judge",
+        }
+    }
+}
+
+/// The object with one of its programs loaded.
+pub struct Loaded {
+    object: Ebpf,
+    program: Program,
+}
+
+impl Loaded {
+    /// Loads the object and a program of it, and writes the tables.
+    ///
+    /// # Errors
+    /// Without root, or when the kernel refuses the object or a table.
+    pub fn new(program: Program, tables: &Tables) -> Result<Self> {
+        root::require()?;
+        let mut object = EbpfLoader::new()
+            .override_global(global::KEY_SECRET, &SECRET, true)
+            .override_global(global::FLOW_SECRET, &SECRET, true)
+            .load(&object()?)
+            .context("loading the BPF object")?;
+        let xdp: &mut Xdp = object.program_mut(program.name()).context("no such program")?.try_into()?;
+        xdp.load().with_context(|| format!("loading {}", program.name()))?;
+        let mut loaded = Self { object, program };
+        loaded.write(tables)?;
+        Ok(loaded)
+    }
+
+    /// Writes the tables over those that were written before.
+    ///
+    /// # Errors
+    /// When a map cannot be written.
+    pub fn write(&mut self, tables: &Tables) -> Result<()> {
+        for (slot, (&port, service)) in (0u32..).zip(&tables.services) {
+            self.array::<Service>(map::SERVICES)?.set(slot, service, 0)?;
+            self.array::<u32>(map::PORTS)?.set(u32::from(port), slot + 1, 0)?;
+        }
+        let keys = self.object.map_mut(map::KEYS).context("no map of keys")?;
+        let mut keys: HashMap<_, KeyTag, Key> = keys.try_into()?;
+        for (tag, key) in &tables.keys {
+            keys.insert(tag, key, 0)?;
+        }
+        for (slot, (&principal, policy)) in (1u32..).zip(&tables.policies) {
+            self.array::<Policy>(map::POLICIES)?.set(slot, policy, 0)?;
+            self.array::<u64>(map::PRINCIPALS)?.set(principal, Principal { policy: slot }.to_word(), 0)?;
+        }
+        Ok(())
+    }
+
+    fn array<V: Pod>(&mut self, name: &str) -> Result<Array<impl BorrowMut<MapData>, V>> {
+        let map = self.object.map_mut(name).with_context(|| format!("no map {name}"))?;
+        Ok(Array::try_from(map)?)
+    }
+
+    fn run(&self, options: TestRunOptions<'_>) -> Result<TestRunResult> {
+        let program: &Xdp = self.object.program(self.program.name()).context("no such program")?.try_into()?;
+        program.test_run(options).context("BPF_PROG_TEST_RUN")
+    }
+
+    /// Hands a frame to the program.
+    ///
+    /// # Errors
+    /// When the kernel refuses the run, or the program answers another action than pass and drop.
+    pub fn judge(&self, frame: &[u8]) -> Result<Fate> {
+        let mut out = vec![0; frame.len() + 256];
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(frame);
+        options.data_out = Some(&mut out);
+        let result = self.run(options)?;
+        match result.return_value {
+            XDP_PASS => {
+                out.truncate(result.data_size_out as usize);
+                Ok(Fate::Passed(out))
+            }
+            XDP_DROP => Ok(Fate::Dropped),
+            other => bail!("the program answered {other}"),
+        }
+    }
+
+    /// Hands a frame to the program `times` times.
+    ///
+    /// # Errors
+    /// When the kernel refuses the run, or the program answers another action than pass and drop.
+    pub fn repeat(&self, frame: &[u8], times: u32) -> Result<()> {
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(frame);
+        options.repeat = times;
+        let result = self.run(options)?;
+        ensure!([XDP_DROP, XDP_PASS].contains(&result.return_value), "the program answered {}", result.return_value);
+        Ok(())
+    }
+
+    /// The counters over all CPUs, by [`enforcer_ebpf::verdict::Count::index`].
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn totals(&self) -> Result<[u64; TOTALS as usize]> {
+        let map = self.object.map(map::TOTALS).context("no map of totals")?;
+        let map: PerCpuArray<_, u64> = map.try_into()?;
+        let mut totals = [0; TOTALS as usize];
+        for (index, total) in (0..).zip(&mut totals) {
+            *total = map.get(&index, 0)?.iter().sum();
+        }
+        Ok(totals)
+    }
+
+    /// What is kept about a principal.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn meter(&self, principal: u32) -> Result<Meter> {
+        let map = self.object.map(map::METERS).context("no map of meters")?;
+        let map: Array<_, Meter> = map.try_into()?;
+        Ok(map.get(&principal, 0)?)
+    }
+}

@@ -1,0 +1,146 @@
+//! The guarded application: a real gunicorn that serves one of `apps/` unchanged, with a count of what it executed.
+
+use std::fs;
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use tempfile::TempDir;
+
+use crate::folder;
+use crate::netns::Namespace;
+use crate::process::{Process, wait_for};
+
+/// How gunicorn's workers serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Workers {
+    /// One connection at a time, closed after one request.
+    Sync(usize),
+    /// Four threads each; connections are kept.
+    Threads(usize),
+}
+
+impl Workers {
+    const fn count(self) -> usize {
+        match self {
+            Self::Sync(count) | Self::Threads(count) => count,
+        }
+    }
+}
+
+/// A request that the app has executed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Executed {
+    /// The key as the app saw it; `-` for none.
+    pub key: String,
+    /// The method.
+    pub method: String,
+    /// The path.
+    pub path: String,
+    /// The worker's process id.
+    pub worker: u32,
+}
+
+/// A running application.
+#[derive(Debug)]
+pub struct Origin {
+    process: Process,
+    log: PathBuf,
+    /// Where it listens.
+    pub address: SocketAddr,
+    _folder: TempDir,
+}
+
+/// A program of the tests' virtual environment.
+///
+/// # Errors
+/// When it is not there; says how to make it.
+pub fn venv(program: &str) -> Result<PathBuf> {
+    let path = folder().join("../target/venv/bin").join(program);
+    ensure!(path.exists(), "{} is missing: `cargo xtask setup --tests` installs it", path.display());
+    Ok(path)
+}
+
+impl Origin {
+    /// Starts `app` (a file of `apps/`, without `.py`) in `namespace` and waits until all its workers are up.
+    ///
+    /// # Errors
+    /// When it does not come up; with what it printed.
+    pub fn start(namespace: &Namespace, app: &str, workers: Workers, address: SocketAddr) -> Result<Self> {
+        let temporary = tempfile::tempdir()?;
+        let log = temporary.path().join("executed");
+        fs::write(&log, "")?;
+        // The wildcard of the family: what the enforcer sees must not depend on how the server is bound.
+        let bind = match address.ip() {
+            IpAddr::V4(_) => format!("0.0.0.0:{}", address.port()),
+            IpAddr::V6(_) => format!("[::]:{}", address.port()),
+        };
+        let mut command = namespace.command(venv("gunicorn")?);
+        command.args(["--bind", &bind, "--workers", &workers.count().to_string()]);
+        match workers {
+            Workers::Sync(_) => command.args(["--worker-class", "sync"]),
+            Workers::Threads(_) => command.args(["--worker-class", "gthread", "--threads", "4", "--keep-alive", "30"]),
+        };
+        command.args(["--timeout", "120", "--graceful-timeout", "1", "--log-level", "warning", "--no-control-socket"]);
+        command.arg("--chdir").arg(folder().join("apps")).arg(format!("{app}:app"));
+        command.env("EXECUTION_LOG", &log).env("PYTHONDONTWRITEBYTECODE", "1");
+        let mut process = Process::start(command, &temporary.path().join("output"))?;
+        wait_for("gunicorn and its workers", || {
+            if let Some(status) = process.ended()? {
+                bail!("gunicorn ended with {status}: {}", process.output());
+            }
+            let up = process.children().len() == workers.count()
+                && namespace.run(|| Ok(TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok()))?;
+            Ok(up.then_some(()))
+        })?;
+        Ok(Self { process, log, address, _folder: temporary })
+    }
+
+    /// Its master process's id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// The requests executed so far, in their order.
+    ///
+    /// # Errors
+    /// When the record cannot be read or understood.
+    pub fn executed(&self) -> Result<Vec<Executed>> {
+        read_record(&self.log)
+    }
+
+    /// How many requests with this key were executed; `-` for requests without a key.
+    ///
+    /// # Errors
+    /// When the record cannot be read or understood.
+    pub fn executed_with(&self, key: &str) -> Result<usize> {
+        Ok(self.executed()?.iter().filter(|request| request.key == key).count())
+    }
+
+    /// Waits until `count` requests have been executed in all, and fails if there are more.
+    ///
+    /// # Errors
+    /// When there are fewer or more.
+    pub fn await_executed(&self, count: usize) -> Result<Vec<Executed>> {
+        let executed = wait_for("the app to execute its requests", || {
+            let executed = self.executed()?;
+            Ok((executed.len() >= count).then_some(executed))
+        })?;
+        ensure!(executed.len() == count, "the app executed {} requests, not {count}", executed.len());
+        Ok(executed)
+    }
+}
+
+fn read_record(path: &Path) -> Result<Vec<Executed>> {
+    let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+    text.lines()
+        .map(|line| {
+            let [key, method, path, worker] = line.split('\t').collect::<Vec<_>>()[..] else {
+                bail!("no record of an execution: {line:?}");
+            };
+            Ok(Executed { key: key.into(), method: method.into(), path: path.into(), worker: worker.parse()? })
+        })
+        .collect()
+}

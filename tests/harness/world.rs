@@ -1,0 +1,161 @@
+//! The host's world for the judge: the kernel's part played by plain memory, to hold the loaded program against.
+
+use std::cell::{Cell as StdCell, RefCell, RefMut};
+use std::collections::BTreeMap;
+
+use enforcer_ebpf::abi::{Key, KeyTag, LIMITS, Meter, Policy, Service, TOTALS};
+use enforcer_ebpf::flow::{Flow, Set, Socket};
+use enforcer_ebpf::http::bytes::Window;
+use enforcer_ebpf::judge::{self, Scan, Scratch, Sum, Tally, Verdict, World};
+use enforcer_ebpf::limit;
+use enforcer_ebpf::verdict::Count;
+use enforcer_ebpf::wire::{HEAD, Tuple};
+
+use crate::bucket::Shared;
+use crate::reader::SECRET;
+use crate::tables::Tables;
+
+/// Sets of the table of connections, a power of two.
+const SETS: usize = 256;
+
+/// What becomes of a frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// Goes on as these bytes.
+    Passed(Vec<u8>),
+    /// Ends.
+    Dropped,
+}
+
+/// All state that outlives a packet.
+pub struct Host {
+    tables: Tables,
+    buckets: BTreeMap<u32, [Shared; LIMITS]>,
+    meters: RefCell<BTreeMap<u32, Meter>>,
+    totals: RefCell<[u64; TOTALS as usize]>,
+    sets: Vec<RefCell<Set>>,
+    scratch: RefCell<Box<Scratch>>,
+    now: StdCell<u64>,
+}
+
+/// One packet in the host's world.
+struct Packet<'m> {
+    host: &'m Host,
+    frame: &'m [u8],
+}
+
+impl Host {
+    /// A world with these tables.
+    #[must_use]
+    pub fn new(tables: &Tables) -> Self {
+        Self {
+            tables: tables.clone(),
+            buckets: tables.policies.keys().map(|&principal| (principal, Default::default())).collect(),
+            meters: RefCell::default(),
+            totals: RefCell::new([0; TOTALS as usize]),
+            sets: (0..SETS).map(|_| RefCell::default()).collect(),
+            scratch: RefCell::default(),
+            now: StdCell::new(1 << 40),
+        }
+    }
+
+    /// Judges a frame.
+    pub fn judge(&self, frame: &[u8]) -> Fate {
+        self.now.set(self.now.get() + 1000);
+        let mut scratch = self.scratch.borrow_mut();
+        let head = frame.len().min(HEAD as usize);
+        scratch.head.bytes_mut()[..head].copy_from_slice(&frame[..head]);
+        match judge::packet(&Packet { host: self, frame }, &mut scratch, frame.len() as u32) {
+            Verdict::Pass => Fate::Passed(frame.to_vec()),
+            Verdict::Drop => Fate::Dropped,
+            Verdict::Rewritten(rewrite) => {
+                let mut bytes = frame[..rewrite.frame as usize].to_vec();
+                let head = rewrite.head as usize;
+                bytes[..head].copy_from_slice(&scratch.head.bytes_mut()[..head]);
+                Fate::Passed(bytes)
+            }
+        }
+    }
+
+    /// The counters, by [`Count::index`].
+    #[must_use]
+    pub fn totals(&self) -> [u64; TOTALS as usize] {
+        *self.totals.borrow()
+    }
+
+    /// A principal's counts; its buckets are left empty.
+    #[must_use]
+    pub fn meter(&self, principal: u32) -> Meter {
+        self.meters.borrow().get(&principal).copied().unwrap_or_default()
+    }
+}
+
+impl<'m> World<'m> for Packet<'m> {
+    type Guard = RefMut<'m, Set>;
+
+    fn now(&self) -> u64 {
+        self.host.now.get()
+    }
+
+    fn service(&self, port: u16) -> Option<&'m Service> {
+        self.host.tables.services.get(&port)
+    }
+
+    fn flow_secret(&self) -> [u64; 2] {
+        SECRET
+    }
+
+    fn key_secret(&self) -> [u64; 2] {
+        SECRET
+    }
+
+    fn lock(&self, hash: u64) -> Option<RefMut<'m, Set>> {
+        self.host.sets[hash as usize & (SETS - 1)].try_borrow_mut().ok()
+    }
+
+    fn socket(&self, _: &Tuple) -> Socket {
+        Socket::Absent
+    }
+
+    fn load(&self, window: &mut Window, at: u32, len: u32) -> bool {
+        let Some(bytes) = self.frame.get(at as usize..).and_then(|rest| rest.get(..len as usize)) else { return false };
+        window.fresh()[..bytes.len()].copy_from_slice(bytes);
+        true
+    }
+
+    fn key(&self, tag: KeyTag) -> Option<Key> {
+        self.host.tables.keys.get(&tag).copied()
+    }
+
+    fn policy(&self, principal: u32) -> Option<&'m Policy> {
+        self.host.tables.policies.get(&principal)
+    }
+
+    fn charge(&self, principal: u32, policy: &'m Policy, now: u64) -> bool {
+        let Some(buckets) = self.host.buckets.get(&principal) else { return false };
+        limit::charge_all(&std::array::from_fn(|index| buckets[index].cells()), policy, now, 1).is_ok()
+    }
+
+    fn tally(&self, principal: u32, tally: Tally) {
+        let mut meters = self.host.meters.borrow_mut();
+        let meter = meters.entry(principal).or_default();
+        match tally {
+            Tally::Allowed => meter.allowed += 1,
+            Tally::Limited => meter.limited += 1,
+            Tally::Denied => meter.denied += 1,
+            Tally::WouldRefuse => meter.would_refuse += 1,
+        }
+    }
+
+    fn count(&self, count: Count) {
+        self.host.totals.borrow_mut()[count.index() as usize] += 1;
+    }
+
+    fn drive(&self, scan: &mut Scan, window: &mut Window, service: &'m Service, flow: &mut Flow) {
+        while judge::step(self, scan, window, service, flow) {}
+    }
+
+    fn drive_sum(&self, sum: &mut Sum, window: &mut Window) {
+        while judge::sum_step(self, sum, window) {}
+    }
+}

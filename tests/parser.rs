@@ -1,0 +1,308 @@
+//! The HTTP machine on the corpus, on generated requests and beside another parser, however the bytes are cut.
+
+use anyhow::{Result, ensure};
+use enforcer_ebpf::abi::KeyTag;
+use enforcer_ebpf::http::Refusal;
+use enforcer_ebpf::key;
+use enforcer_tests::corpus::{self, Case, Expected};
+use enforcer_tests::reader::{Reader, SECRET, Seen};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+fn expected(case: &Case) -> Vec<Result<Option<KeyTag>, Refusal>> {
+    case.expected
+        .iter()
+        .map(|expected| match expected {
+            Expected::Keyed(value) => Ok(Some(key::tag(SECRET, value.as_bytes()))),
+            Expected::Unkeyed => Ok(None),
+            &Expected::Refused(reason, kind) => Err(Refusal { reason, kind }),
+        })
+        .collect()
+}
+
+fn outcomes(reader: &Reader) -> Vec<Result<Option<KeyTag>, Refusal>> {
+    let outcome = |seen: &Seen| match *seen {
+        Seen::Head { key, .. } => Ok(key),
+        Seen::Refused(refusal) => Err(refusal),
+    };
+    reader.seen().iter().map(outcome).collect()
+}
+
+#[test]
+fn the_corpus_is_read_as_it_says() -> Result<()> {
+    let cases = corpus::load()?;
+    ensure!(cases.len() >= 150, "only {} cases were found", cases.len());
+    for case in &cases {
+        let reader = Reader::read([&case.stream[..]]);
+        assert_eq!(outcomes(&reader), expected(case), "{}", case.name);
+        let refused = outcomes(&reader).iter().any(Result::is_err);
+        assert!(refused || reader.is_between_requests() == case.whole, "{}: ends elsewhere", case.name);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_cut_at_any_byte_changes_no_verdict() -> Result<()> {
+    for case in corpus::load()? {
+        let whole = Reader::read([&case.stream[..]]);
+        for cut in 0..=case.stream.len() {
+            let (first, second) = case.stream.split_at(cut);
+            let reader = Reader::read([first, second]);
+            assert_eq!(reader.seen(), whole.seen(), "{} cut at {cut}", case.name);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_segment_for_each_byte_changes_no_verdict() -> Result<()> {
+    for case in corpus::load()? {
+        for size in [1, 2, 3, 7, 8, 9, 31, 32, 33, 63, 64, 65] {
+            let reader = Reader::read(case.stream.chunks(size));
+            let whole = Reader::read([&case.stream[..]]);
+            assert_eq!(reader.seen(), whole.seen(), "{} in segments of {size}", case.name);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn the_corpus_differs_from_httparse_only_by_refusing_more() -> Result<()> {
+    for case in corpus::load()? {
+        if let Err(difference) = compare(&case.stream) {
+            panic!("{}: {difference}", case.name);
+        }
+    }
+    Ok(())
+}
+
+/// Cuts a stream at these places.
+fn cut<'a>(stream: &'a [u8], places: &[prop::sample::Index]) -> Vec<&'a [u8]> {
+    let mut cuts: Vec<usize> = places.iter().map(|place| place.index(stream.len() + 1)).collect();
+    cuts.sort_unstable();
+    let mut segments = Vec::new();
+    let mut begin = 0;
+    for end in cuts.into_iter().chain([stream.len()]) {
+        segments.push(&stream[begin..end]);
+        begin = end;
+    }
+    segments
+}
+
+/// One request as another parser reads it: its key, if any, and where its head and its body end.
+struct Oracle {
+    keys: Vec<Vec<u8>>,
+    head: usize,
+    end: Option<usize>,
+}
+
+/// The request at the front of `bytes` as httparse reads it; `None` if it refuses it or needs more.
+fn oracle(bytes: &[u8]) -> Option<Oracle> {
+    let mut fields = [httparse::EMPTY_HEADER; 256];
+    let mut request = httparse::Request::new(&mut fields);
+    let httparse::Status::Complete(head) = request.parse(bytes).ok()? else { return None };
+    let values = |name: &str| -> Vec<Vec<u8>> {
+        let named = |field: &&httparse::Header<'_>| field.name.eq_ignore_ascii_case(name);
+        request.headers.iter().filter(named).map(|field| field.value.trim_ascii().to_vec()).collect()
+    };
+    let end = match (values("content-length").first(), values("transfer-encoding").first()) {
+        (None, None) => Some(head),
+        (Some(length), _) => {
+            let length: Option<usize> = std::str::from_utf8(length).ok().and_then(|length| length.parse().ok());
+            length.and_then(|length| head.checked_add(length)).filter(|end| *end <= bytes.len())
+        }
+        (None, Some(_)) => chunked_end(bytes, head),
+    };
+    Some(Oracle { keys: values("x-api-key"), head, end })
+}
+
+/// Where the chunked body that begins at `at` ends, without trailers.
+fn chunked_end(bytes: &[u8], mut at: usize) -> Option<usize> {
+    loop {
+        let httparse::Status::Complete((begin, size)) = httparse::parse_chunk_size(bytes.get(at..)?).ok()? else {
+            return None;
+        };
+        at = at.checked_add(begin)?.checked_add(usize::try_from(size).ok()?)?;
+        if bytes.get(at..at.checked_add(2)?)? != b"\r\n" {
+            return None;
+        }
+        at += 2;
+        if size == 0 {
+            return Some(at);
+        }
+    }
+}
+
+/// Holds each head that the machine accepts against the other parser: there it must be a head too, with the same key,
+/// that ends at the same byte, in a request that ends where the machine's does.
+fn compare(stream: &[u8]) -> Result<(), String> {
+    let mut begin = 0;
+    for seen in Reader::read([stream]).seen() {
+        let &Seen::Head { key, at } = seen else { return Ok(()) };
+        let Some(oracle) = oracle(&stream[begin..]) else {
+            return Err(format!("httparse reads no head at {begin}, the machine one that ends at {at}"));
+        };
+        if begin + oracle.head != at {
+            return Err(format!("the head at {begin} ends at {} for httparse, at {at} for us", begin + oracle.head));
+        }
+        let keys: Vec<KeyTag> = oracle.keys.iter().map(|value| key::tag(SECRET, value)).collect();
+        if keys != Vec::from_iter(key) {
+            return Err(format!("httparse sees the keys {:?} at {begin}", oracle.keys));
+        }
+        match oracle.end {
+            Some(end) => begin += end,
+            // What follows belongs to a body that has not all come, or that the machine refuses.
+            None => begin = stream.len(),
+        }
+    }
+    Ok(())
+}
+
+/// A request that is valid, with its key.
+fn valid_request() -> impl Strategy<Value = (Vec<u8>, Option<String>)> {
+    let method = prop_oneof![Just("GET".to_owned()), Just("POST".to_owned()), "[A-Z][A-Z!#$%&'*+.^_`|~0-9-]{0,14}"]
+        .prop_filter("not ours to pass", |method| !["CONNECT", "PRI"].contains(&method.as_str()));
+    let target = prop_oneof![Just("/".to_owned()), "/[!-~]{0,60}", "http://t/[!-~]{0,20}"];
+    let name = "[A-Wa-w][A-Za-z0-9!#$%&'*+.^`|~-]{0,50}".prop_filter("a name that matters", |name| {
+        let special = ["content-length", "transfer-encoding", "host", "upgrade", "http2-settings"];
+        !special.contains(&name.to_ascii_lowercase().as_str())
+    });
+    let field = (name, "[ \t]{0,3}", "[\t -~\u{80}-\u{ff}]{0,90}");
+    let key = prop::option::of(("[xX]-[aA][pP][iI]-[kK][eE][yY]", "[ \t]{0,40}", "[!-~]{8,128}", "[ \t]{0,40}"));
+    let body = prop_oneof![
+        4 => Just(Body::None),
+        2 => vec(any::<u8>(), 0..200).prop_map(Body::Length),
+        2 => vec(vec(any::<u8>(), 1..100), 0..5).prop_map(Body::Chunked),
+    ];
+    (method, target, prop_oneof![Just("1.1"), Just("1.0")], vec(field, 0..12), key, any::<prop::sample::Index>(), body)
+        .prop_map(|(method, target, version, fields, key, place, body)| {
+            let version = if matches!(body, Body::Chunked(_)) { "1.1" } else { version };
+            let mut lines: Vec<String> =
+                fields.iter().map(|(name, blank, value)| format!("{name}:{blank}{value}")).collect();
+            let place = place.index(lines.len() + 1);
+            if let Some((name, before, value, after)) = &key {
+                lines.insert(place, format!("{name}:{before}{value}{after}"));
+            }
+            lines.extend(body.field());
+            let text = format!(
+                "{method} {target} HTTP/{version}\r\n{}\r\n",
+                lines.iter().map(|line| format!("{line}\r\n")).collect::<String>()
+            );
+            let mut bytes: Vec<u8> = text.chars().map(|letter| letter as u8).collect();
+            bytes.extend(body.bytes());
+            (bytes, key.map(|(_, _, value, _)| value))
+        })
+}
+
+#[derive(Clone, Debug)]
+enum Body {
+    None,
+    Length(Vec<u8>),
+    Chunked(Vec<Vec<u8>>),
+}
+
+impl Body {
+    fn field(&self) -> Option<String> {
+        match self {
+            Self::None => None,
+            Self::Length(bytes) => Some(format!("Content-Length: {}", bytes.len())),
+            Self::Chunked(_) => Some("Transfer-Encoding: chunked".to_owned()),
+        }
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        match self {
+            Self::None => Vec::new(),
+            Self::Length(bytes) => bytes.clone(),
+            Self::Chunked(chunks) => {
+                let mut bytes = Vec::new();
+                for chunk in chunks {
+                    bytes.extend(format!("{:x}\r\n", chunk.len()).into_bytes());
+                    bytes.extend(chunk);
+                    bytes.extend(b"\r\n");
+                }
+                bytes.extend(b"0\r\n\r\n");
+                bytes
+            }
+        }
+    }
+}
+
+/// A change of one byte: what servers disagree about most, or anything.
+#[derive(Clone, Copy, Debug)]
+enum Change {
+    Insert(u8),
+    Replace(u8),
+    Remove,
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let byte = prop_oneof![prop::sample::select(b"\r\n\t :;,-_\0\x0b\x7f\x80\xff0aFxX".to_vec()), any::<u8>()];
+    prop_oneof![byte.clone().prop_map(Change::Insert), byte.prop_map(Change::Replace), Just(Change::Remove)]
+}
+
+fn apply(stream: &mut Vec<u8>, place: prop::sample::Index, change: Change) {
+    let at = place.index(stream.len());
+    match change {
+        Change::Insert(byte) => stream.insert(at, byte),
+        Change::Replace(byte) => stream[at] = byte,
+        Change::Remove => {
+            stream.remove(at);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn valid_requests_are_all_read_however_they_are_cut(
+        requests in vec(valid_request(), 1..6), cuts in vec(any::<prop::sample::Index>(), 0..12),
+    ) {
+        let stream: Vec<u8> = requests.iter().flat_map(|(bytes, _)| bytes.clone()).collect();
+        let keys: Vec<_> = requests
+            .iter()
+            .map(|(_, value)| Ok(value.as_ref().map(|value| key::tag(SECRET, value.as_bytes()))))
+            .collect();
+        let reader = Reader::read(cut(&stream, &cuts));
+        prop_assert_eq!(outcomes(&reader), keys, "{}", String::from_utf8_lossy(&stream));
+        prop_assert!(reader.is_between_requests());
+        prop_assert_eq!(compare(&stream), Ok(()));
+    }
+
+    #[test]
+    fn damaged_requests_differ_from_httparse_only_by_refusal_and_never_by_their_cuts(
+        requests in vec(valid_request(), 1..4),
+        changes in vec((any::<prop::sample::Index>(), change()), 1..6),
+        cuts in vec(any::<prop::sample::Index>(), 0..12),
+    ) {
+        let mut stream: Vec<u8> = requests.iter().flat_map(|(bytes, _)| bytes.clone()).collect();
+        for (place, change) in changes {
+            apply(&mut stream, place, change);
+        }
+        let whole = Reader::read([&stream[..]]);
+        let reader = Reader::read(cut(&stream, &cuts));
+        prop_assert_eq!(reader.seen(), whole.seen(), "{}", String::from_utf8_lossy(&stream));
+        prop_assert_eq!(compare(&stream), Ok(()), "{}", String::from_utf8_lossy(&stream));
+    }
+
+    #[test]
+    fn damaged_cases_of_the_corpus_differ_from_httparse_only_by_refusal_and_never_by_their_cuts(
+        case in any::<prop::sample::Index>(),
+        changes in vec((any::<prop::sample::Index>(), change()), 1..4),
+        cuts in vec(any::<prop::sample::Index>(), 0..12),
+    ) {
+        let mut stream = CORPUS.with(|cases| case.get(cases).stream.clone());
+        for (place, change) in changes {
+            apply(&mut stream, place, change);
+        }
+        let whole = Reader::read([&stream[..]]);
+        let reader = Reader::read(cut(&stream, &cuts));
+        prop_assert_eq!(reader.seen(), whole.seen(), "{}", String::from_utf8_lossy(&stream));
+        prop_assert_eq!(compare(&stream), Ok(()), "{}", String::from_utf8_lossy(&stream));
+    }
+}
+
+thread_local! {
+    static CORPUS: Vec<Case> = corpus::load().expect("the corpus is read by other tests too");
+}

@@ -1,0 +1,605 @@
+//! What becomes of packets: one behaviour a test, for the host library alone and for the loaded program beside it.
+//!
+//! The addresses belong to nobody here, so every connection is one that the host forwards: it is anchored by its SYN.
+
+use std::net::SocketAddr;
+
+use anyhow::{Result, ensure};
+use enforcer_ebpf::abi::{Key, Meter, Service, TOTALS};
+use enforcer_ebpf::verdict::{Action, Count, Event, Malformation, Reason};
+use enforcer_tests::bucket::sliding;
+use enforcer_tests::client::get;
+use enforcer_tests::corpus::{self, Expected, KEY};
+use enforcer_tests::kernel::Loaded;
+use enforcer_tests::packet::{Frame, QINQ, VLAN, flag};
+use enforcer_tests::tables::Tables;
+use enforcer_tests::world::{Fate, Host};
+use etherparse::{NetHeaders, PacketHeaders, TcpHeader, TransportHeader};
+
+const HOUR: u64 = 3600 * 1_000_000_000;
+const DISABLED: &str = "disabled_key";
+const EXPIRED: &str = "expired_key_1";
+const FEW: &str = "key_of_a_few_requests";
+const BEGIN: u32 = 0xffff_ff00;
+
+fn tables() -> Tables {
+    let mut tables = Tables::new()
+        .with_key(KEY, 1, 0)
+        .with_key("other_key_1", 1, 0)
+        .with_key("other_key_2", 2, 0)
+        .with_key("other_key_3", 3, 0)
+        .with_key(DISABLED, 1, Key::DISABLED)
+        .with_key(EXPIRED, 1, 0)
+        .with_key(FEW, 4, 0)
+        .with_limits(1, &[sliding(1_000_000, HOUR)])
+        .with_limits(2, &[sliding(1_000_000, HOUR)])
+        .with_limits(3, &[])
+        .with_limits(4, &[sliding(3, HOUR)]);
+    let tag = enforcer_ebpf::key::tag(enforcer_tests::reader::SECRET, EXPIRED.as_bytes());
+    if let Some(key) = tables.keys.get_mut(&tag) {
+        key.expires = 1;
+    }
+    tables
+}
+
+/// The host library and, where it is loaded, the program, which get the same frames and must do the same.
+struct Both {
+    kernel: Option<Loaded>,
+    host: Host,
+    connections: u16,
+}
+
+impl Both {
+    fn new(tables: &Tables) -> Result<Self> {
+        Ok(Self { kernel: super::load(tables)?, host: Host::new(tables), connections: 0 })
+    }
+
+    fn judge(&self, frame: &[u8]) -> Result<Fate> {
+        let host = self.host.judge(frame);
+        if let Some(kernel) = &self.kernel {
+            let kernel = kernel.judge(frame)?;
+            ensure!(kernel == host, "the kernel {kernel:02x?}, the host {host:02x?} for {frame:02x?}");
+        }
+        Ok(host)
+    }
+
+    /// Holds the counters of both against each other and gives them.
+    fn totals(&self) -> Result<[u64; TOTALS as usize]> {
+        let host = self.host.totals();
+        if let Some(kernel) = &self.kernel {
+            let kernel = kernel.totals()?;
+            ensure!(kernel == host, "the kernel counted {kernel:?}, the host {host:?}");
+        }
+        Ok(host)
+    }
+
+    fn count(&self, count: Count) -> Result<u64> {
+        Ok(self.totals()?[count.index() as usize])
+    }
+
+    fn meter(&self, principal: u32) -> Result<Meter> {
+        let host = self.host.meter(principal);
+        if let Some(kernel) = &self.kernel {
+            let kernel = Meter { buckets: host.buckets, ..kernel.meter(principal)? };
+            ensure!(kernel == host, "the kernel counted {kernel:?}, the host {host:?}");
+        }
+        Ok(host)
+    }
+
+    /// Opens a connection of its own by its SYN.
+    fn connect(&mut self, shape: Shape) -> Result<Connection> {
+        self.connections += 1;
+        let connection = Connection { shape, port: 10_000 + self.connections, seq: BEGIN.wrapping_add(1) };
+        let syn = shape.dress(Frame::bare(connection.client(), connection.server(), BEGIN, flag::SYN)).build();
+        ensure!(self.judge(&syn)? == Fate::Passed(syn), "a SYN did not pass");
+        let ack = connection.frame(b"", flag::ACK).build();
+        ensure!(self.judge(&ack)? == Fate::Passed(ack), "an acknowledgement did not pass");
+        Ok(connection)
+    }
+
+    /// Sends the next bytes of a connection; gives what became of the segment.
+    fn send(&self, connection: &mut Connection, bytes: &[u8]) -> Result<Outcome> {
+        let frame = connection.data(bytes);
+        let fate = self.judge(&frame)?;
+        connection.seq = connection.seq.wrapping_add(bytes.len() as u32);
+        Outcome::of(&frame, bytes.len(), fate)
+    }
+
+    /// Sends a stream in these segments; gives what became of the last that was sent, and stops at a refusal.
+    fn stream<'a>(&mut self, shape: Shape, segments: impl IntoIterator<Item = &'a [u8]>) -> Result<Outcome> {
+        let mut connection = self.connect(shape)?;
+        let mut last = Outcome::Passed;
+        for segment in segments.into_iter().filter(|segment| !segment.is_empty()) {
+            last = self.send(&mut connection, segment)?;
+            if last != Outcome::Passed {
+                break;
+            }
+        }
+        Ok(last)
+    }
+}
+
+/// How a connection's frames look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shape {
+    V4,
+    V4Options,
+    V6,
+    V6Extensions,
+    Vlan,
+    VlanV6,
+    QinQ,
+}
+
+const SHAPES: [Shape; 7] =
+    [Shape::V4, Shape::V4Options, Shape::V6, Shape::V6Extensions, Shape::Vlan, Shape::VlanV6, Shape::QinQ];
+
+impl Shape {
+    fn is_v6(self) -> bool {
+        matches!(self, Self::V6 | Self::V6Extensions | Self::VlanV6)
+    }
+
+    fn dress(self, mut frame: Frame) -> Frame {
+        match self {
+            Self::V4 | Self::V6 => {}
+            Self::V4Options => frame.ip_options = vec![1; 8],
+            Self::V6Extensions => {
+                let padding = vec![0, 1, 4, 0, 0, 0, 0];
+                frame.extensions = vec![(0, padding.clone()), (60, padding)];
+            }
+            Self::Vlan | Self::VlanV6 => frame.tags = vec![(VLAN, 5)],
+            Self::QinQ => frame.tags = vec![(QINQ, 7), (VLAN, 5)],
+        }
+        frame.tcp_options = vec![1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2];
+        frame
+    }
+}
+
+/// A client's side of a connection.
+struct Connection {
+    shape: Shape,
+    port: u16,
+    seq: u32,
+}
+
+impl Connection {
+    fn client(&self) -> SocketAddr {
+        match self.shape.is_v6() {
+            true => SocketAddr::from(([0xfd09, 0, 0, 0, 0, 0, 0, 1], self.port)),
+            false => SocketAddr::from(([10, 9, 0, 1], self.port)),
+        }
+    }
+
+    fn server(&self) -> SocketAddr {
+        match self.shape.is_v6() {
+            true => SocketAddr::from(([0xfd09, 0, 0, 0, 0, 0, 0, 2], 8000)),
+            false => SocketAddr::from(([10, 9, 0, 2], 8000)),
+        }
+    }
+
+    fn frame(&self, bytes: &[u8], flags: u8) -> Frame {
+        let frame = Frame { flags, ..Frame::data(self.client(), self.server(), self.seq, bytes) };
+        self.shape.dress(frame.acking(77))
+    }
+
+    fn data(&self, bytes: &[u8]) -> Vec<u8> {
+        self.frame(bytes, flag::ACK | flag::PSH).build()
+    }
+}
+
+/// What became of a segment, as its receiver sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Outcome {
+    Passed,
+    Dropped,
+    /// A RST with this sequence number.
+    Reset(u32),
+    /// Only so many bytes of its payload go on.
+    Cut(usize),
+    /// Goes on as an acknowledgement without its payload.
+    Stripped,
+}
+
+impl Outcome {
+    fn of(sent: &[u8], len: usize, fate: Fate) -> Result<Self> {
+        let Fate::Passed(bytes) = fate else { return Ok(Self::Dropped) };
+        if bytes == sent {
+            return Ok(Self::Passed);
+        }
+        let (before, after) = (read(sent)?, read(&bytes)?);
+        ensure!(before.0.source_port == after.0.source_port, "a rewritten segment changed its ends");
+        ensure!(after.0.acknowledgment_number == 77, "a rewritten segment lost its acknowledgement: {:?}", after.0);
+        Ok(match after {
+            (tcp, 0) if tcp.rst => Self::Reset(tcp.sequence_number),
+            (_, 0) => Self::Stripped,
+            (tcp, kept) if kept < len && !tcp.fin => Self::Cut(kept),
+            other => anyhow::bail!("rewritten to {other:?}"),
+        })
+    }
+}
+
+/// TCP header and length of the payload of a frame, whose lengths and checksums must all be right.
+fn read(frame: &[u8]) -> Result<(TcpHeader, usize)> {
+    let read = PacketHeaders::from_ethernet_slice(frame)?;
+    let Some(TransportHeader::Tcp(tcp)) = read.transport else { anyhow::bail!("no TCP in {frame:02x?}") };
+    let payload = read.payload.slice();
+    let sum = match &read.net {
+        Some(NetHeaders::Ipv4(ip, _)) => {
+            ensure!(ip.header_checksum == ip.calc_header_checksum(), "a wrong checksum of IPv4");
+            let total = usize::from(ip.total_len);
+            ensure!(total == ip.header_len() + tcp.header_len() + payload.len(), "a wrong length of IPv4");
+            tcp.calc_checksum_ipv4(ip, payload)?
+        }
+        Some(NetHeaders::Ipv6(ip, extensions)) => {
+            let total = usize::from(ip.payload_length);
+            ensure!(total == extensions.header_len() + tcp.header_len() + payload.len(), "a wrong length of IPv6");
+            tcp.calc_checksum_ipv6(ip, payload)?
+        }
+        other => anyhow::bail!("no IP: {other:?}"),
+    };
+    ensure!(sum == tcp.checksum, "a wrong checksum of TCP: {:#x} for {sum:#x}", tcp.checksum);
+    Ok((tcp, payload.len()))
+}
+
+#[test]
+fn a_keyed_request_passes_and_is_counted_in_every_shape_of_frame() -> Result<()> {
+    let mut both = Both::new(&tables())?;
+    for (passed, shape) in (1..).zip(SHAPES) {
+        ensure!(both.stream(shape, [&get("/", Some(KEY))[..]])? == Outcome::Passed, "{shape:?} did not pass");
+        ensure!(both.count(Count::Event(Event::Allowed))? == passed, "{shape:?} was not counted");
+        ensure!(both.meter(1)?.allowed == passed, "{shape:?} was not charged");
+    }
+    Ok(())
+}
+
+#[test]
+fn what_is_refused_becomes_a_reset_with_the_segments_own_sequence_number() -> Result<()> {
+    let mut both = Both::new(&tables())?;
+    let cases = [
+        (get("/", None), Reason::Unkeyed),
+        (get("/", Some("never_registered")), Reason::UnknownKey),
+        (get("/", Some(DISABLED)), Reason::KeyDisabled),
+        (get("/", Some(EXPIRED)), Reason::KeyExpired),
+        (b"GET / HTTP/1.1\r\nHost : t\r\n\r\n".to_vec(), Reason::Malformed),
+        (b"CONNECT t:1 HTTP/1.1\r\n\r\n".to_vec(), Reason::Upgrade),
+    ];
+    for shape in SHAPES {
+        for (request, reason) in &cases {
+            let before = both.count(Count::Refused(*reason))?;
+            let outcome = both.stream(shape, [&request[..]])?;
+            ensure!(outcome == Outcome::Reset(BEGIN.wrapping_add(1)), "{shape:?}, {reason:?}: {outcome:?}");
+            ensure!(both.count(Count::Refused(*reason))? == before + 1, "{shape:?}: {reason:?} was not counted");
+        }
+    }
+    ensure!(both.count(Count::Event(Event::Allowed))? == 0, "something was allowed");
+    Ok(())
+}
+
+#[test]
+fn a_service_that_drops_drops() -> Result<()> {
+    let mut tables = tables();
+    tables.services.insert(8000, Service { actions: [Action::Drop as u8; 32], ..Service::DEFAULT });
+    let mut both = Both::new(&tables)?;
+    let mut connection = both.connect(Shape::V4)?;
+    ensure!(both.send(&mut connection, &get("/", None))? == Outcome::Dropped, "an unkeyed request was not dropped");
+    ensure!(both.count(Count::Event(Event::Dropped))? == 1, "the drop was not counted");
+    Ok(())
+}
+
+#[test]
+fn a_service_that_observes_passes_all_and_counts_what_it_would_refuse() -> Result<()> {
+    let mut tables = tables();
+    tables.services.insert(8000, Service { flags: Service::OBSERVE, ..Service::DEFAULT });
+    let mut both = Both::new(&tables)?;
+    let malformed = b"GET / HTTP/1.1\nHost: t\n\n".to_vec();
+    for request in [get("/", None), get("/", Some("never_registered")), malformed, get("/", Some(DISABLED))] {
+        ensure!(both.stream(Shape::V4, [&request[..]])? == Outcome::Passed, "an observed request did not pass");
+    }
+    for _ in 0..5 {
+        ensure!(both.stream(Shape::V4, [&get("/", Some(FEW))[..]])? == Outcome::Passed, "an observed request");
+    }
+    let expected = [
+        (Reason::Unkeyed, 1),
+        (Reason::UnknownKey, 1),
+        (Reason::Malformed, 1),
+        (Reason::KeyDisabled, 1),
+        (Reason::OverLimit, 2),
+    ];
+    for (reason, times) in expected {
+        ensure!(both.count(Count::WouldRefuse(reason))? == times, "{reason:?} was counted otherwise");
+        ensure!(both.count(Count::Refused(reason))? == 0, "{reason:?} was counted as refused");
+    }
+    ensure!(both.count(Count::Malformed(Malformation::Version))? == 1, "the kind was not counted");
+    ensure!((both.meter(4)?.allowed, both.meter(4)?.would_refuse) == (3, 2), "{:?}", both.meter(4)?);
+    Ok(())
+}
+
+#[test]
+fn the_limit_holds_over_connections_and_over_requests_of_one() -> Result<()> {
+    let mut both = Both::new(&tables())?;
+    let request = get("/", Some(FEW));
+    let mut kept = both.connect(Shape::V4)?;
+    ensure!(both.send(&mut kept, &request)? == Outcome::Passed, "the first");
+    ensure!(both.stream(Shape::V6, [&request[..]])? == Outcome::Passed, "the second");
+    ensure!(both.send(&mut kept, &request)? == Outcome::Passed, "the third");
+    let next = kept.seq;
+    ensure!(both.send(&mut kept, &request)? == Outcome::Reset(next), "a fourth on the kept connection");
+    ensure!(both.stream(Shape::V4, [&request[..]])? == Outcome::Reset(BEGIN.wrapping_add(1)), "a fifth on a new one");
+    ensure!(both.count(Count::Refused(Reason::OverLimit))? == 2, "refusals were counted otherwise");
+    ensure!((both.meter(4)?.allowed, both.meter(4)?.limited) == (3, 2), "{:?}", both.meter(4)?);
+    Ok(())
+}
+
+#[test]
+fn a_head_cut_at_any_byte_gives_the_same_verdict_on_its_last_segment() -> Result<()> {
+    let mut both = Both::new(&tables())?;
+    let (keyed, unkeyed) = (get("/", Some(KEY)), get("/", None));
+    for cut in 1..keyed.len() {
+        let (first, second) = keyed.split_at(cut);
+        ensure!(both.stream(Shape::V4, [first, second])? == Outcome::Passed, "keyed, cut at {cut}");
+    }
+    for cut in 1..unkeyed.len() {
+        let (first, second) = unkeyed.split_at(cut);
+        let outcome = both.stream(Shape::V6, [first, second])?;
+        ensure!(outcome == Outcome::Reset(BEGIN.wrapping_add(1 + cut as u32)), "unkeyed, cut at {cut}: {outcome:?}");
+    }
+    ensure!(both.count(Count::Event(Event::Allowed))? == keyed.len() as u64 - 1, "allowed otherwise");
+    ensure!(both.count(Count::Refused(Reason::Unkeyed))? == unkeyed.len() as u64 - 1, "refused otherwise");
+    for size in [1, 2, 3, 5, 8, 13] {
+        ensure!(both.stream(Shape::V4, keyed.chunks(size))? == Outcome::Passed, "keyed, in segments of {size}");
+        ensure!(both.stream(Shape::V4, unkeyed.chunks(size))? != Outcome::Passed, "unkeyed, in segments of {size}");
+    }
+    Ok(())
+}
+
+#[test]
+fn every_case_of_the_corpus_ends_as_it_says() -> Result<()> {
+    let cases = corpus::load()?;
+    for size in [1400, 61, 7] {
+        let mut both = Both::new(&tables())?;
+        for case in &cases {
+            let outcome = both.stream(Shape::V4, case.stream.chunks(size))?;
+            let registered = |expected: &Expected| match expected {
+                Expected::Keyed(key) => [KEY, "other_key_1", "other_key_2", "other_key_3"].contains(&&key[..]),
+                Expected::Unkeyed | Expected::Refused(..) => false,
+            };
+            let all_pass = case.expected.iter().all(registered);
+            ensure!((outcome == Outcome::Passed) == all_pass, "{} in segments of {size}: {outcome:?}", case.name);
+        }
+        both.count(Count::Event(Event::Allowed))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn one_segment_of_a_whole_super_frame_is_read_to_its_end() -> Result<()> {
+    let mut both = Both::new(&tables())?;
+    // As GRO and TSO hand it up: hundreds of requests in one frame of many buffers.
+    let many: Vec<u8> = (0..300).flat_map(|_| get("/", Some(KEY))).collect();
+    let mut connection = both.connect(Shape::V4)?;
+    ensure!(both.send(&mut connection, &many)? == Outcome::Passed, "300 requests in {} bytes", many.len());
+    ensure!(both.count(Count::Event(Event::Allowed))? == 300, "counted otherwise");
+    let body = [
+        &b"POST / HTTP/1.1\r\nX-API-Key: live_0123456789abcdefghijklmnop\r\nContent-Length: 40000\r\n\r\n"[..],
+        &[b'x'; 40_000],
+        &get("/", None),
+    ]
+    .concat();
+    let last = get("/", None).len();
+    let outcome = both.send(&mut connection, &body)?;
+    ensure!(outcome == Outcome::Cut(body.len() - last), "an unkeyed request behind a body: {outcome:?}");
+    Ok(())
+}
+
+#[test]
+fn pipelined_requests_pass_up_to_the_first_that_is_refused() -> Result<()> {
+    let mut both = Both::new(&tables())?;
+    for shape in SHAPES {
+        let good = [get("/1", Some(KEY)), get("/2", Some("other_key_2")), get("/3", Some("other_key_3"))].concat();
+        ensure!(both.stream(shape, [&good[..]])? == Outcome::Passed, "{shape:?}: three good ones");
+        let bad = [&good[..], &get("/4", None), &get("/5", Some(KEY))].concat();
+        let mut connection = both.connect(shape)?;
+        let before = both.count(Count::Refused(Reason::Unkeyed))?;
+        let outcome = both.send(&mut connection, &bad)?;
+        ensure!(outcome == Outcome::Cut(good.len()), "{shape:?}: {outcome:?}");
+        ensure!(both.count(Count::Refused(Reason::Unkeyed))? == before, "{shape:?}: counted before it came again");
+        // What was cut off comes again, and is judged then.
+        connection.seq = BEGIN.wrapping_add(1 + good.len() as u32);
+        let next = connection.seq;
+        let outcome = both.send(&mut connection, &bad[good.len()..])?;
+        ensure!(outcome == Outcome::Reset(next), "{shape:?}: what was cut off: {outcome:?}");
+        ensure!(both.count(Count::Refused(Reason::Unkeyed))? == before + 1, "{shape:?}: not counted");
+    }
+    Ok(())
+}
+
+#[test]
+fn bodies_are_skipped_and_the_request_behind_them_is_judged() -> Result<()> {
+    let mut both = Both::new(&tables())?;
+    let head = format!("POST /u HTTP/1.1\r\nX-API-Key: {KEY}\r\n");
+    let length = [format!("{head}Content-Length: 5000\r\n\r\n").into_bytes(), vec![b'b'; 5000]].concat();
+    let chunked = [
+        format!("{head}Transfer-Encoding: chunked\r\n\r\n1388\r\n").into_bytes(),
+        vec![b'b'; 5000],
+        b"\r\n0\r\n\r\n".to_vec(),
+    ]
+    .concat();
+    for upload in [length, chunked] {
+        for size in [1400, 333] {
+            let mut connection = both.connect(Shape::V4)?;
+            for segment in upload.chunks(size) {
+                ensure!(both.send(&mut connection, segment)? == Outcome::Passed, "a segment of an upload");
+            }
+            ensure!(both.send(&mut connection, &get("/", Some(KEY)))? == Outcome::Passed, "a keyed request behind it");
+            let next = connection.seq;
+            ensure!(both.send(&mut connection, &get("/", None))? == Outcome::Reset(next), "an unkeyed one");
+        }
+    }
+    ensure!(both.count(Count::Event(Event::Allowed))? == 8, "{}", both.count(Count::Event(Event::Allowed))?);
+    Ok(())
+}
+
+#[test]
+fn only_the_next_bytes_are_read() -> Result<()> {
+    let mut both = Both::new(&tables())?;
+    let request = get("/", Some(KEY));
+    let mut connection = both.connect(Shape::V4)?;
+    let begin = connection.seq;
+    connection.seq = begin.wrapping_add(10);
+    ensure!(both.send(&mut connection, &request[10..])? == Outcome::Dropped, "bytes ahead passed");
+    ensure!(both.count(Count::Event(Event::OutOfOrder))? == 1, "not counted as out of order");
+    connection.seq = begin;
+    ensure!(both.send(&mut connection, &request[..10])? == Outcome::Passed, "the first bytes");
+    connection.seq = begin.wrapping_add(20);
+    ensure!(both.send(&mut connection, &request[20..])? == Outcome::Dropped, "bytes ahead passed, later");
+    ensure!(both.count(Count::Event(Event::OutOfOrder))? == 2, "not counted as out of order, later");
+    connection.seq = begin.wrapping_add(10);
+    ensure!(both.send(&mut connection, &request[10..])? == Outcome::Passed, "the rest");
+    // Sent again, as if its acknowledgement had been lost: judged once, charged once.
+    connection.seq = begin;
+    both.send(&mut connection, &request)?;
+    ensure!(both.count(Count::Event(Event::Allowed))? == 1, "a retransmission was charged");
+    Ok(())
+}
+
+#[test]
+fn a_refused_request_that_is_sent_again_is_refused_again_and_counted_once() -> Result<()> {
+    let mut both = Both::new(&tables())?;
+    let request = get("/", None);
+    let mut connection = both.connect(Shape::V4)?;
+    let begin = connection.seq;
+    ensure!(both.send(&mut connection, &request)? == Outcome::Reset(begin), "the first time");
+    for _ in 0..6 {
+        connection.seq = begin;
+        let outcome = both.send(&mut connection, &request)?;
+        ensure!(matches!(outcome, Outcome::Reset(_) | Outcome::Stripped | Outcome::Dropped), "sent again: {outcome:?}");
+    }
+    // Nor does anything else of it go on.
+    let outcome = both.send(&mut connection, &get("/", Some(KEY)))?;
+    ensure!(!matches!(outcome, Outcome::Passed | Outcome::Cut(_)), "a keyed request behind it: {outcome:?}");
+    ensure!(both.count(Count::Refused(Reason::Unkeyed))? == 1, "counted more than once");
+    ensure!(both.count(Count::Event(Event::Allowed))? == 0, "something was allowed");
+    Ok(())
+}
+
+#[test]
+fn bytes_of_a_connection_whose_beginning_was_not_seen_do_not_pass() -> Result<()> {
+    let both = Both::new(&tables())?;
+    for shape in SHAPES {
+        let mut connection = Connection { shape, port: 50_000, seq: 1 };
+        let outcome = both.send(&mut connection, &get("/", Some(KEY)))?;
+        ensure!(!matches!(outcome, Outcome::Passed | Outcome::Cut(_)), "{shape:?}: {outcome:?}");
+    }
+    ensure!(both.count(Count::Event(Event::Allowed))? == 0, "something was charged");
+    Ok(())
+}
+
+#[test]
+fn a_fin_inside_a_head_is_refused_and_one_behind_a_request_passes() -> Result<()> {
+    let mut both = Both::new(&tables())?;
+    let mut connection = both.connect(Shape::V4)?;
+    ensure!(both.send(&mut connection, b"GET / HTTP/1.1\r\nHost: t\r\n")? == Outcome::Passed, "half a head");
+    let fin = connection.frame(b"", flag::ACK | flag::FIN).build();
+    let outcome = Outcome::of(&fin, 0, both.judge(&fin)?)?;
+    ensure!(outcome == Outcome::Reset(connection.seq), "a FIN inside a head: {outcome:?}");
+    ensure!(both.count(Count::Refused(Reason::FinInHead))? == 1, "not counted");
+
+    let connection = both.connect(Shape::V4)?;
+    let last = connection.frame(&get("/", Some(KEY)), flag::ACK | flag::PSH | flag::FIN).build();
+    ensure!(both.judge(&last)? == Fate::Passed(last), "a request with a FIN");
+    Ok(())
+}
+
+#[test]
+fn urgent_data_data_in_a_syn_and_data_without_an_acknowledgement_do_not_pass() -> Result<()> {
+    let mut both = Both::new(&tables())?;
+    for (count, flags) in (1..).zip([flag::ACK | flag::URG, flag::SYN, flag::PSH, 0]) {
+        let connection = both.connect(Shape::V4)?;
+        let frame = connection.frame(&get("/", Some(KEY)), flags).build();
+        ensure!(both.judge(&frame)? == Fate::Dropped, "flags {flags:#x} passed");
+        ensure!(both.count(Count::Refused(Reason::Unorderly))? == count, "flags {flags:#x} were not counted");
+    }
+    Ok(())
+}
+
+#[test]
+fn fragments_and_frames_that_cannot_be_parsed_are_dropped_and_counted() -> Result<()> {
+    let mut both = Both::new(&tables())?;
+    let connection = both.connect(Shape::V4)?;
+    let request = get("/", Some(KEY));
+    let first = Frame { fragment: 0x2000, ..connection.frame(&request, flag::ACK) }.build();
+    ensure!(both.judge(&first)? == Fate::Dropped, "a first fragment passed");
+    let six = both.connect(Shape::V6)?;
+    let extension = vec![0, 0, 1, 0, 0, 0, 1];
+    let first = Frame { extensions: vec![(44, extension)], ..six.frame(&request, flag::ACK) }.build();
+    ensure!(both.judge(&first)? == Fate::Dropped, "a first fragment of IPv6 passed");
+    ensure!(both.count(Count::Refused(Reason::Fragment))? == 2, "fragments were not counted");
+
+    let tags = [(QINQ, 1), (VLAN, 2), (VLAN, 3)];
+    let deep = connection.frame(&request, flag::ACK).tagged(&tags).build();
+    ensure!(both.judge(&deep)? == Fate::Dropped, "three VLAN tags passed");
+    let padding = vec![0, 1, 4, 0, 0, 0, 0];
+    let long = Frame { extensions: vec![(60, padding); 12], ..six.frame(&request, flag::ACK) }.build();
+    ensure!(both.judge(&long)? == Fate::Dropped, "twelve extension headers passed");
+    ensure!(both.count(Count::Refused(Reason::Unparsable))? == 2, "unparsable frames were not counted");
+    Ok(())
+}
+
+#[test]
+fn the_payload_ends_at_the_ip_length_not_at_the_frames_end() -> Result<()> {
+    let mut both = Both::new(&tables())?;
+    let request = b"GET / HTTP/1.1\r\nHost: t\r\n\r\n";
+    let connection = both.connect(Shape::V4)?;
+    let trailer = format!("X-API-Key: {KEY}\r\n\r\n").into_bytes();
+    let frame = Frame { trailer, ..connection.frame(request, flag::ACK) }.build();
+    let Fate::Passed(bytes) = both.judge(&frame)? else { anyhow::bail!("the frame was dropped") };
+    ensure!(read(&bytes)?.0.rst, "an unkeyed request passed on a key behind the packet's end");
+    ensure!(both.count(Count::Refused(Reason::Unkeyed))? == 1, "not counted as unkeyed");
+    Ok(())
+}
+
+#[test]
+fn ports_that_are_not_guarded_and_other_protocols_are_untouched() -> Result<()> {
+    let both = Both::new(&tables())?;
+    let client = SocketAddr::from(([10, 9, 0, 1], 40_000));
+    let other = SocketAddr::from(([10, 9, 0, 2], 8001));
+    let answer = Frame::data(SocketAddr::from(([10, 9, 0, 2], 8000)), client, 1, b"HTTP/1.1 200 OK\r\n\r\n").build();
+    let unguarded = Frame::data(client, other, 1, &get("/", None)).build();
+    let urgent = Frame { flags: flag::URG | flag::SYN, ..Frame::data(client, other, 1, b"x") }.build();
+    let mut udp = Frame::data(client, SocketAddr::from(([10, 9, 0, 2], 8000)), 1, b"x").build();
+    udp[23] = 17;
+    let arp = [&[0xff; 6][..], &[2, 0, 0, 0, 0, 1], &[8, 6], &[0; 46]].concat();
+    for frame in [answer, unguarded, urgent, udp, arp, vec![0xff; 14], vec![0; 60]] {
+        ensure!(both.judge(&frame)? == Fate::Passed(frame.clone()), "touched: {frame:02x?}");
+    }
+    ensure!(both.totals()?.iter().all(|&total| total == 0), "something was counted");
+    Ok(())
+}
+
+#[test]
+fn frames_of_random_bytes_and_damaged_frames_are_judged_alike() -> Result<()> {
+    let mut both = Both::new(&tables())?;
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let mut random = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    for round in 0..3000 {
+        let shape = SHAPES[random() as usize % SHAPES.len()];
+        let connection = both.connect(shape)?;
+        let mut frame = connection.data(&get("/", (round % 2 == 0).then_some(KEY)));
+        for _ in 0..=random() % 4 {
+            // Mostly in the headers, where a frame is taken apart.
+            let at = random() as usize % if random() % 4 == 0 { frame.len() } else { 100.min(frame.len()) };
+            frame[at] = random() as u8;
+        }
+        if random() % 8 == 0 {
+            frame.truncate(14 + random() as usize % (frame.len() - 14));
+        }
+        both.judge(&frame)?;
+    }
+    both.count(Count::Event(Event::Allowed))?;
+    Ok(())
+}

@@ -1,0 +1,115 @@
+//! What the kernel's verifier says of each program of the object: how much it walked, and how deep the stack is.
+//! Run by `cargo xtask check`, as root. Nothing is attached or pinned; the maps go when this ends.
+
+mod log;
+
+use std::{fs, path::PathBuf, process::ExitCode};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use aya::{
+    Ebpf, EbpfLoader, VerifierLogLevel,
+    programs::{ProgramError, Xdp},
+};
+use clap::Parser;
+use enforcer_ebpf::abi::{SocketOffsets, global};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use crate::log::Statistics;
+
+/// Load every program of a BPF object, and print what the verifier says.
+#[derive(Parser)]
+struct Options {
+    /// The object.
+    object: PathBuf,
+}
+
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(Options { object }: &Options) -> Result<()> {
+    let bytes = fs::read(object).with_context(|| format!("cannot read {}", object.display()))?;
+    let mut names: Vec<String> = open(&bytes)?.programs().map(|(name, _)| name.to_owned()).collect();
+    names.sort_unstable();
+    ensure!(!names.is_empty(), "{} holds no program", object.display());
+    println!(
+        "{:<16} {:>12} {:>8} {:>10} {:>12}  stack in bytes, by function",
+        "program", "instructions", "verified", "native", "peak states"
+    );
+    let mut refused = Vec::new();
+    for name in names {
+        match line(&bytes, &name) {
+            Ok(line) => println!("{line}"),
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                refused.push(name);
+            }
+        }
+    }
+    ensure!(refused.is_empty(), "not loaded: {}", refused.join(", "));
+    Ok(())
+}
+
+fn line(bytes: &[u8], name: &str) -> Result<String> {
+    let (instructions, native) = sizes(bytes, name)?;
+    let Statistics { verified, peak_states, stack } = statistics(bytes, name)?;
+    Ok(format!("{name:<16} {instructions:>12} {verified:>8} {native:>8} B {peak_states:>12}  {stack}"))
+}
+
+/// Creates the maps of the object, with constants that stand for the daemon's.
+fn open(bytes: &[u8]) -> Result<Ebpf> {
+    // Any values do, but not 0, which would let the verifier skip what they guard.
+    let offsets = SocketOffsets { rcv_nxt: 1600, bytes_received: 1568, request_rcv_nxt: 300, reserved: 0 };
+    EbpfLoader::new()
+        .override_global(global::KEY_SECRET, &[1u64, 2], true)
+        .override_global(global::FLOW_SECRET, &[3u64, 4], true)
+        .override_global(global::SOCKET_OFFSETS, &offsets, true)
+        .verifier_log_level(VerifierLogLevel::STATS)
+        .load(bytes)
+        .context("cannot create the maps")
+}
+
+fn program<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
+    let program = object.program_mut(name).with_context(|| format!("no program {name}"))?;
+    program.try_into().with_context(|| format!("{name} is no XDP program"))
+}
+
+/// Instructions as loaded, and bytes of machine code.
+fn sizes(bytes: &[u8], name: &str) -> Result<(u32, u32)> {
+    let mut object = open(bytes)?;
+    let program = program(&mut object, name)?;
+    program.load().with_context(|| format!("the kernel refuses {name}"))?;
+    let info = program.info().with_context(|| format!("cannot describe {name}"))?;
+    let translated = info.size_translated().context("this kernel does not tell a program's size")?;
+    Ok((translated / 8, info.size_jitted()))
+}
+
+/// The verifier's own statistics.
+///
+/// aya hands out the verifier's log only if a load fails. So it fails here, after the verifier is done: no file
+/// descriptor is left for the program.
+fn statistics(bytes: &[u8], name: &str) -> Result<Statistics> {
+    let mut object = open(bytes)?;
+    let program = program(&mut object, name)?;
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("cannot read the limit of open files")?;
+    let next_free = fs::File::open("/dev/null").context("cannot open /dev/null")?;
+    let used = u64::try_from(std::os::fd::AsRawFd::as_raw_fd(&next_free)).context("a descriptor is negative")?;
+    drop(next_free);
+    setrlimit(Resource::RLIMIT_NOFILE, used, hard).context("cannot lower the limit of open files")?;
+    let result = program.load();
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).context("cannot restore the limit of open files")?;
+    match result {
+        Err(ProgramError::LoadError { verifier_log, .. }) => {
+            let log = verifier_log.to_string();
+            Statistics::read(&log).with_context(|| format!("the verifier's log of {name} is not understood: {log}"))
+        }
+        Err(error) => Err(error).with_context(|| format!("cannot load {name}")),
+        Ok(()) => bail!("{name} was loaded without a descriptor for it"),
+    }
+}
