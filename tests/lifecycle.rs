@@ -9,6 +9,9 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, ensure};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
+use enforcer_ebpf::abi::{Key, KeyTag, Meter, Policy, Service, TOTALS, map};
+use enforcer_ebpf::flow::Set;
 use enforcer_tests::client::{Connection, Ending, exchange, flood, get};
 use enforcer_tests::enforcer::{Enforcer, Ran};
 use enforcer_tests::netns::{Link, Namespace, Way};
@@ -507,10 +510,8 @@ fn strangers_may_neither_read_nor_change_and_nobody_else_reads_the_state() -> Re
     Ok(())
 }
 
-/// Whether `needle` occurs in `haystack`.
-fn contains(haystack: &[u8], needle: &[u8]) -> bool {
-    haystack.windows(needle.len()).any(|window| window == needle)
-}
+/// Bytes in a row that count as a part of a key; the state of a cut value holds less than a word of them.
+const PART: usize = 12;
 
 #[test]
 fn no_key_is_in_clear_in_maps_store_logs_metrics_listings_or_arguments() -> Result<()> {
@@ -538,10 +539,9 @@ fn no_key_is_in_clear_in_maps_store_logs_metrics_listings_or_arguments() -> Resu
         .collect::<Result<_>>()?;
 
     let mut seen: Vec<(String, Vec<u8>)> = Vec::new();
-    for map in enforcer_ebpf::abi::map::PINNED {
+    for map in map::PINNED {
         let path = enforcer.pinned()?.into_iter().find(|path| path.ends_with(map)).context("a pinned map")?;
-        let dump = process::run(Command::new("bpftool").args(["--json", "map", "dump", "pinned"]).arg(&path))?;
-        seen.push((format!("map {map}"), dump_bytes(&serde_json::from_str(&dump)?)));
+        seen.push((format!("map {map}"), values(map, &path).with_context(|| format!("reading {map}"))?));
     }
     for entry in fs::read_dir(enforcer.state_dir())? {
         let path = entry?.path();
@@ -559,9 +559,11 @@ fn no_key_is_in_clear_in_maps_store_logs_metrics_listings_or_arguments() -> Resu
     let known = seen.iter().find(|(what, _)| what == "map METERS").context("the meters")?;
     ensure!(known.1.iter().any(|&byte| byte != 0), "the dumps are empty: the search would find nothing anywhere");
     for (what, bytes) in &seen {
-        for key in [made.as_bytes(), brought.as_bytes()] {
-            for part in key.windows(12) {
-                ensure!(!contains(bytes, part), "{what} holds a part of a key");
+        // A key has no NUL: only what lies between them can be a part of one.
+        for piece in bytes.split(|&byte| byte == 0).filter(|piece| piece.len() >= PART) {
+            for key in [made.as_bytes(), brought.as_bytes()] {
+                let shown = key.windows(PART).any(|part| piece.windows(PART).any(|window| window == part));
+                ensure!(!shown, "{what} holds a part of a key");
             }
         }
     }
@@ -569,18 +571,34 @@ fn no_key_is_in_clear_in_maps_store_logs_metrics_listings_or_arguments() -> Resu
     Ok(())
 }
 
-/// All bytes of a dump by bpftool, which prints them as hexadecimal strings, in their order.
-fn dump_bytes(dump: &Value) -> Vec<u8> {
-    match dump {
-        Value::Array(items) => items.iter().flat_map(dump_bytes).collect(),
-        // "formatted" repeats the value by its type.
-        Value::Object(fields) => {
-            fields.iter().filter(|(name, _)| *name != "formatted").flat_map(|(_, value)| dump_bytes(value)).collect()
+/// All values of a pinned map, one after the other.
+fn values(name: &str, path: &Path) -> Result<Vec<u8>> {
+    fn array<const N: usize>(map: MapData) -> Result<Vec<u8>> {
+        let array: Array<_, [u8; N]> = Map::Array(map).try_into()?;
+        Ok(array.iter().collect::<Result<Vec<_>, _>>()?.concat())
+    }
+    let map = MapData::from_pin(path)?;
+    match name {
+        map::PORTS => array::<4>(map),
+        map::SERVICES => array::<{ size_of::<Service>() }>(map),
+        map::PRINCIPALS => array::<8>(map),
+        map::POLICIES => array::<{ size_of::<Policy>() }>(map),
+        map::METERS => array::<{ size_of::<Meter>() }>(map),
+        map::FLOWS => array::<{ size_of::<Set>() }>(map),
+        map::TOTALS => {
+            let totals: PerCpuArray<_, u64> = Map::PerCpuArray(map).try_into()?;
+            let mut bytes = Vec::new();
+            for index in 0..TOTALS {
+                bytes.extend(totals.get(&index, 0)?.iter().flat_map(|total| total.to_ne_bytes()));
+            }
+            Ok(bytes)
         }
-        Value::String(byte) => {
-            byte.strip_prefix("0x").and_then(|hex| u8::from_str_radix(hex, 16).ok()).into_iter().collect()
+        map::KEYS => {
+            let keys: HashMap<_, [u8; size_of::<KeyTag>()], [u8; size_of::<Key>()]> = Map::HashMap(map).try_into()?;
+            let rows = keys.iter().collect::<Result<Vec<_>, _>>()?;
+            Ok(rows.into_iter().flat_map(|(tag, key)| [&tag[..], &key].concat()).collect())
         }
-        _ => Vec::new(),
+        other => anyhow::bail!("{other} is a map that this search does not know"),
     }
 }
 

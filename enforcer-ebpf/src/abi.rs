@@ -39,7 +39,8 @@ pub mod map {
 pub mod global {
     /// `[u64; 2]`: secret of the key tags, from the state directory.
     pub const KEY_SECRET: &str = "KEY_SECRET";
-    /// `[u64; 2]`: secret of the flow table's hash, random at each load of a new table.
+    /// `[u64; 2]`: secret of the flow table's hash; the daemon derives it from the key secret, so that a table that
+    /// is taken over stays readable.
     pub const FLOW_SECRET: &str = "FLOW_SECRET";
     /// `u32`: entries of [`super::map::FLOWS`] − 1, as a mask.
     pub const FLOW_MASK: &str = "FLOW_MASK";
@@ -61,6 +62,8 @@ pub const POLICIES: u32 = 131_072;
 pub const TOTALS: u32 = 128;
 /// Default entries of [`map::FLOWS`], each a set of [`crate::flow::WAYS`] connections; a power of two.
 pub const FLOW_SETS: u32 = 8_192;
+/// Room for reasons; a power of two.
+pub const REASONS: usize = 32;
 /// Limits that apply together to one principal.
 pub const LIMITS: usize = 4;
 
@@ -197,7 +200,7 @@ pub struct Service {
     /// Largest declared `Content-Length` in bytes.
     pub max_body: u64,
     /// [`crate::verdict::Action`] for each [`crate::verdict::Reason`], by index.
-    pub actions: [u8; 32],
+    pub actions: [u8; REASONS],
 }
 
 impl Service {
@@ -206,6 +209,20 @@ impl Service {
     /// Flag: allow `CONNECT` and `Upgrade`; what follows on the connection is not judged.
     pub const UPGRADE: u32 = 2;
 
+    /// Whether it only counts what it would refuse.
+    #[must_use]
+    #[inline(always)]
+    pub const fn observes(&self) -> bool {
+        self.flags & Self::OBSERVE != 0
+    }
+
+    /// The [`crate::verdict::Action`] for the [`crate::verdict::Reason`] of this index.
+    #[must_use]
+    #[inline(always)]
+    pub const fn action(&self, reason: u32) -> u8 {
+        self.actions[reason as usize & (REASONS - 1)]
+    }
+
     /// The bounds that no service exceeds (DESIGN: 16 KiB, 100 fields, 8190-byte target).
     pub const DEFAULT: Self = Self {
         flags: 0,
@@ -213,7 +230,7 @@ impl Service {
         max_fields: 100,
         max_target: 8_190,
         max_body: 1 << 40,
-        actions: [crate::verdict::Action::Reset as u8; 32],
+        actions: [crate::verdict::Action::Reset as u8; REASONS],
     };
 }
 

@@ -53,8 +53,8 @@ pub struct Flow {
     pub after: u32,
     /// 1 if a local socket vouched for it.
     pub local: u32,
-    /// 0.
-    pub reserved: u32,
+    /// After a refusal: its [`crate::verdict::Reason`].
+    pub reason: u32,
 }
 
 /// Connections whose hashes end alike, under one lock.
@@ -82,22 +82,33 @@ const _: () = {
     assert!(size_of::<Set>() == 8 + WAYS * (8 + size_of::<Flow>()));
 };
 
-/// What the receiving host knows of a connection.
+/// What the receiving host knows of a connection. A structure whose every field is set, not an enum: the BPF
+/// compiler spills what an enum's variant leaves undefined, and the verifier refuses to read that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Socket {
-    /// Nothing: the endpoint is elsewhere, or the connection is gone.
-    Absent,
+pub struct Socket {
+    /// A [`socket`] state.
+    pub state: u32,
+    /// `rcv_nxt` of a stream: the next byte that it will accept.
+    pub next: u32,
+    /// `rcv_nxt − bytes_received`: the first byte that it ever could.
+    pub base: u32,
+}
+
+/// States of a [`Socket`].
+pub mod socket {
+    /// None: the endpoint is elsewhere, or the connection is gone.
+    pub const ABSENT: u32 = 0;
     /// A listener: the connection is gone, or so young that it has no socket.
-    Listening,
+    pub const LISTENING: u32 = 1;
     /// The remains of a connection (TIME-WAIT, FIN-WAIT-2): no application reads what comes.
-    Closing,
-    /// One that receives: the next byte that it will accept, and the first that it ever could.
-    Stream {
-        /// `rcv_nxt`.
-        next: u32,
-        /// `rcv_nxt − bytes_received`.
-        base: u32,
-    },
+    pub const CLOSING: u32 = 2;
+    /// One that receives.
+    pub const STREAM: u32 = 3;
+}
+
+impl Socket {
+    /// No socket.
+    pub const ABSENT: Self = Self { state: socket::ABSENT, next: 0, base: 0 };
 }
 
 /// What is to be done with a segment that carries data or a FIN.
@@ -215,6 +226,7 @@ impl Set {
         flow.has_candidate = 0;
         flow.after = 0;
         flow.local = 0;
+        flow.reason = 0;
         flow
     }
 }
@@ -223,13 +235,13 @@ impl Set {
 #[must_use]
 #[inline(always)]
 pub fn plan(flow: Option<&Flow>, segment: &Segment, socket: Socket) -> Plan {
-    match socket {
-        Socket::Stream { next, base } => plan_local(flow, segment, next, base),
+    match socket.state {
+        socket::STREAM => plan_local(flow, segment, socket.next, socket.base),
         // Passed without its bytes, it is answered by the stack: with a RST where the connection is gone, and where
         // a SYN cookie comes back, it makes the socket, which the retransmission then meets.
-        Socket::Listening => Plan::Strip,
-        Socket::Closing => Plan::Old,
-        Socket::Absent => plan_forwarded(flow, segment),
+        socket::LISTENING => Plan::Strip,
+        socket::CLOSING => Plan::Old,
+        _ => plan_forwarded(flow, segment),
     }
 }
 

@@ -49,6 +49,45 @@ pub enum Step {
     Refused(Refusal),
 }
 
+impl Step {
+    /// As a number, for where the kernel can hand on nothing else: 0–2, or 3, the reason, and 1 + the kind or 0, a byte
+    /// each.
+    #[must_use]
+    #[inline(always)]
+    pub const fn to_word(self) -> u32 {
+        match self {
+            Self::More => 0,
+            Self::Starved => 1,
+            Self::Head => 2,
+            Self::Refused(Refusal { reason, kind }) => {
+                let kind = match kind {
+                    Some(kind) => kind as u32 + 1,
+                    None => 0,
+                };
+                3 | ((reason as u32) << 8) | (kind << 16)
+            }
+        }
+    }
+
+    /// Reads the number.
+    #[must_use]
+    #[inline(always)]
+    pub const fn from_word(word: u32) -> Self {
+        match word & 0xff {
+            0 => Self::More,
+            1 => Self::Starved,
+            2 => Self::Head,
+            _ => Self::Refused(Refusal {
+                reason: match Reason::from_index((word >> 8) as u8) {
+                    Some(reason) => reason,
+                    None => Reason::Unparsable,
+                },
+                kind: Malformation::from_index(((word >> 16) as u8).wrapping_sub(1)),
+            }),
+        }
+    }
+}
+
 /// A place in a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(C)]
@@ -256,8 +295,20 @@ impl Machine {
     /// Keeps the unread end of a segment.
     #[inline(always)]
     pub fn suspend(&mut self, window: &Window, cursor: Cursor) {
+        let carried = cursor.unread() & (BASE - 1);
         self.carry = window.last(cursor.end);
-        self.carried = (cursor.unread() & (BASE - 1)) as u8;
+        // What was read is kept nowhere: a key may be among it.
+        for (index, word) in self.carry.iter_mut().enumerate() {
+            let read = (BASE - carried).saturating_sub(8 * index as u32);
+            *word = if read >= 8 { 0 } else { (*word >> (8 * read)) << (8 * read) };
+        }
+        self.carried = carried as u8;
+    }
+
+    /// Forgets the key of the request whose head is complete.
+    #[inline(always)]
+    pub fn forget_key(&mut self) {
+        self.tagger = Tagger::default();
     }
 
     #[inline(always)]

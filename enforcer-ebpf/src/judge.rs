@@ -6,8 +6,8 @@
 
 use core::ops::DerefMut;
 
-use crate::abi::{Key, KeyTag, Policy, Service};
-use crate::flow::{self, Flow, Plan, Set, Socket, stage};
+use crate::abi::{Key, KeyTag, Service};
+use crate::flow::{self, Flow, Plan, Set, Socket, socket, stage};
 use crate::http::bytes::{BASE, CAPACITY, Window};
 use crate::http::{Cursor, Machine, Refusal, Step};
 use crate::reply::{self, Rewrite};
@@ -27,15 +27,18 @@ pub enum Tally {
     WouldRefuse,
 }
 
-/// What the judge needs of its surroundings: tables, clock, packet. `'m` is the tables' lifetime.
-pub trait World<'m> {
+/// What the judge needs of its surroundings: tables, clock, packet.
+///
+/// The methods with a body are parts of the judge itself. The kernel makes functions of them that the verifier
+/// checks once each, instead of in every state of their callers.
+pub trait World: Sized {
     /// A set of the flow table, locked until it is dropped.
     type Guard: DerefMut<Target = Set>;
 
     /// CLOCK_BOOTTIME in ns.
     fn now(&self) -> u64;
     /// The service that guards a port.
-    fn service(&self, port: u16) -> Option<&'m Service>;
+    fn service(&self, port: u16) -> Option<Service>;
     /// Secret of the flow table's hash.
     fn flow_secret(&self) -> [u64; 2];
     /// Secret of the key tags.
@@ -48,31 +51,59 @@ pub trait World<'m> {
     fn load(&self, window: &mut Window, at: u32, len: u32) -> bool;
     /// A registered key.
     fn key(&self, tag: KeyTag) -> Option<Key>;
-    /// A principal's policy.
-    fn policy(&self, principal: u32) -> Option<&'m Policy>;
-    /// Charges one request to all of a principal's limits, or to none: see [`crate::limit::charge_all`].
-    fn charge(&self, principal: u32, policy: &'m Policy, now: u64) -> bool;
+    /// Charges one request to all of a principal's limits, or to none: see [`crate::limit::charge_all`]. `false` too
+    /// where it has no policy, and so no limit that could be kept.
+    fn charge(&self, principal: u32, now: u64) -> bool;
     /// Counts for a principal.
     fn tally(&self, principal: u32, tally: Tally);
     /// Counts.
     fn count(&self, count: Count);
     /// Runs [`step`] until it says no.
-    fn drive(&self, scan: &mut Scan, window: &mut Window, service: &'m Service, flow: &mut Flow);
+    fn drive(&self, reading: &mut Reading, flow: &mut Flow);
     /// Runs [`sum_step`] until it says no.
     fn drive_sum(&self, sum: &mut Sum, window: &mut Window);
+
+    /// [`Set::find`].
+    #[inline(always)]
+    fn find(&self, set: &Set, hash: u64, tuple: &Tuple) -> Option<u32> {
+        set.find(hash, tuple)
+    }
+
+    /// [`Set::room`].
+    #[inline(always)]
+    fn room(&self, set: &Set, now: u64, for_syn: bool) -> Option<u32> {
+        set.room(now, for_syn)
+    }
+
+    /// [`refill`].
+    #[inline(always)]
+    fn refill(&self, reading: &mut Reading, flow: &mut Flow) -> Refill {
+        refill(self, reading, flow)
+    }
+
+    /// [`Machine::step`].
+    #[inline(always)]
+    fn advance(&self, reading: &mut Reading, flow: &mut Flow) -> Step {
+        let Reading { scan, window, service } = reading;
+        flow.machine.step(window, &mut scan.cursor, service, self.key_secret())
+    }
+
+    /// [`decide`].
+    #[inline(always)]
+    fn decide(&self, flow: &Flow, now: u64) -> Decision {
+        decide(self, flow.machine.key(), now)
+    }
 }
 
-/// What lies in memory while a packet is judged.
+/// What lies in memory while a packet is judged; it holds keys in clear, and is wiped behind each packet.
 #[repr(C)]
 pub struct Scratch {
     /// The frame's first bytes.
     pub head: Head,
-    /// The piece of the payload being read.
-    pub window: Window,
+    /// The payload being read.
+    pub reading: Reading,
     /// The headers, parsed.
     pub segment: Segment,
-    /// How far reading has come.
-    pub scan: Scan,
     /// The sum under way, for a segment that is cut.
     pub sum: Sum,
 }
@@ -83,9 +114,8 @@ impl Scratch {
     pub fn new() -> Self {
         Self {
             head: Head::new(),
-            window: Window::new(),
+            reading: Reading { scan: Scan::default(), service: Service::DEFAULT, window: Window::new() },
             segment: Segment::default(),
-            scan: Scan::default(),
             sum: Sum::default(),
         }
     }
@@ -95,6 +125,17 @@ impl Default for Scratch {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// A payload being read.
+#[repr(C)]
+pub struct Reading {
+    /// How far it has come.
+    pub scan: Scan,
+    /// Whom it is for.
+    pub service: Service,
+    /// The piece of it that is in memory.
+    pub window: Window,
 }
 
 /// How far reading a payload has come.
@@ -130,98 +171,141 @@ mod end {
     pub(super) const CUT: u32 = 3;
 }
 
-/// What is done with a packet.
+/// What is done with a packet. Every field is always set, for the reason that [`Socket`] gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// It goes on unchanged.
+pub struct Verdict {
+    /// Where it goes.
+    pub fate: Fate,
+    /// What it is turned into, if it is [`Fate::Rewritten`].
+    pub rewrite: Rewrite,
+}
+
+/// Where a packet goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Fate {
+    /// On, unchanged.
     Pass,
     /// It ends here.
     Drop,
-    /// It goes on as the head now says.
-    Rewritten(Rewrite),
+    /// On, as the head now says.
+    Rewritten,
+}
+
+impl Verdict {
+    /// On, unchanged.
+    pub const PASS: Self = Self { fate: Fate::Pass, rewrite: Rewrite { head: 0, frame: 0 } };
+    /// It ends here.
+    pub const DROP: Self = Self { fate: Fate::Drop, ..Self::PASS };
+
+    /// On, as the head now says.
+    #[must_use]
+    #[inline(always)]
+    pub const fn rewritten(rewrite: Rewrite) -> Self {
+        Self { fate: Fate::Rewritten, rewrite }
+    }
 }
 
 /// Judges a frame of `frame` bytes whose first bytes are in `scratch.head`.
 #[inline(always)]
-pub fn packet<'m, W: World<'m>>(world: &W, scratch: &mut Scratch, frame: u32) -> Verdict {
+pub fn packet<W: World>(world: &W, scratch: &mut Scratch, frame: u32) -> Verdict {
     match wire::parse(&scratch.head, frame, &mut scratch.segment) {
         Ok(()) => {}
-        Err(NotTcp::Other) => return Verdict::Pass,
+        Err(NotTcp::Other) => return Verdict::PASS,
         Err(NotTcp::Unreadable(reason)) => return drop_unread(world, reason),
     }
     let segment = scratch.segment;
-    let Some(service) = world.service(segment.tuple.destination_port()) else { return Verdict::Pass };
+    let Some(service) = world.service(segment.tuple.destination_port()) else { return Verdict::PASS };
+    scratch.reading.service = service;
+    let verdict = guarded(world, scratch, &segment);
+    // Who only observes changes nothing.
+    if scratch.reading.service.observes() { Verdict::PASS } else { verdict }
+}
+
+/// A segment for a guarded port.
+#[inline(always)]
+fn guarded<W: World>(world: &W, scratch: &mut Scratch, segment: &Segment) -> Verdict {
     if segment.fragment != 0 {
-        return drop_unread(world, Reason::Fragment);
+        return refuse_unread(world, scratch, Reason::Fragment);
     }
     if segment.has(flag::RST) {
-        return Verdict::Pass;
+        return Verdict::PASS;
     }
     // Urgent data is taken out of the stream by the receiver (RFC 6093); data without ACK, or in a SYN, is not of
     // the stream that its handshake begins.
-    let carries = flow::carries(&segment);
+    let carries = flow::carries(segment);
     if segment.has(flag::URG) || (carries && (segment.has(flag::SYN) || !segment.has(flag::ACK))) {
-        return drop_unread(world, Reason::Unorderly);
+        return refuse_unread(world, scratch, Reason::Unorderly);
     }
     if segment.has(flag::SYN) {
-        return handshake(world, &segment);
+        return handshake(world, segment);
     }
     if !carries {
-        return Verdict::Pass;
+        return Verdict::PASS;
     }
-    data(world, scratch, &segment, service)
+    data(world, scratch, segment)
+}
+
+/// Whatever the service does to requests, what cannot be placed in a connection is dropped: a RST for it would let
+/// anybody end the connections of others.
+#[inline(always)]
+fn refuse_unread<W: World>(world: &W, scratch: &Scratch, reason: Reason) -> Verdict {
+    if observed(world, &scratch.reading.service, reason.into()).is_none() {
+        return Verdict::PASS;
+    }
+    drop_unread(world, reason)
 }
 
 #[inline(always)]
-fn drop_unread<'m, W: World<'m>>(world: &W, reason: Reason) -> Verdict {
+fn drop_unread<W: World>(world: &W, reason: Reason) -> Verdict {
     world.count(Count::Refused(reason));
     drop_as(world, Event::Dropped)
 }
 
 #[inline(always)]
-fn drop_as<'m, W: World<'m>>(world: &W, event: Event) -> Verdict {
+fn drop_as<W: World>(world: &W, event: Event) -> Verdict {
     world.count(Count::Event(event));
-    Verdict::Drop
+    Verdict::DROP
 }
 
 /// A SYN: remembered where no local socket will vouch for the connection.
 #[inline(always)]
-fn handshake<'m, W: World<'m>>(world: &W, segment: &Segment) -> Verdict {
-    if segment.has(flag::ACK) || world.socket(&segment.tuple) != Socket::Absent {
-        return Verdict::Pass;
+fn handshake<W: World>(world: &W, segment: &Segment) -> Verdict {
+    if segment.has(flag::ACK) || world.socket(&segment.tuple).state != socket::ABSENT {
+        return Verdict::PASS;
     }
     let hash = flow::hash(world.flow_secret(), &segment.tuple);
     let Some(mut set) = world.lock(hash) else { return drop_as(world, Event::Contended) };
     let now = world.now();
     let first = segment.seq.wrapping_add(1);
-    let way = match set.find(hash, &segment.tuple) {
+    let way = match world.find(&set, hash, &segment.tuple) {
         Some(way) => {
             let flow = set.flow(way);
             if flow.stage == stage::FOLLOWED && flow.local == 0 {
                 // Whether the receiver takes it as a new connection shows in its bytes.
                 flow.candidate = first;
                 flow.has_candidate = 1;
-                return Verdict::Pass;
+                return Verdict::PASS;
             }
             way
         }
-        None => match set.room(now, true) {
+        None => match world.room(&set, now, true) {
             Some(way) => way,
-            None => return Verdict::Pass,
+            None => return Verdict::PASS,
         },
     };
     set.enter(way, hash, &segment.tuple, first, stage::HANDSHAKE, now);
-    Verdict::Pass
+    Verdict::PASS
 }
 
 /// A segment with data or a FIN.
 #[inline(always)]
-fn data<'m, W: World<'m>>(world: &W, scratch: &mut Scratch, segment: &Segment, service: &'m Service) -> Verdict {
+fn data<W: World>(world: &W, scratch: &mut Scratch, segment: &Segment) -> Verdict {
     let hash = flow::hash(world.flow_secret(), &segment.tuple);
     let Some(mut set) = world.lock(hash) else { return drop_as(world, Event::Contended) };
     let now = world.now();
     let socket = world.socket(&segment.tuple);
-    let found = set.find(hash, &segment.tuple);
+    let found = world.find(&set, hash, &segment.tuple);
     let plan = match found {
         Some(way) => flow::plan(Some(set.flow(way)), segment, socket),
         None => flow::plan(None, segment, socket),
@@ -231,80 +315,79 @@ fn data<'m, W: World<'m>>(world: &W, scratch: &mut Scratch, segment: &Segment, s
         Plan::Enter(base) => {
             let Some(way) = (match found {
                 Some(way) => Some(way),
-                None => set.room(now, false),
+                None => world.room(&set, now, false),
             }) else {
-                return refuse_unknown(world, scratch, segment, service, base, Reason::FlowTableFull);
+                return refuse_unknown(world, scratch, segment, base, Reason::FlowTableFull);
             };
-            let local = matches!(socket, Socket::Stream { .. });
-            set.enter(way, hash, &segment.tuple, base, stage::FOLLOWED, now).local = u32::from(local);
+            let flow = set.enter(way, hash, &segment.tuple, base, stage::FOLLOWED, now);
+            flow.local = u32::from(socket.state == socket::STREAM);
             Some(way)
         }
         Plan::Old => {
             world.count(Count::Event(Event::OldData));
-            return Verdict::Pass;
+            return Verdict::PASS;
         }
         Plan::Repeated => return drop_as(world, Event::Retransmitted),
         Plan::Ahead => return drop_as(world, Event::OutOfOrder),
-        Plan::Unknown(next) => return refuse_unknown(world, scratch, segment, service, next, Reason::MidStream),
+        Plan::Unknown(next) => return refuse_unknown(world, scratch, segment, next, Reason::MidStream),
         Plan::Reset(next) => {
             return after_refusal(world, scratch, segment, found.map(|way| set.flow(way)), Some(next));
         }
         Plan::Strip => return after_refusal(world, scratch, segment, found.map(|way| set.flow(way)), None),
     };
     // `Plan::Read` comes only of a flow that was found.
-    let Some(way) = way else { return Verdict::Drop };
+    let Some(way) = way else { return Verdict::DROP };
     let flow = set.flow(way);
     flow.touched = now;
-    read(world, scratch, segment, service, flow)
+    read(world, scratch, segment, flow)
 }
 
 /// Reads the payload, which is next in order, and settles what becomes of it.
 #[inline(always)]
-pub fn read<'m, W: World<'m>>(
-    world: &W,
-    scratch: &mut Scratch,
-    segment: &Segment,
-    service: &'m Service,
-    flow: &mut Flow,
-) -> Verdict {
-    let scan = &mut scratch.scan;
-    *scan = Scan { now: flow.touched, payload: segment.payload, len: segment.len, ..Scan::default() };
+pub fn read<W: World>(world: &W, scratch: &mut Scratch, segment: &Segment, flow: &mut Flow) -> Verdict {
+    let reading = &mut scratch.reading;
+    reading.scan = Scan { now: flow.touched, payload: segment.payload, len: segment.len, ..Scan::default() };
     if segment.len > 0 {
-        let pos = flow.machine.resume(&mut scratch.window);
-        scan.cursor = Cursor { pos, end: BASE };
-        world.drive(scan, &mut scratch.window, service, flow);
+        let pos = flow.machine.resume(&mut reading.window);
+        reading.scan.cursor = Cursor { pos, end: BASE };
+        world.drive(reading, flow);
     } else {
-        scan.outcome = end::READ;
+        reading.scan.outcome = end::READ;
     }
-    let scan = scratch.scan;
+    let scan = &reading.scan;
     let mut refusal = match scan.outcome {
         end::READ => None,
-        end::CUT => {
-            flow.machine = Machine::new();
-            flow.next = segment.seq.wrapping_add(scan.boundary);
-            world.count(Count::Event(Event::Cut));
-            let from = reply::summed_from(segment);
-            scratch.sum = Sum { at: from, left: reply::summed(segment, scan.boundary), total: 0 };
-            world.drive_sum(&mut scratch.sum, &mut scratch.window);
-            if scratch.sum.left > 0 {
-                return Verdict::Drop;
-            }
-            return Verdict::Rewritten(reply::cut(&mut scratch.head, segment, scan.boundary, scratch.sum.total));
-        }
+        end::CUT => return cut(world, scratch, segment, flow),
         end::REFUSED => Some(scan.refusal()),
         _ => Some(Refusal::from(Reason::Unparsable)),
     };
     // Some servers run a request whose head ends so.
     if refusal.is_none() && segment.has(flag::FIN) && flow.machine.is_in_head() {
-        refusal = observed(world, service, Refusal::from(Reason::FinInHead));
+        refusal = observed(world, &reading.service, Refusal::from(Reason::FinInHead));
     }
     let Some(refusal) = refusal else {
         flow.next = segment.end();
-        return Verdict::Pass;
+        return Verdict::PASS;
     };
     count_refusal(world, refusal);
     flow.stage = stage::REFUSED;
-    act(world, scratch, segment, service, segment.seq, refusal.reason)
+    flow.reason = refusal.reason as u32;
+    act(world, scratch, segment, segment.seq, refusal.reason)
+}
+
+/// Passes the requests of a segment that come before a refused one; that one is judged when it is sent again.
+#[inline(always)]
+fn cut<W: World>(world: &W, scratch: &mut Scratch, segment: &Segment, flow: &mut Flow) -> Verdict {
+    let len = scratch.reading.scan.boundary;
+    world.count(Count::Event(Event::Cut));
+    scratch.sum = Sum { at: reply::summed_from(segment), left: reply::summed(segment, len), total: 0 };
+    world.drive_sum(&mut scratch.sum, &mut scratch.reading.window);
+    flow.machine = Machine::new();
+    flow.next = segment.seq.wrapping_add(len);
+    if scratch.sum.left > 0 {
+        return Verdict::DROP;
+    }
+    Verdict::rewritten(reply::cut(&mut scratch.head, segment, len, scratch.sum.total))
 }
 
 impl Scan {
@@ -332,114 +415,178 @@ impl Scan {
     }
 }
 
-/// Reads on by one step; `false` ends the payload.
+/// What became of filling the window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Refill {
+    /// It holds all that a step must see.
+    Ready = 0,
+    /// Bytes were skipped instead.
+    Skipped = 1,
+    /// The payload is at its end, or could not be read.
+    Ended = 2,
+}
+
+/// Sees to it that the window holds what the next step must see, or skips what nobody reads.
 #[inline(always)]
-pub fn step<'m, W: World<'m>>(
-    world: &W,
-    scan: &mut Scan,
-    window: &mut Window,
-    service: &'m Service,
-    flow: &mut Flow,
-) -> bool {
+pub fn refill<W: World>(world: &W, reading: &mut Reading, flow: &mut Flow) -> Refill {
+    let Reading { scan, window, .. } = reading;
     let machine = &mut flow.machine;
     let left = scan.len.wrapping_sub(scan.next);
-    if left > 0 && scan.cursor.unread() < BASE {
-        let skippable = machine.skippable();
-        if skippable > 0 && scan.cursor.unread() == 0 {
-            let count = if skippable < u64::from(left) { skippable as u32 } else { left };
-            machine.skip(count);
-            scan.next = scan.next.wrapping_add(count);
-            if machine.is_between_requests() {
-                scan.boundary = scan.next;
-            }
-            if count == left {
-                scan.outcome = end::READ;
-            }
-            return count != left;
-        }
-        if scan.next > 0 {
-            machine.suspend(window, scan.cursor);
-            scan.cursor.pos = machine.resume(window);
-        }
-        let len = if left > CAPACITY { CAPACITY } else { left };
-        if !world.load(window, scan.payload.wrapping_add(scan.next), len) {
-            return false;
-        }
-        scan.next = scan.next.wrapping_add(len);
-        scan.cursor.end = BASE + len;
+    if left == 0 || scan.cursor.unread() >= BASE {
+        return Refill::Ready;
     }
-    match machine.step(window, &mut scan.cursor, service, world.key_secret()) {
+    let skippable = machine.skippable();
+    if skippable > 0 && scan.cursor.unread() == 0 {
+        let count = if skippable < u64::from(left) { skippable as u32 } else { left };
+        machine.skip(count);
+        scan.next = scan.next.wrapping_add(count);
+        if machine.is_between_requests() {
+            scan.boundary = scan.next;
+        }
+        if count != left {
+            return Refill::Skipped;
+        }
+        scan.outcome = end::READ;
+        return Refill::Ended;
+    }
+    if scan.next > 0 {
+        machine.suspend(window, scan.cursor);
+        scan.cursor.pos = machine.resume(window);
+    }
+    let len = if left > CAPACITY { CAPACITY } else { left };
+    if !world.load(window, scan.payload.wrapping_add(scan.next), len) {
+        return Refill::Ended;
+    }
+    scan.next = scan.next.wrapping_add(len);
+    scan.cursor.end = BASE + len;
+    Refill::Ready
+}
+
+/// Reads on by one step; `false` ends the payload.
+#[inline(always)]
+pub fn step<W: World>(world: &W, reading: &mut Reading, flow: &mut Flow) -> bool {
+    match world.refill(reading, flow) {
+        Refill::Ready => {}
+        Refill::Skipped => return true,
+        Refill::Ended => return false,
+    }
+    match world.advance(reading, flow) {
         Step::More => {}
-        Step::Starved if scan.next == scan.len => {
-            machine.suspend(window, scan.cursor);
-            scan.outcome = end::READ;
+        Step::Starved if reading.scan.next == reading.scan.len => {
+            flow.machine.suspend(&reading.window, reading.scan.cursor);
+            reading.scan.outcome = end::READ;
             return false;
         }
         Step::Starved => return true,
-        Step::Head => match decide(world, machine.key(), scan.now) {
-            Ok(principal) => {
-                world.count(Count::Event(Event::Allowed));
-                world.tally(principal, Tally::Allowed);
+        Step::Head => {
+            let decision = world.decide(flow, reading.scan.now);
+            flow.machine.forget_key();
+            if !settle(world, reading, decision) {
+                return false;
             }
-            Err((reason, principal)) => {
-                let observes = service.flags & Service::OBSERVE != 0;
-                // The rest of a segment that is cut comes again, and is counted then.
-                if observes || scan.boundary == 0 {
-                    let tally = match reason {
-                        _ if observes => Tally::WouldRefuse,
-                        Reason::OverLimit => Tally::Limited,
-                        _ => Tally::Denied,
-                    };
-                    if principal != 0 {
-                        world.tally(principal, tally);
-                    }
-                }
-                if observed(world, service, reason.into()).is_some() {
-                    scan.refuse(reason.into());
-                    return false;
-                }
-            }
-        },
+        }
         Step::Refused(refusal) => {
-            let Some(refusal) = observed(world, service, refusal) else {
-                machine.make_opaque();
+            let Some(refusal) = observed(world, &reading.service, refusal) else {
+                flow.machine.make_opaque();
                 return true;
             };
-            scan.refuse(refusal);
+            reading.scan.refuse(refusal);
             return false;
         }
     }
-    if machine.is_between_requests() {
-        scan.boundary = scan.position();
+    if flow.machine.is_between_requests() {
+        reading.scan.boundary = reading.scan.position();
     }
     true
 }
 
-/// Whether a request with this key may pass; `Err` names the principal too, 0 if there is none. Charges if it may.
+/// Counts a decision; `false` if the payload ends with it.
 #[inline(always)]
-fn decide<'m, W: World<'m>>(world: &W, tag: Option<KeyTag>, now: u64) -> Result<u32, (Reason, u32)> {
-    let Some(tag) = tag else { return Err((Reason::Unkeyed, 0)) };
-    let Some(key) = world.key(tag) else { return Err((Reason::UnknownKey, 0)) };
-    let principal = key.principal;
-    if key.flags & Key::DISABLED != 0 {
-        return Err((Reason::KeyDisabled, principal));
+fn settle<W: World>(world: &W, reading: &mut Reading, decision: Decision) -> bool {
+    let Decision { principal, refused } = decision;
+    let Some(reason) = refused else {
+        world.count(Count::Event(Event::Allowed));
+        world.tally(principal, Tally::Allowed);
+        return true;
+    };
+    let observes = reading.service.observes();
+    // The rest of a segment that is cut comes again, and is counted then.
+    if principal != 0 && (observes || reading.scan.boundary == 0) {
+        let tally = match reason {
+            _ if observes => Tally::WouldRefuse,
+            Reason::OverLimit => Tally::Limited,
+            _ => Tally::Denied,
+        };
+        world.tally(principal, tally);
     }
-    if now < key.not_before || now >= key.expires {
-        return Err((Reason::KeyExpired, principal));
+    if observed(world, &reading.service, reason.into()).is_none() {
+        return true;
     }
-    // A principal without a policy has no limit that could be kept: refused.
-    let Some(policy) = world.policy(principal) else { return Err((Reason::OverLimit, principal)) };
-    if policy.flags & Policy::IN_USE != 0 && world.charge(principal, policy, now) {
-        Ok(principal)
-    } else {
-        Err((Reason::OverLimit, principal))
+    reading.scan.refuse(reason.into());
+    false
+}
+
+/// Whether a request may pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// Whose it is; 0 if nobody's.
+    pub principal: u32,
+    /// Why it may not pass.
+    pub refused: Option<Reason>,
+}
+
+impl Decision {
+    /// As a number, for where the kernel can hand on nothing else: the principal above, 1 + the reason or 0 below.
+    #[must_use]
+    #[inline(always)]
+    pub const fn to_word(self) -> u64 {
+        let reason = match self.refused {
+            Some(reason) => reason as u64 + 1,
+            None => 0,
+        };
+        ((self.principal as u64) << 8) | reason
     }
+
+    /// Reads the number.
+    #[must_use]
+    #[inline(always)]
+    pub const fn from_word(word: u64) -> Self {
+        let refused = match word as u8 {
+            0 => None,
+            index => match Reason::from_index(index - 1) {
+                Some(reason) => Some(reason),
+                None => Some(Reason::Unparsable),
+            },
+        };
+        Self { principal: (word >> 8) as u32, refused }
+    }
+}
+
+/// Decides on a request with this key, and charges it if it may pass.
+#[inline(always)]
+pub fn decide<W: World>(world: &W, tag: Option<KeyTag>, now: u64) -> Decision {
+    let refused = |principal, reason| Decision { principal, refused: Some(reason) };
+    let Some(tag) = tag else { return refused(0, Reason::Unkeyed) };
+    let Some(Key { principal, flags, not_before, expires }) = world.key(tag) else {
+        return refused(0, Reason::UnknownKey);
+    };
+    if flags & Key::DISABLED != 0 {
+        return refused(principal, Reason::KeyDisabled);
+    }
+    if now < not_before || now >= expires {
+        return refused(principal, Reason::KeyExpired);
+    }
+    if !world.charge(principal, now) {
+        return refused(principal, Reason::OverLimit);
+    }
+    Decision { principal, refused: None }
 }
 
 /// `None`, and counted, where the service only observes.
 #[inline(always)]
-fn observed<'m, W: World<'m>>(world: &W, service: &Service, refusal: Refusal) -> Option<Refusal> {
-    if service.flags & Service::OBSERVE == 0 {
+fn observed<W: World>(world: &W, service: &Service, refusal: Refusal) -> Option<Refusal> {
+    if !service.observes() {
         return Some(refusal);
     }
     world.count(Count::WouldRefuse(refusal.reason));
@@ -450,7 +597,7 @@ fn observed<'m, W: World<'m>>(world: &W, service: &Service, refusal: Refusal) ->
 }
 
 #[inline(always)]
-fn count_refusal<'m, W: World<'m>>(world: &W, refusal: Refusal) {
+fn count_refusal<W: World>(world: &W, refusal: Refusal) {
     world.count(Count::Refused(refusal.reason));
     if let Some(kind) = refusal.kind {
         world.count(Count::Malformed(kind));
@@ -459,32 +606,18 @@ fn count_refusal<'m, W: World<'m>>(world: &W, refusal: Refusal) {
 
 /// Refuses a segment of a connection that is not followed.
 #[inline(always)]
-fn refuse_unknown<'m, W: World<'m>>(
-    world: &W,
-    scratch: &mut Scratch,
-    segment: &Segment,
-    service: &Service,
-    next: u32,
-    reason: Reason,
-) -> Verdict {
-    let Some(refusal) = observed(world, service, reason.into()) else { return Verdict::Pass };
+fn refuse_unknown<W: World>(world: &W, scratch: &mut Scratch, segment: &Segment, next: u32, reason: Reason) -> Verdict {
+    let Some(refusal) = observed(world, &scratch.reading.service, reason.into()) else { return Verdict::PASS };
     count_refusal(world, refusal);
-    act(world, scratch, segment, service, next, reason)
+    act(world, scratch, segment, next, reason)
 }
 
 /// Does to a refused segment what the service says.
 #[inline(always)]
-fn act<'m, W: World<'m>>(
-    world: &W,
-    scratch: &mut Scratch,
-    segment: &Segment,
-    service: &Service,
-    next: u32,
-    reason: Reason,
-) -> Verdict {
-    if service.actions[reason as usize & 31] == Action::Reset as u8 {
+fn act<W: World>(world: &W, scratch: &mut Scratch, segment: &Segment, next: u32, reason: Reason) -> Verdict {
+    if scratch.reading.service.action(reason as u32) == Action::Reset as u8 {
         world.count(Count::Event(Event::Reset));
-        Verdict::Rewritten(reply::reset(&mut scratch.head, segment, next))
+        Verdict::rewritten(reply::reset(&mut scratch.head, segment, next))
     } else {
         drop_as(world, Event::Dropped)
     }
@@ -492,7 +625,7 @@ fn act<'m, W: World<'m>>(
 
 /// A later segment of a refused connection, or one of a connection that nobody holds.
 #[inline(always)]
-fn after_refusal<'m, W: World<'m>>(
+fn after_refusal<W: World>(
     world: &W,
     scratch: &mut Scratch,
     segment: &Segment,
@@ -500,10 +633,15 @@ fn after_refusal<'m, W: World<'m>>(
     next: Option<u32>,
 ) -> Verdict {
     world.count(Count::Event(Event::AfterRefusal));
-    if let Some(flow) = flow {
+    if let Some(flow) = flow
+        && flow.stage == stage::REFUSED
+    {
         flow.after = flow.after.wrapping_add(1);
+        if scratch.reading.service.action(flow.reason) == Action::Drop as u8 {
+            return Verdict::DROP;
+        }
     }
-    Verdict::Rewritten(match next {
+    Verdict::rewritten(match next {
         Some(next) => reply::reset(&mut scratch.head, segment, next),
         None => reply::strip(&mut scratch.head, segment),
     })
@@ -522,7 +660,7 @@ pub struct Sum {
 
 /// Adds the next 64 bytes to the sum; `false` at its end.
 #[inline(always)]
-pub fn sum_step<'m, W: World<'m>>(world: &W, sum: &mut Sum, window: &mut Window) -> bool {
+pub fn sum_step<W: World>(world: &W, sum: &mut Sum, window: &mut Window) -> bool {
     let len = if sum.left > 64 { 64 } else { sum.left };
     if len == 0 || !world.load(window, sum.at, len) {
         return false;
@@ -530,10 +668,8 @@ pub fn sum_step<'m, W: World<'m>>(world: &W, sum: &mut Sum, window: &mut Window)
     macro_rules! word {
         ($behind:literal) => {
             let count = len.saturating_sub($behind);
-            sum.total = reply::add(
-                sum.total,
-                crate::http::bytes::lowest(window.word_behind::<$behind>(BASE), count).to_le(),
-            );
+            sum.total =
+                reply::add(sum.total, crate::http::bytes::lowest(window.word_behind::<$behind>(BASE), count).to_le());
         };
     }
     word!(0);

@@ -131,5 +131,6 @@ pub fn tag(secret: [u64; 2], value: &[u8]) -> KeyTag {
 /// Whether `value` may be a key: 8–128 bytes, each visible ASCII (0x21–0x7E).
 #[must_use]
 pub fn is_valid(value: &[u8]) -> bool {
-    (MIN_LEN as usize..=MAX_LEN as usize).contains(&value.len()) && value.iter().all(|byte| (0x21..=0x7e).contains(byte))
+    (MIN_LEN as usize..=MAX_LEN as usize).contains(&value.len())
+        && value.iter().all(|byte| (0x21..=0x7e).contains(byte))
 }

@@ -119,7 +119,7 @@ impl Counts {
     }
 
     /// These counts as they stand in `window`; `None` if they are of a later one (the two words were read across
-    /// another CPU's roll).
+    /// other CPUs' rolls, any number of them).
     #[inline(always)]
     const fn within(self, window: Window) -> Option<Self> {
         let Self { sequence, previous, current } = self;
@@ -127,7 +127,7 @@ impl Counts {
         let (previous, current) = match behind {
             0 => (previous, current),
             1 if window.carry => (current, 0),
-            0xff => return None,
+            0x80..=0xff => return None,
             _ => (0, 0),
         };
         Some(Self { sequence: window.sequence, previous, current })

@@ -102,7 +102,8 @@ labelled! {
 }
 
 labelled! {
-    /// Things that happen to packets, counted besides the requests.
+    /// Things that happen to packets, counted besides the requests. A service that only observes counts the same, and
+    /// passes them all.
     Event {
         /// A request that was passed and charged.
         Allowed = "allowed",

@@ -3,10 +3,10 @@
 use std::cell::{Cell as StdCell, RefCell, RefMut};
 use std::collections::BTreeMap;
 
-use enforcer_ebpf::abi::{Key, KeyTag, LIMITS, Meter, Policy, Service, TOTALS};
+use enforcer_ebpf::abi::{Key, KeyTag, LIMITS, Meter, Service, TOTALS};
 use enforcer_ebpf::flow::{Flow, Set, Socket};
 use enforcer_ebpf::http::bytes::Window;
-use enforcer_ebpf::judge::{self, Scan, Scratch, Sum, Tally, Verdict, World};
+use enforcer_ebpf::judge::{self, Reading, Scratch, Sum, Tally, Verdict, World};
 use enforcer_ebpf::limit;
 use enforcer_ebpf::verdict::Count;
 use enforcer_ebpf::wire::{HEAD, Tuple};
@@ -66,9 +66,9 @@ impl Host {
         let head = frame.len().min(HEAD as usize);
         scratch.head.bytes_mut()[..head].copy_from_slice(&frame[..head]);
         match judge::packet(&Packet { host: self, frame }, &mut scratch, frame.len() as u32) {
-            Verdict::Pass => Fate::Passed(frame.to_vec()),
-            Verdict::Drop => Fate::Dropped,
-            Verdict::Rewritten(rewrite) => {
+            Verdict { fate: judge::Fate::Pass, .. } => Fate::Passed(frame.to_vec()),
+            Verdict { fate: judge::Fate::Drop, .. } => Fate::Dropped,
+            Verdict { fate: judge::Fate::Rewritten, rewrite } => {
                 let mut bytes = frame[..rewrite.frame as usize].to_vec();
                 let head = rewrite.head as usize;
                 bytes[..head].copy_from_slice(&scratch.head.bytes_mut()[..head]);
@@ -90,15 +90,15 @@ impl Host {
     }
 }
 
-impl<'m> World<'m> for Packet<'m> {
+impl<'m> World for Packet<'m> {
     type Guard = RefMut<'m, Set>;
 
     fn now(&self) -> u64 {
         self.host.now.get()
     }
 
-    fn service(&self, port: u16) -> Option<&'m Service> {
-        self.host.tables.services.get(&port)
+    fn service(&self, port: u16) -> Option<Service> {
+        self.host.tables.services.get(&port).copied()
     }
 
     fn flow_secret(&self) -> [u64; 2] {
@@ -114,7 +114,7 @@ impl<'m> World<'m> for Packet<'m> {
     }
 
     fn socket(&self, _: &Tuple) -> Socket {
-        Socket::Absent
+        Socket::ABSENT
     }
 
     fn load(&self, window: &mut Window, at: u32, len: u32) -> bool {
@@ -127,12 +127,12 @@ impl<'m> World<'m> for Packet<'m> {
         self.host.tables.keys.get(&tag).copied()
     }
 
-    fn policy(&self, principal: u32) -> Option<&'m Policy> {
-        self.host.tables.policies.get(&principal)
-    }
-
-    fn charge(&self, principal: u32, policy: &'m Policy, now: u64) -> bool {
-        let Some(buckets) = self.host.buckets.get(&principal) else { return false };
+    fn charge(&self, principal: u32, now: u64) -> bool {
+        let (Some(buckets), Some(policy)) =
+            (self.host.buckets.get(&principal), self.host.tables.policies.get(&principal))
+        else {
+            return false;
+        };
         limit::charge_all(&std::array::from_fn(|index| buckets[index].cells()), policy, now, 1).is_ok()
     }
 
@@ -151,8 +151,8 @@ impl<'m> World<'m> for Packet<'m> {
         self.host.totals.borrow_mut()[count.index() as usize] += 1;
     }
 
-    fn drive(&self, scan: &mut Scan, window: &mut Window, service: &'m Service, flow: &mut Flow) {
-        while judge::step(self, scan, window, service, flow) {}
+    fn drive(&self, reading: &mut Reading, flow: &mut Flow) {
+        while judge::step(self, reading, flow) {}
     }
 
     fn drive_sum(&self, sum: &mut Sum, window: &mut Window) {

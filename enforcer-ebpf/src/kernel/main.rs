@@ -8,8 +8,10 @@
 #![expect(internal_features, reason = "BPF's atomics exist only as intrinsics")]
 
 mod atomic;
+mod charge;
 mod maps;
 mod packet;
+mod part;
 mod socket;
 mod world;
 
@@ -17,7 +19,7 @@ use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use enforcer_ebpf::flow::Flow;
-use enforcer_ebpf::judge::{self, Scratch, Verdict, World};
+use enforcer_ebpf::judge::{self, Fate, Scratch, Verdict, World};
 use enforcer_ebpf::wire::{self, HEAD};
 
 use packet::Packet;
@@ -28,7 +30,9 @@ use world::Kernel;
 pub(crate) fn enforcer_xdp(ctx: XdpContext) -> u32 {
     let Some((kernel, scratch, frame)) = begin(&ctx) else { return XDP_PASS };
     let verdict = judge::packet(&kernel, scratch, frame);
-    act(Packet::new(ctx.ctx), scratch, frame, verdict)
+    let action = act(Packet::new(ctx.ctx), scratch, frame, verdict);
+    packet::wipe(scratch, frame);
+    action
 }
 
 /// Judges a packet as the first of its connection, without the table of connections: for measurements and tests of
@@ -44,10 +48,10 @@ pub(crate) fn bench_judge(ctx: XdpContext) -> u32 {
     let Some(flow) = maps::bench_flow() else { return XDP_PASS };
     *flow = Flow::default();
     flow.touched = kernel.now();
-    match judge::read(&kernel, scratch, &segment, service, flow) {
-        Verdict::Pass => XDP_PASS,
-        Verdict::Drop | Verdict::Rewritten(_) => XDP_DROP,
-    }
+    scratch.reading.service = service;
+    let verdict = judge::read(&kernel, scratch, &segment, flow);
+    packet::wipe(scratch, frame);
+    if verdict.fate == Fate::Pass { XDP_PASS } else { XDP_DROP }
 }
 
 /// The least that an XDP program can do: what the others are measured beside. Never attached.
@@ -70,11 +74,12 @@ fn begin(ctx: &XdpContext) -> Option<(Kernel, &'static mut Scratch, u32)> {
 
 #[inline(always)]
 fn act(packet: Packet, scratch: &mut Scratch, frame: u32, verdict: Verdict) -> u32 {
-    let rewrite = match verdict {
-        Verdict::Pass => return XDP_PASS,
-        Verdict::Drop => return XDP_DROP,
-        Verdict::Rewritten(rewrite) => rewrite,
-    };
+    let Verdict { fate, rewrite } = verdict;
+    match fate {
+        Fate::Pass => return XDP_PASS,
+        Fate::Drop => return XDP_DROP,
+        Fate::Rewritten => {}
+    }
     // SAFETY: the head has HEAD bytes.
     if !unsafe { packet.store::<{ HEAD as u64 }>(scratch.head.bytes_mut().as_mut_ptr(), rewrite.head) } {
         return XDP_DROP;

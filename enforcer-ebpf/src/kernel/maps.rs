@@ -7,6 +7,7 @@ use aya_ebpf::macros::btf_map;
 use enforcer_ebpf::abi::{self, Key, KeyTag, Meter, Policy, Service, SocketOffsets};
 use enforcer_ebpf::flow::{Flow, Set};
 use enforcer_ebpf::judge::Scratch;
+use enforcer_ebpf::limit::Charge;
 
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
 
@@ -29,6 +30,8 @@ pub(crate) static FLOWS: Array<Set, { abi::FLOW_SETS as usize }, MMAPABLE> = Arr
 #[btf_map]
 static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 #[btf_map]
+static CHARGE: PerCpuArray<Charge, 1> = PerCpuArray::new();
+#[btf_map]
 static BENCH: PerCpuArray<Flow, 1> = PerCpuArray::new();
 
 #[unsafe(no_mangle)]
@@ -46,6 +49,13 @@ pub(crate) static SOCKET_OFFSETS: Global<SocketOffsets> =
 pub(crate) fn scratch() -> Option<&'static mut Scratch> {
     // SAFETY: the value lives as long as the map, and nothing else on this CPU uses it meanwhile.
     SCRATCH.get_ptr_mut(0).map(|scratch| unsafe { &mut *scratch })
+}
+
+/// This CPU's charge under way.
+#[inline(always)]
+pub(crate) fn charge() -> Option<&'static mut Charge> {
+    // SAFETY: as for the scratch.
+    CHARGE.get_ptr_mut(0).map(|charge| unsafe { &mut *charge })
 }
 
 /// This CPU's connection for `bench_judge`.

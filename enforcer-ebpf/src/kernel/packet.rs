@@ -3,8 +3,10 @@
 
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::generated::{
-    bpf_xdp_adjust_tail, bpf_xdp_get_buff_len, bpf_xdp_load_bytes, bpf_xdp_store_bytes,
+    bpf_probe_read_kernel, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len, bpf_xdp_load_bytes, bpf_xdp_store_bytes,
 };
+use enforcer_ebpf::http::bytes::CAPACITY;
+use enforcer_ebpf::judge::Scratch;
 
 /// The packet under judgement.
 #[derive(Clone, Copy)]
@@ -67,4 +69,21 @@ impl Packet {
         // SAFETY: the context is this program's.
         unsafe { bpf_xdp_adjust_tail(self.0, len as i32 - frame as i32) };
     }
+}
+
+/// Wipes what was copied of a frame of this length: keys in clear must not stay in a map.
+///
+/// A read from address 0 fails without a fault and fills its destination with zeros (bpf_probe_read_kernel,
+/// kernel/trace/bpf_trace.c): the one helper that clears a variable length.
+#[inline(always)]
+pub(crate) fn wipe(scratch: &mut Scratch, frame: u32) {
+    const FRESH: u64 = CAPACITY as u64;
+    let len = if frame > CAPACITY { CAPACITY } else { frame };
+    let Some(len) = bounded::<FRESH>(len) else { return };
+    let fresh = scratch.reading.window.fresh().as_mut_ptr().cast();
+    // SAFETY: the window has room for CAPACITY fresh bytes.
+    unsafe { bpf_probe_read_kernel(fresh, len, core::ptr::null()) };
+    let head = scratch.head.bytes_mut();
+    // SAFETY: as long as it is.
+    unsafe { bpf_probe_read_kernel(head.as_mut_ptr().cast(), head.len() as u32, core::ptr::null()) };
 }

@@ -9,7 +9,7 @@ use aya_ebpf::bindings::{bpf_sock, bpf_sock_tuple};
 use aya_ebpf::helpers::generated::{
     bpf_probe_read_kernel, bpf_sk_release, bpf_skc_lookup_tcp, bpf_skc_to_tcp_request_sock, bpf_skc_to_tcp_sock,
 };
-use enforcer_ebpf::flow::Socket;
+use enforcer_ebpf::flow::{Socket, socket as state};
 use enforcer_ebpf::wire::Tuple;
 
 use crate::maps::SOCKET_OFFSETS;
@@ -42,9 +42,10 @@ pub(crate) fn lookup(packet: Packet, tuple: &Tuple) -> Socket {
     let mut words = SockTuple(words, 0);
     let words: *mut SockTuple = &mut words;
     // SAFETY: the tuple is on the stack and as long as `size` says; the socket is released below.
-    let socket = unsafe { bpf_skc_lookup_tcp(packet.context().cast(), words.cast::<bpf_sock_tuple>(), size, CURRENT_NETNS, 0) };
+    let socket =
+        unsafe { bpf_skc_lookup_tcp(packet.context().cast(), words.cast::<bpf_sock_tuple>(), size, CURRENT_NETNS, 0) };
     if socket.is_null() {
-        return Socket::Absent;
+        return Socket::ABSENT;
     }
     // SAFETY: not null, and ours until it is released.
     let known = unsafe { read(socket) };
@@ -58,34 +59,36 @@ pub(crate) fn lookup(packet: Packet, tuple: &Tuple) -> Socket {
 #[inline(always)]
 unsafe fn read(socket: *mut bpf_sock) -> Socket {
     let offsets = SOCKET_OFFSETS.load();
+    let mut known = Socket { state: state::LISTENING, next: 0, base: 0 };
     // SAFETY: the socket is held.
     match unsafe { core::ptr::read_volatile(&raw const (*socket).state) } {
-        LISTEN => Socket::Listening,
-        TIME_WAIT => Socket::Closing,
+        LISTEN => {}
+        TIME_WAIT => known.state = state::CLOSING,
         NEW_SYN_RECV => {
             // SAFETY: the socket is held.
-            let request = unsafe { bpf_skc_to_tcp_request_sock(socket.cast()) };
-            if request.is_null() {
-                return Socket::Listening;
+            let request = unsafe { bpf_skc_to_tcp_request_sock(socket.cast()) }.cast::<u8>();
+            if !request.is_null() {
+                known.state = state::STREAM;
+                // SAFETY: the offset is within the structure.
+                known.next = unsafe { read_u32(request.wrapping_add(offsets.request_rcv_nxt as usize)) };
+                known.base = known.next;
             }
-            // SAFETY: the offset is within the structure.
-            let next = unsafe { read_u32(request.cast::<u8>().wrapping_add(offsets.request_rcv_nxt as usize)) };
-            Socket::Stream { next, base: next }
         }
         _ => {
             // SAFETY: the socket is held.
             let stream = unsafe { bpf_skc_to_tcp_sock(socket.cast()) }.cast::<u8>();
-            if stream.is_null() {
-                return Socket::Listening;
+            if !stream.is_null() {
+                known.state = state::STREAM;
+                // SAFETY: the offset is within the structure.
+                known.next = unsafe { read_u32(stream.wrapping_add(offsets.rcv_nxt as usize)) };
+                // The lower half of a little-endian u64.
+                // SAFETY: the offset is within the structure.
+                let received = unsafe { read_u32(stream.wrapping_add(offsets.bytes_received as usize)) };
+                known.base = known.next.wrapping_sub(received);
             }
-            // SAFETY: the offset is within the structure.
-            let next = unsafe { read_u32(stream.wrapping_add(offsets.rcv_nxt as usize)) };
-            // The lower half of a little-endian u64.
-            // SAFETY: the offset is within the structure.
-            let received = unsafe { read_u32(stream.wrapping_add(offsets.bytes_received as usize)) };
-            Socket::Stream { next, base: next.wrapping_sub(received) }
         }
     }
+    known
 }
 
 /// # Safety

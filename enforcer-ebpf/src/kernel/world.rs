@@ -4,20 +4,19 @@ use core::ffi::c_void;
 use core::ops::{Deref, DerefMut};
 
 use aya_ebpf::helpers::generated::{bpf_ktime_get_boot_ns, bpf_loop};
-use enforcer_ebpf::abi::{Bucket, Key, KeyTag, Meter, Policy, Principal, Service};
+use enforcer_ebpf::abi::{Key, KeyTag, Meter, Principal, Service};
 use enforcer_ebpf::flow::{Flow, Set, Socket};
+use enforcer_ebpf::http::Step;
 use enforcer_ebpf::http::bytes::{CAPACITY, Window};
-use enforcer_ebpf::judge::{self, Scan, Sum, Tally, World};
-use enforcer_ebpf::limit::{Cell, Cells, Charge};
+use enforcer_ebpf::judge::{self, Decision, Reading, Refill, Sum, Tally, World};
+use enforcer_ebpf::limit::Cell;
 use enforcer_ebpf::verdict::Count;
 use enforcer_ebpf::wire::Tuple;
 
 use crate::atomic::Word;
-use crate::maps::{
-    FLOW_MASK, FLOW_SECRET, FLOWS, KEY_SECRET, KEYS, METERS, POLICIES, PORTS, PRINCIPALS, SERVICES, TOTALS,
-};
+use crate::maps::{FLOW_MASK, FLOW_SECRET, FLOWS, KEY_SECRET, KEYS, METERS, PORTS, PRINCIPALS, SERVICES, TOTALS};
 use crate::packet::Packet;
-use crate::socket;
+use crate::{charge, part};
 
 /// More steps than the longest super-frame can need, each of which reads a byte at least.
 const MAX_STEPS: u32 = 1 << 18;
@@ -71,16 +70,15 @@ impl Drop for Guard {
 #[repr(C)]
 struct Steps {
     packet: Packet,
-    scan: *mut Scan,
-    window: *mut Window,
-    service: *const Service,
+    reading: *mut Reading,
     flow: *mut Flow,
 }
 
 unsafe extern "C" fn step(_index: u32, steps: *mut c_void) -> i64 {
-    let Steps { packet, scan, window, service, flow } = *unsafe { &*steps.cast::<Steps>() };
-    // SAFETY: `drive` made them of references that outlive the loop.
-    let more = unsafe { judge::step(&Kernel { packet }, &mut *scan, &mut *window, &*service, &mut *flow) };
+    // SAFETY: `drive` made it of references that outlive the loop.
+    let Steps { packet, reading, flow } = *unsafe { &*steps.cast::<Steps>() };
+    // SAFETY: as above.
+    let more = unsafe { judge::step(&Kernel { packet }, &mut *reading, &mut *flow) };
     i64::from(!more)
 }
 
@@ -93,43 +91,14 @@ struct Sums {
 }
 
 unsafe extern "C" fn sum_step(_index: u32, sums: *mut c_void) -> i64 {
+    // SAFETY: `drive_sum` made it of references that outlive the loop.
     let Sums { packet, sum, window } = *unsafe { &*sums.cast::<Sums>() };
-    // SAFETY: `drive_sum` made them of references that outlive the loop.
+    // SAFETY: as above.
     let more = unsafe { judge::sum_step(&Kernel { packet }, &mut *sum, &mut *window) };
     i64::from(!more)
 }
 
-/// What a step of a charge needs.
-#[repr(C)]
-struct Charges {
-    charge: Charge,
-    meter: *mut Meter,
-    policy: *const Policy,
-}
-
-unsafe extern "C" fn charge_step(_index: u32, charges: *mut c_void) -> i64 {
-    // SAFETY: `charge` made it of what outlives the loop.
-    let Charges { charge, meter, policy } = unsafe { &mut *charges.cast::<Charges>() };
-    // SAFETY: the index is below the length.
-    let bucket = unsafe { (&raw mut (**meter).buckets).cast::<Bucket>().add(charge.index()) };
-    // SAFETY: a policy is never changed while it is in use.
-    let more = charge.step(&cells(bucket), unsafe { &**policy });
-    i64::from(!more)
-}
-
-#[inline(always)]
-fn cells(bucket: *mut Bucket) -> Cells<Word> {
-    // SAFETY: aligned words of a map's value.
-    unsafe {
-        Cells {
-            window: Word::new(&raw mut (*bucket).window),
-            counts: Word::new(&raw mut (*bucket).counts),
-            arrival: Word::new(&raw mut (*bucket).arrival),
-        }
-    }
-}
-
-impl World<'static> for Kernel {
+impl World for Kernel {
     type Guard = Guard;
 
     #[inline(always)]
@@ -139,9 +108,9 @@ impl World<'static> for Kernel {
     }
 
     #[inline(always)]
-    fn service(&self, port: u16) -> Option<&'static Service> {
+    fn service(&self, port: u16) -> Option<Service> {
         let slot = *PORTS.get(u32::from(port))?;
-        if slot == 0 { None } else { SERVICES.get(slot - 1) }
+        if slot == 0 { None } else { SERVICES.get(slot - 1).copied() }
     }
 
     #[inline(always)]
@@ -169,7 +138,9 @@ impl World<'static> for Kernel {
 
     #[inline(always)]
     fn socket(&self, tuple: &Tuple) -> Socket {
-        socket::lookup(self.packet, tuple)
+        let mut known = Socket::ABSENT;
+        part::find_socket(self.packet.context(), tuple, &mut known);
+        known
     }
 
     #[inline(always)]
@@ -181,24 +152,15 @@ impl World<'static> for Kernel {
     #[inline(always)]
     fn key(&self, tag: KeyTag) -> Option<Key> {
         // SAFETY: copied at once; an entry that is replaced meanwhile reads as one of the two.
-        unsafe { KEYS.get(&tag) }.copied()
+        unsafe { KEYS.get(tag) }.copied()
     }
 
     #[inline(always)]
-    fn policy(&self, principal: u32) -> Option<&'static Policy> {
-        let word = PRINCIPALS.get_ptr(principal)?;
+    fn charge(&self, principal: u32, now: u64) -> bool {
+        let Some(word) = PRINCIPALS.get_ptr(principal) else { return false };
         // SAFETY: an aligned word of a map's value, which the daemon may store to meanwhile.
-        let principal = Principal::from_word(unsafe { core::ptr::read_volatile(word) });
-        POLICIES.get(principal.policy)
-    }
-
-    #[inline(always)]
-    fn charge(&self, principal: u32, policy: &'static Policy, now: u64) -> bool {
-        let Some(meter) = METERS.get_ptr_mut(principal) else { return false };
-        let mut charges = Charges { charge: Charge::new(policy, now, 1), meter, policy };
-        // SAFETY: the callback takes what is handed to it here.
-        unsafe { bpf_loop(Charge::MAX_STEPS, charge_step as *mut c_void, (&raw mut charges).cast(), 0) };
-        charges.charge.result().is_ok()
+        let Principal { policy } = Principal::from_word(unsafe { core::ptr::read_volatile(word) });
+        charge::charge_principal(principal, policy, now) != 0
     }
 
     #[inline(always)]
@@ -226,8 +188,8 @@ impl World<'static> for Kernel {
     }
 
     #[inline(always)]
-    fn drive(&self, scan: &mut Scan, window: &mut Window, service: &'static Service, flow: &mut Flow) {
-        let mut steps = Steps { packet: self.packet, scan, window, service, flow };
+    fn drive(&self, reading: &mut Reading, flow: &mut Flow) {
+        let mut steps = Steps { packet: self.packet, reading, flow };
         // SAFETY: the callback takes what is handed to it here.
         unsafe { bpf_loop(MAX_STEPS, step as *mut c_void, (&raw mut steps).cast(), 0) };
     }
@@ -237,5 +199,34 @@ impl World<'static> for Kernel {
         let mut sums = Sums { packet: self.packet, sum, window };
         // SAFETY: the callback takes what is handed to it here.
         unsafe { bpf_loop(MAX_STEPS, sum_step as *mut c_void, (&raw mut sums).cast(), 0) };
+    }
+
+    #[inline(always)]
+    fn find(&self, set: &Set, hash: u64, tuple: &Tuple) -> Option<u32> {
+        part::way(part::find_way(set, tuple, hash))
+    }
+
+    #[inline(always)]
+    fn room(&self, set: &Set, now: u64, for_syn: bool) -> Option<u32> {
+        part::way(part::find_room(set, now, u32::from(for_syn)))
+    }
+
+    #[inline(always)]
+    fn refill(&self, reading: &mut Reading, flow: &mut Flow) -> Refill {
+        match part::refill_window(self.packet.context(), reading, flow) {
+            0 => Refill::Ready,
+            1 => Refill::Skipped,
+            _ => Refill::Ended,
+        }
+    }
+
+    #[inline(always)]
+    fn advance(&self, reading: &mut Reading, flow: &mut Flow) -> Step {
+        Step::from_word(part::advance_machine(reading, flow))
+    }
+
+    #[inline(always)]
+    fn decide(&self, flow: &Flow, now: u64) -> Decision {
+        Decision::from_word(part::decide_request(flow, now))
     }
 }
