@@ -18,9 +18,10 @@ mod world;
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
+use aya_log_ebpf::debug;
 use enforcer_ebpf::flow::Flow;
 use enforcer_ebpf::judge::{self, Fate, Scratch, Verdict, World};
-use enforcer_ebpf::wire::{self, HEAD};
+use enforcer_ebpf::wire::{self, HEAD, Segment};
 
 use packet::Packet;
 use world::Kernel;
@@ -32,6 +33,12 @@ pub(crate) fn enforcer_xdp(ctx: XdpContext) -> u32 {
     let verdict = judge::packet(&kernel, scratch, frame);
     let action = act(Packet::new(ctx.ctx), scratch, frame, verdict);
     packet::wipe(scratch, frame);
+    if verdict.fate != Fate::Pass {
+        let Segment { tuple, seq, len, .. } = scratch.segment;
+        let (from, to) = (tuple.source_port(), tuple.destination_port());
+        // Compiled out of what the verifier sees unless the daemon was started with `-v`.
+        debug!(&ctx, "not passed as it was: port {} to {}, sequence {}, {} bytes", from, to, seq, len);
+    }
     action
 }
 
