@@ -213,21 +213,29 @@ impl Set {
     /// Enters a connection at a place.
     #[inline(always)]
     pub fn enter(&mut self, way: u32, hash: u64, tuple: &Tuple, base: u32, stage: u32, now: u64) -> &mut Flow {
-        let way = way as usize & (WAYS - 1);
-        self.hashes[way] = hash;
-        let flow = &mut self.flows[way];
-        flow.tuple = *tuple;
-        flow.machine = Machine::new();
-        flow.touched = now;
-        flow.next = base;
-        flow.base = base;
-        flow.stage = stage;
-        flow.candidate = 0;
-        flow.has_candidate = 0;
-        flow.after = 0;
-        flow.local = 0;
-        flow.reason = 0;
+        self.hashes[way as usize & (WAYS - 1)] = hash;
+        let flow = self.flow(way);
+        flow.begin(tuple, base, stage, now);
         flow
+    }
+}
+
+impl Flow {
+    /// Begins a connection whose first byte has the sequence number `base`.
+    #[inline(always)]
+    pub fn begin(&mut self, tuple: &Tuple, base: u32, stage: u32, now: u64) {
+        // Field by field: of a whole value the BPF compiler makes a loop over bytes.
+        self.tuple = *tuple;
+        self.machine = Machine::new();
+        self.touched = now;
+        self.next = base;
+        self.base = base;
+        self.stage = stage;
+        self.candidate = 0;
+        self.has_candidate = 0;
+        self.after = 0;
+        self.local = 0;
+        self.reason = 0;
     }
 }
 

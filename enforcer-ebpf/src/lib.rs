@@ -14,6 +14,7 @@
 //! - [`reply`]: the packet that a refused one is turned into
 //! - [`abi`]: what lies in the BPF maps, for both sides
 #![cfg_attr(not(test), no_std)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 #![deny(unsafe_code)]
 
 pub mod abi;

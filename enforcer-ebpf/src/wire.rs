@@ -5,9 +5,11 @@
 //! "not TCP": on a guarded host it is dropped, not passed.
 
 pub mod head;
+mod opaque;
 
 use crate::verdict::Reason;
 pub use head::{HEAD, Head};
+use opaque::opaque;
 
 /// EtherTypes and protocol numbers (IEEE 802.1Q, IANA).
 const IPV4: u16 = 0x0800;
@@ -195,6 +197,7 @@ fn parse_v6(head: &Head, frame: u32, segment: &mut Segment) -> Result<(), NotTcp
         if at + 8 > end || at + 8 > HEAD {
             return Err(UNPARSABLE);
         }
+        at = opaque(at);
         let words = u32::from(head.u8(at + 1));
         let len = match next {
             44 => {
@@ -231,6 +234,7 @@ fn parse_tcp(head: &Head, at: u32, end: u32, family: u64, segment: &mut Segment)
     if at + 20 > end {
         return Err(NotTcp::Other);
     }
+    let at = opaque(at);
     let header = u32::from(head.u8(at + 12) >> 4) * 4;
     if header < 20 || at + header > end {
         return Err(NotTcp::Other);

@@ -19,7 +19,7 @@ use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use aya_log_ebpf::debug;
-use enforcer_ebpf::flow::Flow;
+use enforcer_ebpf::flow::stage;
 use enforcer_ebpf::judge::{self, Fate, Scratch, Verdict, World};
 use enforcer_ebpf::wire::{self, HEAD, Segment};
 
@@ -53,8 +53,7 @@ pub(crate) fn bench_judge(ctx: XdpContext) -> u32 {
     let segment = scratch.segment;
     let Some(service) = kernel.service(segment.tuple.destination_port()) else { return XDP_PASS };
     let Some(flow) = maps::bench_flow() else { return XDP_PASS };
-    *flow = Flow::default();
-    flow.touched = kernel.now();
+    flow.begin(&segment.tuple, segment.seq, stage::FOLLOWED, kernel.now());
     scratch.reading.service = service;
     let verdict = judge::read(&kernel, scratch, &segment, flow);
     packet::wipe(scratch, frame);

@@ -12,13 +12,14 @@ use enforcer_ebpf::judge::Scratch;
 #[derive(Clone, Copy)]
 pub(crate) struct Packet(*mut xdp_md);
 
-/// A length as the verifier can bound it: hidden from the compiler, which would fold the comparison away.
+/// A length of 1–`MAX` as the verifier can bound it: what is compared is hidden from the compiler, which would fold
+/// the comparison away, and it is the length less one, since kernels before 6.8 learn nothing from "not zero".
 #[inline(always)]
 fn bounded<const MAX: u64>(len: u32) -> Option<u32> {
-    let mut len = u64::from(len);
+    let mut less = u64::from(len).wrapping_sub(1);
     // SAFETY: a move of a register onto itself.
-    unsafe { core::arch::asm!("{0} = {0}", inout(reg) len, options(nomem, nostack, preserves_flags)) };
-    if len == 0 || len > MAX { None } else { Some(len as u32) }
+    unsafe { core::arch::asm!("{0} = {0}", inout(reg) less, options(nomem, nostack, preserves_flags)) };
+    if less < MAX { Some(less as u32 + 1) } else { None }
 }
 
 impl Packet {
