@@ -2,8 +2,8 @@
 //!
 //! A bypass is any difference between the bytes that are judged here and those that the receiver's TCP accepts
 //! (Ptacek & Newsham 1998). So only bytes at exactly `next` are read; what lies beyond waits for its
-//! retransmission; what lies before passes only if the receiver has accepted all of it already. What it has
-//! accepted is not guessed: where the endpoint is local, its socket is asked ([`Socket`]).
+//! retransmission; what lies before passes only if the receiver has accepted all of it already, or if it lies within
+//! the body under way, whose bytes mean nothing. What it has accepted is not guessed: where the endpoint is local, its socket is asked ([`Socket`]).
 //!
 //! The table is set-associative: a keyed hash chooses a set of [`WAYS`] places, one lock guards a set, and only
 //! connections that nobody waits for give way. An entry is made by the first payload of a connection whose socket
@@ -55,6 +55,10 @@ pub struct Flow {
     pub local: u32,
     /// After a refusal: its [`crate::verdict::Reason`].
     pub reason: u32,
+    /// From here up to `next` the bytes are of one body and mean nothing, whatever they are.
+    pub body: u32,
+    /// 0.
+    pub reserved: u32,
 }
 
 /// Connections whose hashes end alike, under one lock.
@@ -78,7 +82,7 @@ impl Default for Set {
 const _: () = {
     assert!(size_of::<Tuple>() == 40);
     assert!(size_of::<Machine>() == 104);
-    assert!(size_of::<Flow>() == 40 + 104 + 8 + 4 * 8);
+    assert!(size_of::<Flow>() == 40 + 104 + 8 + 4 * 10);
     assert!(size_of::<Set>() == 8 + WAYS * (8 + size_of::<Flow>()));
 };
 
@@ -114,11 +118,11 @@ impl Socket {
 /// What is to be done with a segment that carries data or a FIN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Plan {
-    /// Its bytes are the next ones: read them.
+    /// Its bytes from the flow's `next` on are new: read them.
     Read,
-    /// The receiver has all of it.
+    /// Nothing in it is new: the receiver has it, or it is a body's.
     Old,
-    /// Judged before, and not accepted yet.
+    /// Judged before, not accepted yet, and not a body's: other bytes might come in its place.
     Repeated,
     /// Bytes before it are missing.
     Ahead,
@@ -236,6 +240,8 @@ impl Flow {
         self.after = 0;
         self.local = 0;
         self.reason = 0;
+        self.body = base;
+        self.reserved = 0;
     }
 }
 
@@ -272,7 +278,9 @@ fn plan_local(flow: Option<&Flow>, segment: &Segment, accepted: u32, base: u32) 
     if after(accepted, known.next) {
         return Plan::Unknown(accepted);
     }
-    in_order(known, segment)
+    // The receiver overlooks what it has accepted.
+    let begin = if after(accepted, segment.seq) { accepted } else { segment.seq };
+    in_order(known, segment, begin)
 }
 
 #[inline(always)]
@@ -290,19 +298,25 @@ fn plan_forwarded(flow: Option<&Flow>, segment: &Segment) -> Plan {
             // The same byte of two possible connections cannot be told apart.
             if segment.seq == flow.next { Plan::Unknown(segment.seq) } else { Plan::Enter(flow.candidate) }
         }
-        stage::FOLLOWED => in_order(flow, segment),
+        stage::FOLLOWED => in_order(flow, segment, segment.seq),
         _ => Plan::Strip,
     }
 }
 
+/// `begin` is the first byte of the segment that the receiver may still take.
 #[inline(always)]
-fn in_order(flow: &Flow, segment: &Segment) -> Plan {
+fn in_order(flow: &Flow, segment: &Segment, begin: u32) -> Plan {
     if segment.seq == flow.next {
         Plan::Read
     } else if after(segment.seq, flow.next) {
         Plan::Ahead
-    } else {
+    } else if after(flow.body, begin) {
         Plan::Repeated
+    } else if after(segment.end(), flow.next) {
+        // Judged bytes of a body, and new ones behind them.
+        Plan::Read
+    } else {
+        Plan::Old
     }
 }
 

@@ -346,8 +346,11 @@ fn data<W: World>(world: &W, scratch: &mut Scratch, segment: &Segment) -> Verdic
 #[inline(always)]
 pub fn read<W: World>(world: &W, scratch: &mut Scratch, segment: &Segment, flow: &mut Flow) -> Verdict {
     let reading = &mut scratch.reading;
-    reading.scan = Scan { now: flow.touched, payload: segment.payload, len: segment.len, ..Scan::default() };
-    if segment.len > 0 {
+    let known = known(segment, flow);
+    let body = flow.machine.skippable();
+    reading.scan =
+        Scan { now: flow.touched, payload: segment.payload + known, len: segment.len - known, ..Scan::default() };
+    if reading.scan.len > 0 {
         let pos = flow.machine.resume(&mut reading.window);
         reading.scan.cursor = Cursor { pos, end: BASE };
         world.drive(reading, flow);
@@ -367,23 +370,35 @@ pub fn read<W: World>(world: &W, scratch: &mut Scratch, segment: &Segment, flow:
     }
     let Some(refusal) = refusal else {
         flow.next = segment.end();
+        // A body that could not end within these bytes goes on; another begins behind them at the earliest.
+        if body <= u64::from(reading.scan.len) {
+            flow.body = flow.next;
+        }
         return Verdict::PASS;
     };
     count_refusal(world, refusal);
     flow.stage = stage::REFUSED;
     flow.reason = refusal.reason as u32;
-    act(world, scratch, segment, segment.seq, refusal.reason)
+    act(world, scratch, segment, flow.next, refusal.reason)
+}
+
+/// Bytes of the payload that were judged before.
+#[inline(always)]
+fn known(segment: &Segment, flow: &Flow) -> u32 {
+    let known = flow.next.wrapping_sub(segment.seq);
+    if known > segment.len { segment.len } else { known }
 }
 
 /// Passes the requests of a segment that come before a refused one; that one is judged when it is sent again.
 #[inline(always)]
 fn cut<W: World>(world: &W, scratch: &mut Scratch, segment: &Segment, flow: &mut Flow) -> Verdict {
-    let len = scratch.reading.scan.boundary;
+    let len = known(segment, flow).wrapping_add(scratch.reading.scan.boundary);
     world.count(Count::Event(Event::Cut));
     scratch.sum = Sum { at: reply::summed_from(segment), left: reply::summed(segment, len), total: 0 };
     world.drive_sum(&mut scratch.sum, &mut scratch.reading.window);
     flow.machine = Machine::new();
     flow.next = segment.seq.wrapping_add(len);
+    flow.body = flow.next;
     if scratch.sum.left > 0 {
         return Verdict::DROP;
     }

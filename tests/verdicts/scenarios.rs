@@ -463,6 +463,36 @@ fn only_the_next_bytes_are_read() -> Result<()> {
 }
 
 #[test]
+fn bytes_of_a_body_that_are_sent_again_pass_and_what_is_new_behind_them_is_judged() -> Result<()> {
+    let mut both = Both::new(&tables())?;
+    let head = format!("POST /u HTTP/1.1\r\nX-API-Key: {KEY}\r\nContent-Length: 400\r\n\r\n").into_bytes();
+    let body = vec![b'b'; 400];
+    let unkeyed = get("/", None);
+    let mut connection = both.connect(Shape::V4)?;
+    let begin = connection.seq;
+    ensure!(both.send(&mut connection, &head)? == Outcome::Passed, "the head");
+    let first = connection.seq;
+    ensure!(both.send(&mut connection, &body[..200])? == Outcome::Passed, "half of the body");
+    connection.seq = first;
+    ensure!(both.send(&mut connection, &body[..200])? == Outcome::Passed, "the same half again");
+    connection.seq = first.wrapping_add(100);
+    ensure!(both.send(&mut connection, &body[100..300])? == Outcome::Passed, "some of it again, and more");
+    // The head may not come again: the receiver might take other bytes for it.
+    connection.seq = begin;
+    ensure!(both.send(&mut connection, &head)? == Outcome::Dropped, "the head again");
+    // Known bytes, the rest of the body and two requests behind it, of which the second is not keyed.
+    connection.seq = first.wrapping_add(250);
+    let keyed = get("/", Some(KEY));
+    let outcome = both.send(&mut connection, &[&body[250..], &keyed[..], &unkeyed[..]].concat())?;
+    ensure!(outcome == Outcome::Cut(150 + keyed.len()), "known and new bytes together: {outcome:?}");
+    ensure!(both.count(Count::Event(Event::Allowed))? == 2, "{}", both.count(Count::Event(Event::Allowed))?);
+    connection.seq = first.wrapping_add(400 + keyed.len() as u32);
+    let next = connection.seq;
+    ensure!(both.send(&mut connection, &unkeyed)? == Outcome::Reset(next), "the unkeyed request, sent again");
+    Ok(())
+}
+
+#[test]
 fn a_refused_request_that_is_sent_again_is_refused_again_and_counted_once() -> Result<()> {
     let mut both = Both::new(&tables())?;
     let request = get("/", None);
