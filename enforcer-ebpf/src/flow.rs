@@ -10,6 +10,7 @@
 //! exists, or, for forwarded connections, by a SYN; a SYN never displaces a followed connection.
 
 use crate::http::Machine;
+use crate::opaque::zero;
 use crate::wire::{Segment, Tuple, flag};
 
 /// Places of a set.
@@ -228,20 +229,19 @@ impl Flow {
     /// Begins a connection whose first byte has the sequence number `base`.
     #[inline(always)]
     pub fn begin(&mut self, tuple: &Tuple, base: u32, stage: u32, now: u64) {
-        // Field by field: of a whole value the BPF compiler makes a loop over bytes.
         self.tuple = *tuple;
-        self.machine = Machine::new();
+        self.machine.restart();
         self.touched = now;
         self.next = base;
         self.base = base;
         self.stage = stage;
-        self.candidate = 0;
-        self.has_candidate = 0;
-        self.after = 0;
-        self.local = 0;
-        self.reason = 0;
+        self.candidate = zero() as u32;
+        self.has_candidate = zero() as u32;
+        self.after = zero() as u32;
+        self.local = zero() as u32;
+        self.reason = zero() as u32;
         self.body = base;
-        self.reserved = 0;
+        self.reserved = zero() as u32;
     }
 }
 

@@ -4,15 +4,21 @@
 //! and [`Verdict`] at the end. A verdict is for requests, never for packets: each request of a segment is judged,
 //! and a segment whose later request fails is cut behind its last good one.
 
+mod decision;
+mod sum;
+
 use core::ops::DerefMut;
 
 use crate::abi::{Key, KeyTag, Service};
 use crate::flow::{self, Flow, Plan, Set, Socket, socket, stage};
 use crate::http::bytes::{BASE, CAPACITY, Window};
-use crate::http::{Cursor, Machine, Refusal, Step};
+use crate::http::{Cursor, Refusal, Step};
+use crate::opaque::zero;
 use crate::reply::{self, Rewrite};
 use crate::verdict::{Action, Count, Event, Reason};
 use crate::wire::{self, Head, NotTcp, Segment, Tuple, flag};
+pub use decision::{Decision, decide};
+pub use sum::{Sum, sum_step};
 
 /// What is counted for a principal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -348,8 +354,7 @@ pub fn read<W: World>(world: &W, scratch: &mut Scratch, segment: &Segment, flow:
     let reading = &mut scratch.reading;
     let known = known(segment, flow);
     let body = flow.machine.skippable();
-    reading.scan =
-        Scan { now: flow.touched, payload: segment.payload + known, len: segment.len - known, ..Scan::default() };
+    reading.scan = Scan::new(flow.touched, segment.payload + known, segment.len - known);
     if reading.scan.len > 0 {
         let pos = flow.machine.resume(&mut reading.window);
         reading.scan.cursor = Cursor { pos, end: BASE };
@@ -394,18 +399,36 @@ fn known(segment: &Segment, flow: &Flow) -> u32 {
 fn cut<W: World>(world: &W, scratch: &mut Scratch, segment: &Segment, flow: &mut Flow) -> Verdict {
     let len = known(segment, flow).wrapping_add(scratch.reading.scan.boundary);
     world.count(Count::Event(Event::Cut));
-    scratch.sum = Sum { at: reply::summed_from(segment), left: reply::summed(segment, len), total: 0 };
+    scratch.sum = Sum::new(reply::summed_from(segment), reply::summed(segment, len));
     world.drive_sum(&mut scratch.sum, &mut scratch.reading.window);
-    flow.machine = Machine::new();
+    flow.machine.restart();
     flow.next = segment.seq.wrapping_add(len);
     flow.body = flow.next;
-    if scratch.sum.left > 0 {
-        return Verdict::DROP;
+    match scratch.sum.total() {
+        Some(total) => Verdict::rewritten(reply::cut(&mut scratch.head, segment, len, total)),
+        None => Verdict::DROP,
     }
-    Verdict::rewritten(reply::cut(&mut scratch.head, segment, len, scratch.sum.total))
 }
 
 impl Scan {
+    /// Of `len` bytes at `payload`, met at `now`.
+    #[inline(always)]
+    fn new(now: u64, payload: u32, len: u32) -> Self {
+        let zero = zero() as u32;
+        Self {
+            now,
+            cursor: Cursor { pos: zero, end: zero },
+            payload,
+            len,
+            next: zero,
+            boundary: zero,
+            outcome: zero,
+            reason: zero as u8,
+            kind: zero as u8,
+            reserved: [zero as u8; 2],
+        }
+    }
+
     /// Bytes of the payload that were read or skipped.
     #[inline(always)]
     fn position(&self) -> u32 {
@@ -542,62 +565,6 @@ fn settle<W: World>(world: &W, reading: &mut Reading, decision: Decision) -> boo
     false
 }
 
-/// Whether a request may pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Decision {
-    /// Whose it is; 0 if nobody's.
-    pub principal: u32,
-    /// Why it may not pass.
-    pub refused: Option<Reason>,
-}
-
-impl Decision {
-    /// As a number, for where the kernel can hand on nothing else: the principal above, 1 + the reason or 0 below.
-    #[must_use]
-    #[inline(always)]
-    pub const fn to_word(self) -> u64 {
-        let reason = match self.refused {
-            Some(reason) => reason as u64 + 1,
-            None => 0,
-        };
-        ((self.principal as u64) << 8) | reason
-    }
-
-    /// Reads the number.
-    #[must_use]
-    #[inline(always)]
-    pub const fn from_word(word: u64) -> Self {
-        let refused = match word as u8 {
-            0 => None,
-            index => match Reason::from_index(index - 1) {
-                Some(reason) => Some(reason),
-                None => Some(Reason::Unparsable),
-            },
-        };
-        Self { principal: (word >> 8) as u32, refused }
-    }
-}
-
-/// Decides on a request with this key, and charges it if it may pass.
-#[inline(always)]
-pub fn decide<W: World>(world: &W, tag: Option<KeyTag>, now: u64) -> Decision {
-    let refused = |principal, reason| Decision { principal, refused: Some(reason) };
-    let Some(tag) = tag else { return refused(0, Reason::Unkeyed) };
-    let Some(Key { principal, flags, not_before, expires }) = world.key(tag) else {
-        return refused(0, Reason::UnknownKey);
-    };
-    if flags & Key::DISABLED != 0 {
-        return refused(principal, Reason::KeyDisabled);
-    }
-    if now < not_before || now >= expires {
-        return refused(principal, Reason::KeyExpired);
-    }
-    if !world.charge(principal, now) {
-        return refused(principal, Reason::OverLimit);
-    }
-    Decision { principal, refused: None }
-}
-
 /// `None`, and counted, where the service only observes.
 #[inline(always)]
 fn observed<W: World>(world: &W, service: &Service, refusal: Refusal) -> Option<Refusal> {
@@ -660,42 +627,4 @@ fn after_refusal<W: World>(
         Some(next) => reply::reset(&mut scratch.head, segment, next),
         None => reply::strip(&mut scratch.head, segment),
     })
-}
-
-/// A sum over bytes of the frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-#[repr(C)]
-pub struct Sum {
-    /// The next byte.
-    at: u32,
-    /// Bytes that are left.
-    left: u32,
-    total: u64,
-}
-
-/// Adds the next 64 bytes to the sum; `false` at its end.
-#[inline(always)]
-pub fn sum_step<W: World>(world: &W, sum: &mut Sum, window: &mut Window) -> bool {
-    let len = if sum.left > 64 { 64 } else { sum.left };
-    if len == 0 || !world.load(window, sum.at, len) {
-        return false;
-    }
-    macro_rules! word {
-        ($behind:literal) => {
-            let count = len.saturating_sub($behind);
-            sum.total =
-                reply::add(sum.total, crate::http::bytes::lowest(window.word_behind::<$behind>(BASE), count).to_le());
-        };
-    }
-    word!(0);
-    word!(8);
-    word!(16);
-    word!(24);
-    word!(32);
-    word!(40);
-    word!(48);
-    word!(56);
-    sum.at = sum.at.wrapping_add(len);
-    sum.left = sum.left.wrapping_sub(len);
-    sum.left > 0
 }

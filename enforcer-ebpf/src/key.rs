@@ -4,6 +4,7 @@
 //! Whole words are taken at a time; a value cut by a segment boundary goes on from [`Tagger`]'s state.
 
 use crate::abi::KeyTag;
+use crate::opaque::zero;
 
 /// Shortest key in bytes.
 pub const MIN_LEN: u32 = 8;
@@ -35,10 +36,16 @@ impl Tagger {
                 k0 ^ 0x6c79_6765_6e65_7261,
                 k1 ^ 0x7465_6462_7974_6573,
             ],
-            tail: 0,
-            len: 0,
-            reserved: 0,
+            tail: zero(),
+            len: zero() as u32,
+            reserved: zero() as u32,
         }
+    }
+
+    /// Forgets the bytes that are still in clear.
+    #[inline(always)]
+    pub(crate) fn forget(&mut self) {
+        self.tail = 0;
     }
 
     /// Bytes taken so far.

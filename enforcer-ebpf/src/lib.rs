@@ -23,6 +23,7 @@ pub mod http;
 pub mod judge;
 pub mod key;
 pub mod limit;
+mod opaque;
 pub mod reply;
 pub mod verdict;
 pub mod wire;

@@ -21,6 +21,7 @@
 //! One word: the theoretical arrival time (ITU-T I.371); at most N + burst in any W.
 
 use crate::abi::{Algorithm, Bucket, LIMITS, Limit, Policy};
+use crate::opaque::zero;
 
 /// Unit of window times in ns.
 pub const TICK_NS: u64 = 64;
@@ -259,7 +260,8 @@ impl Charge {
     pub fn new(policy: &Policy, now: u64, cost: u64) -> Self {
         // One limit is tested by charging it.
         let stage = if policy.len > 1 { TEST } else { CHARGE };
-        Self { now, cost, tokens: [0; LIMITS], stage, index: 0, tries: 0, refused: NONE }
+        let zero = zero();
+        Self { now, cost, tokens: [zero; LIMITS], stage, index: zero, tries: zero, refused: NONE }
     }
 
     /// Which of the policy's limits the next step is about.

@@ -5,11 +5,10 @@
 //! "not TCP": on a guarded host it is dropped, not passed.
 
 pub mod head;
-mod opaque;
 
+use crate::opaque::opaque;
 use crate::verdict::Reason;
 pub use head::{HEAD, Head};
-use opaque::opaque;
 
 /// EtherTypes and protocol numbers (IEEE 802.1Q, IANA).
 const IPV4: u16 = 0x0800;
