@@ -3,11 +3,40 @@
 #[path = "verdicts/scenarios.rs"]
 mod scenarios;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use enforcer_ebpf::wire::flag;
+use enforcer_tests::bucket::sliding;
+use enforcer_tests::corpus::KEY;
 use enforcer_tests::kernel::{Loaded, Program};
+use enforcer_tests::packet::Frame;
 use enforcer_tests::tables::Tables;
+
+/// In ns.
+const HOUR: u64 = 3_600_000_000_000;
 
 /// The program that is attached to interfaces.
 fn load(tables: &Tables) -> Result<Option<Loaded>> {
     Loaded::new(Program::Attached, tables).map(Some)
+}
+
+#[test]
+fn nothing_of_a_request_stays_in_the_scratch() -> Result<()> {
+    let tables = Tables::new().with_key(KEY, 1, 0).with_limits(1, &[sliding(100, HOUR)]);
+    let loaded = Loaded::new(Program::Attached, &tables)?;
+    let (client, server) = ("10.9.0.2:4000".parse()?, "10.9.0.1:8000".parse()?);
+    loaded.judge(&Frame::bare(client, server, 7, flag::SYN).build())?;
+    // Passed, refused with the key unread behind the fault, and left in the middle of the key.
+    let begin = format!("GET / HTTP/1.1\r\nX-API-Key: {KEY}");
+    let whole = format!("{begin}\r\n\r\n");
+    let mut seq = 8;
+    for request in [whole.as_str(), &begin[..begin.len() - 5], &format!("{}\0\r\nX: {whole}", &KEY[KEY.len() - 5..])] {
+        loaded.judge(&Frame::data(client, server, seq, request.as_bytes()).build())?;
+        seq += request.len() as u32;
+        let scratch = loaded.scratch()?;
+        for part in [&KEY.as_bytes()[..4], &KEY.as_bytes()[KEY.len() - 4..], b"HTTP", b"Key"] {
+            ensure!(!scratch.windows(part.len()).any(|bytes| bytes == part), "{} is there", part.escape_ascii());
+        }
+    }
+    ensure!(loaded.meter(1)?.allowed == 1, "the first request was not judged");
+    Ok(())
 }

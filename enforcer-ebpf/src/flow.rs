@@ -10,7 +10,7 @@
 //! exists, or, for forwarded connections, by a SYN; a SYN never displaces a followed connection.
 
 use crate::http::Machine;
-use crate::opaque::zero;
+use crate::opaque::{opaque, zero};
 use crate::wire::{Segment, Tuple, flag};
 
 /// Places of a set.
@@ -192,7 +192,7 @@ impl Set {
     /// The connection at a place.
     #[inline(always)]
     pub fn flow(&mut self, way: u32) -> &mut Flow {
-        &mut self.flows[way as usize & (WAYS - 1)]
+        &mut self.flows[opaque(way) as usize & (WAYS - 1)]
     }
 
     /// Makes room: a free place, else the longest quiet of those that may go. A SYN displaces no followed connection.
@@ -218,7 +218,7 @@ impl Set {
     /// Enters a connection at a place.
     #[inline(always)]
     pub fn enter(&mut self, way: u32, hash: u64, tuple: &Tuple, base: u32, stage: u32, now: u64) -> &mut Flow {
-        self.hashes[way as usize & (WAYS - 1)] = hash;
+        self.hashes[opaque(way) as usize & (WAYS - 1)] = hash;
         let flow = self.flow(way);
         flow.begin(tuple, base, stage, now);
         flow

@@ -87,7 +87,7 @@ pub trait World: Sized {
         refill(self, reading, flow)
     }
 
-    /// [`Machine::step`].
+    /// [`crate::http::Machine::step`].
     #[inline(always)]
     fn advance(&self, reading: &mut Reading, flow: &mut Flow) -> Step {
         let Reading { scan, window, service } = reading;
@@ -237,10 +237,10 @@ fn guarded<W: World>(world: &W, scratch: &mut Scratch, segment: &Segment) -> Ver
     if segment.has(flag::RST) {
         return Verdict::PASS;
     }
-    // Urgent data is taken out of the stream by the receiver (RFC 6093); data without ACK, or in a SYN, is not of
-    // the stream that its handshake begins.
+    // Data without ACK, or in a SYN, is not of the stream that its handshake begins. An urgent pointer alone changes
+    // what later data means.
     let carries = flow::carries(segment);
-    if segment.has(flag::URG) || (carries && (segment.has(flag::SYN) || !segment.has(flag::ACK))) {
+    if if carries { segment.has(flag::SYN) || !segment.has(flag::ACK) } else { segment.has(flag::URG) } {
         return refuse_unread(world, scratch, Reason::Unorderly);
     }
     if segment.has(flag::SYN) {
@@ -316,6 +316,9 @@ fn data<W: World>(world: &W, scratch: &mut Scratch, segment: &Segment) -> Verdic
         Some(way) => flow::plan(Some(set.flow(way)), segment, socket),
         None => flow::plan(None, segment, socket),
     };
+    if segment.has(flag::URG) && !matches!(plan, Plan::Read | Plan::Enter(_)) {
+        return refuse_unread(world, scratch, Reason::Unorderly);
+    }
     let way = match plan {
         Plan::Read => found,
         Plan::Enter(base) => {
@@ -351,6 +354,15 @@ fn data<W: World>(world: &W, scratch: &mut Scratch, segment: &Segment) -> Verdic
 /// Reads the payload, which is next in order, and settles what becomes of it.
 #[inline(always)]
 pub fn read<W: World>(world: &W, scratch: &mut Scratch, segment: &Segment, flow: &mut Flow) -> Verdict {
+    // The receiver takes urgent data out of the stream (RFC 6093): what it reads is not what is here.
+    if segment.has(flag::URG) {
+        let Some(refusal) = observed(world, &scratch.reading.service, Reason::Unorderly.into()) else {
+            flow.machine.make_opaque();
+            flow.next = segment.end();
+            return Verdict::PASS;
+        };
+        return refuse(world, scratch, segment, flow, refusal);
+    }
     let reading = &mut scratch.reading;
     let known = known(segment, flow);
     let body = flow.machine.skippable();
@@ -381,7 +393,14 @@ pub fn read<W: World>(world: &W, scratch: &mut Scratch, segment: &Segment, flow:
         }
         return Verdict::PASS;
     };
+    refuse(world, scratch, segment, flow, refusal)
+}
+
+/// Refuses the connection's next bytes, and with them all that follow.
+#[inline(always)]
+fn refuse<W: World>(world: &W, scratch: &mut Scratch, segment: &Segment, flow: &mut Flow, refusal: Refusal) -> Verdict {
     count_refusal(world, refusal);
+    flow.machine.forget_key();
     flow.stage = stage::REFUSED;
     flow.reason = refusal.reason as u32;
     act(world, scratch, segment, flow.next, refusal.reason)

@@ -52,7 +52,7 @@ labelled! {
         MidStream = "mid_stream",
         /// The client closed its side inside a request head.
         FinInHead = "fin_in_head",
-        /// Urgent data, or data in a SYN: the stack edits or reorders such a stream.
+        /// Urgent data, or data in a SYN or without ACK: the stack edits such a stream, or does not take it.
         Unorderly = "unorderly",
         /// An IP fragment.
         Fragment = "fragment",

@@ -8,6 +8,7 @@ use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 use aya::programs::{TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader, Pod, TestRunResult};
 use enforcer_ebpf::abi::{Key, KeyTag, Meter, Policy, Principal, Service, TOTALS, global, map};
+use enforcer_ebpf::judge::Scratch;
 
 use crate::reader::SECRET;
 use crate::tables::Tables;
@@ -151,6 +152,16 @@ impl Loaded {
             *total = map.get(&index, 0)?.iter().sum();
         }
         Ok(totals)
+    }
+
+    /// What lies in the scratch of all CPUs between two packets.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn scratch(&self) -> Result<Vec<u8>> {
+        let map = self.object.map(map::SCRATCH).context("no scratch")?;
+        let map: PerCpuArray<_, [u8; size_of::<Scratch>()]> = map.try_into()?;
+        Ok(map.get(&0, 0)?.iter().flatten().copied().collect())
     }
 
     /// What is kept about a principal.

@@ -543,12 +543,24 @@ fn a_fin_inside_a_head_is_refused_and_one_behind_a_request_passes() -> Result<()
 #[test]
 fn urgent_data_data_in_a_syn_and_data_without_an_acknowledgement_do_not_pass() -> Result<()> {
     let mut both = Both::new(&tables())?;
-    for (count, flags) in (1..).zip([flag::ACK | flag::URG, flag::SYN, flag::PSH, 0]) {
+    for (count, flags) in (1..).zip([flag::SYN, flag::PSH, 0]) {
         let connection = both.connect(Shape::V4)?;
         let frame = connection.frame(&get("/", Some(KEY)), flags).build();
         ensure!(both.judge(&frame)? == Fate::Dropped, "flags {flags:#x} passed");
         ensure!(both.count(Count::Refused(Reason::Unorderly))? == count, "flags {flags:#x} were not counted");
     }
+    // Urgent data that is next in order frees the receiver; any other ends nobody's connection.
+    let mut connection = both.connect(Shape::V4)?;
+    ensure!(both.send(&mut connection, b"GET / HTTP/1.1\r\n")? == Outcome::Passed, "the begin of a head");
+    let request = get("/", Some(KEY));
+    let ahead = Frame { seq: connection.seq.wrapping_add(1), ..connection.frame(&request, flag::ACK | flag::URG) };
+    ensure!(both.judge(&ahead.build())? == Fate::Dropped, "urgent data ahead was not dropped");
+    let next = connection.frame(&request, flag::ACK | flag::URG).build();
+    let outcome = Outcome::of(&next, request.len(), both.judge(&next)?)?;
+    ensure!(outcome == Outcome::Reset(connection.seq), "urgent data in order: {outcome:?}");
+    let outcome = both.send(&mut connection, &request)?;
+    ensure!(outcome == Outcome::Stripped, "what came behind it: {outcome:?}");
+    ensure!(both.count(Count::Refused(Reason::Unorderly))? == 5, "urgent data was not counted");
     Ok(())
 }
 
