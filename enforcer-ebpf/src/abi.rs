@@ -3,8 +3,6 @@
 //! [`ABI`] names the directory of the pins; any change of a type here must change it. All values are multiples of
 //! eight bytes without padding, so that no uninitialised byte reaches a map.
 
-#![allow(unsafe_code, reason = "aya::Pod is an unsafe trait; the types below are plain integers without padding")]
-
 /// Number of this layout; part of the pin directory's name (`v1`).
 pub const ABI: u32 = 1;
 
@@ -258,21 +256,3 @@ const _: () = {
     assert!(size_of::<Service>() == 56);
     assert!(size_of::<SocketOffsets>() == 16);
 };
-
-#[cfg(feature = "user")]
-mod pod {
-    // SAFETY: integers and arrays of integers only, no padding (sizes asserted above), any bit pattern is valid.
-    unsafe impl aya::Pod for super::KeyTag {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for super::Key {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for super::Policy {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for super::Meter {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for super::Service {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for super::SocketOffsets {}
-    // SAFETY: as above; asserted beside the type.
-    unsafe impl aya::Pod for crate::flow::Set {}
-}

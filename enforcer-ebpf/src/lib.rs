@@ -24,6 +24,8 @@ pub mod judge;
 pub mod key;
 pub mod limit;
 mod opaque;
+#[cfg(feature = "user")]
+mod pod;
 pub mod reply;
 pub mod verdict;
 pub mod wire;

@@ -1,0 +1,23 @@
+//! That user space may read and write the maps' types as bytes.
+
+#![allow(unsafe_code, reason = "aya::Pod is an unsafe trait")]
+
+use aya::Pod;
+
+use crate::abi::{Key, KeyTag, Meter, Policy, Service, SocketOffsets};
+use crate::flow::Set;
+
+// SAFETY: integers and arrays of integers only, no padding (sizes are asserted beside the types), any bits are valid.
+unsafe impl Pod for KeyTag {}
+// SAFETY: as above.
+unsafe impl Pod for Key {}
+// SAFETY: as above.
+unsafe impl Pod for Policy {}
+// SAFETY: as above.
+unsafe impl Pod for Meter {}
+// SAFETY: as above.
+unsafe impl Pod for Service {}
+// SAFETY: as above.
+unsafe impl Pod for SocketOffsets {}
+// SAFETY: as above.
+unsafe impl Pod for Set {}
