@@ -125,7 +125,7 @@ pub async fn run(settings: Settings, log: bool, shutdown: impl Future<Output = (
     let options = kernel::Options {
         interfaces: settings.interfaces.clone(),
         hook: settings.hook,
-        bpffs_dir: settings.bpffs_dir.clone(),
+        bpffs_dir: kernel::reach(&settings.bpffs_dir),
         key_secret: secret,
         flows: abi::FLOW_SETS * flow::WAYS as u32,
         log,

@@ -171,6 +171,12 @@ impl Kernel {
     }
 }
 
+/// The pin directory as this process can reach it: under `ip netns exec` that is not the path that others use.
+#[must_use]
+pub fn reach(bpffs_dir: &Path) -> PathBuf {
+    checks::reach(bpffs_dir)
+}
+
 /// Ends enforcement without a daemon: detaches the links, then removes the maps and the directories.
 ///
 /// Returns the interfaces that were guarded; none if nothing is pinned.

@@ -32,7 +32,7 @@ impl Arguments {
         let (detached, by_daemon) = match client.act::<Detached>(Method::POST, "/v1/detach").await {
             Ok(detached) => (detached, true),
             Err(client::Error::Unreachable { .. }) => {
-                (Envelope::new(Detached { interfaces: kernel::detach(&bpffs_dir)? }), false)
+                (Envelope::new(Detached { interfaces: kernel::detach(&kernel::reach(&bpffs_dir))? }), false)
             }
             Err(error) => return Err(error.into()),
         };

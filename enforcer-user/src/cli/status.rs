@@ -13,6 +13,7 @@ use super::output::{Format, Watch, duration, number, say, table, text, time};
 use crate::api::{Envelope, Status};
 use crate::client::{self, Client};
 use crate::config;
+use crate::kernel;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -49,7 +50,7 @@ fn without_daemon(format: Format, bpffs_dir: &Path) -> anyhow::Result<()> {
         #[serde(skip_serializing_if = "Option::is_none")]
         pinned: Option<Vec<String>>,
     }
-    let pinned = pinned_links(bpffs_dir);
+    let pinned = pinned_links(&kernel::reach(bpffs_dir));
     match &pinned {
         Some(links) if links.is_empty() => say(&format!("Nothing is pinned in {}.", bpffs_dir.display())),
         Some(links) => say(&format!(

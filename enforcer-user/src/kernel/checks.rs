@@ -1,10 +1,14 @@
 //! What must hold before anything is loaded; each check fails with an error of its own, and leaves nothing behind.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    os::fd::IntoRawFd,
+    path::{Path, PathBuf},
+};
 
 use nix::sys::statfs;
 
-use super::Error;
+use super::{Error, pins::MOUNT_POINT};
 
 /// Oldest kernel, as major and minor: bpf_loop, multi-buffer XDP and cmpxchg are there, and proven, from 6.1 on.
 const MIN_KERNEL: (u32, u32) = (6, 1);
@@ -43,19 +47,61 @@ pub(super) fn may_mount() -> bool {
         .is_some_and(|capabilities| has(capabilities, CAP_SYS_ADMIN))
 }
 
-/// Whether a parent of the process, near or far, sees other mounts than it does.
+/// Whether the process has mounts that end with it, as those of `ip netns exec` do.
 pub(super) fn has_own_mounts() -> bool {
+    outside().is_some() || is_under_netns_exec()
+}
+
+/// Whether /sys is the one that `ip netns exec NAME` mounts: its source is the namespace's name (ip-netns(8)).
+fn is_under_netns_exec() -> bool {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    mounts.lines().any(|line| {
+        let mut fields = line.split(' ');
+        let (source, point) = (fields.next().unwrap_or_default(), fields.next());
+        point == Some("/sys") && !source.is_empty() && Path::new("/run/netns").join(source).exists()
+    })
+}
+
+/// Any process that sees the host's BPF file system, for one whose parents have ended.
+fn neighbour() -> Option<String> {
+    let processes = fs::read_dir("/proc").ok()?.filter_map(Result::ok);
+    let numbers = processes.filter_map(|entry| entry.file_name().into_string().ok());
+    numbers.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())).find(|name| is_on_bpffs(&host(name)))
+}
+
+/// The host's BPF file system as a process sees it.
+fn host(process: &str) -> PathBuf {
+    Path::new("/proc").join(process).join("root").join(MOUNT_POINT.trim_start_matches('/'))
+}
+
+/// The nearest parent of the process that sees other mounts than it does.
+fn outside() -> Option<String> {
     let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
-    let own = namespace("self");
+    let own = namespace("self")?;
     let mut process = "self".to_owned();
     while let Some(parent) = fs::read_to_string(format!("/proc/{process}/status")).ok().and_then(|text| parent(&text)) {
         // One that may not be looked at, as init by an ordinary process, tells nothing.
-        if namespace(&parent).is_some_and(|namespace| own.as_ref().is_some_and(|own| *own != namespace)) {
-            return true;
+        if namespace(&parent).is_some_and(|namespace| namespace != own) {
+            return Some(parent);
         }
         process = parent;
     }
-    false
+    None
+}
+
+/// `dir` as this process can reach it. `ip netns exec` hides the host's BPF file system under a /sys of its own; then
+/// it is reached through a process that still sees it, by a descriptor that is kept for good, since that process may end.
+pub(super) fn reach(dir: &Path) -> PathBuf {
+    let hidden = || -> Option<PathBuf> {
+        let inner = dir.strip_prefix(MOUNT_POINT).ok()?;
+        if !has_own_mounts() {
+            return None;
+        }
+        let parent = outside().filter(|parent| is_on_bpffs(&host(parent)));
+        let kept = fs::File::open(host(&parent.or_else(neighbour)?)).ok()?.into_raw_fd();
+        Some(Path::new("/proc/self/fd").join(kept.to_string()).join(inner))
+    };
+    if is_on_bpffs(dir) { dir.to_path_buf() } else { hidden().unwrap_or_else(|| dir.to_path_buf()) }
 }
 
 /// Whether `dir`, or the nearest of its parents that exists, lies on a BPF file system.

@@ -25,7 +25,7 @@ use nix::mount::MsFlags;
 use super::{Error, checks, syscall};
 
 /// Where distributions mount the BPF file system.
-const MOUNT_POINT: &str = "/sys/fs/bpf";
+pub(super) const MOUNT_POINT: &str = "/sys/fs/bpf";
 
 /// The paths of the pins of this ABI.
 #[derive(Clone, Debug)]
