@@ -13,8 +13,8 @@ use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
 use enforcer_ebpf::abi::{Key, KeyTag, Meter, Policy, Service, TOTALS, map};
 use enforcer_ebpf::flow::Set;
 use enforcer_tests::client::{Connection, Ending, exchange, flood, get};
-use enforcer_tests::enforcer::{Enforcer, Ran};
-use enforcer_tests::netns::{Link, Namespace, Way};
+use enforcer_tests::enforcer::{self, Enforcer, Ran};
+use enforcer_tests::netns::{self, Link, Namespace, Way};
 use enforcer_tests::origin::{Origin, Workers};
 use enforcer_tests::process;
 use nix::sys::signal::Signal;
@@ -91,6 +91,39 @@ fn a_killed_daemon_leaves_enforcement_and_the_next_takes_over_without_a_gap_or_a
     ensure!(origin.executed_with(&key)? == 12, "{} were executed", origin.executed_with(&key)?);
     let allowed = enforcer.metric("enforcer_requests_total{principal=\"tenant\",verdict=\"allowed\"}")?;
     ensure!(allowed == 12, "{allowed} are counted");
+    Ok(())
+}
+
+/// `ip netns exec` hides the host's BPF file system under a /sys of its own, which ends with the last process in it.
+#[test]
+fn under_ip_netns_exec_the_pins_are_the_hosts_and_outlive_the_daemon() -> Result<()> {
+    let (link, origin) = site()?;
+    let folder = tempfile::tempdir()?;
+    let pins = Path::new("/sys/fs/bpf").join(netns::unique("pins"));
+    let exec = |arguments: &[&str]| {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", link.server.name()]).arg(enforcer::binary()?).args(arguments);
+        command
+            .env("ENFORCER_SOCKET", folder.path().join("socket"))
+            .env("ENFORCER_STATE_DIR", folder.path().join("state"))
+            .env("ENFORCER_BPFFS_DIR", &pins);
+        Ok::<_, anyhow::Error>(command)
+    };
+    let run = ["run", "--interface", &link.interface, "--port", "8000", "--metrics", "off"];
+    let mut daemon = process::Process::start(exec(&run)?, &folder.path().join("log"))?;
+    process::wait_for("the daemon to answer", || {
+        ensure!(daemon.ended()?.is_none(), "`enforcer run` ended: {}", daemon.output());
+        Ok(exec(&["status"])?.output()?.status.success().then_some(()))
+    })?;
+    daemon.signal(Signal::SIGKILL)?;
+    daemon.wait()?;
+    let ending = send(&link, &origin, None)?;
+    ensure!(pins.join("v1/links").join(&link.interface).exists(), "no pin on the host's BPF file system");
+    ensure!(ending == Ending::Reset, "a keyless request after the kill: {ending:?}");
+    process::run(&mut exec(&["detach"])?)?;
+    ensure!(!pins.exists(), "detach left {}", pins.display());
+    let ending = send(&link, &origin, None)?;
+    ensure!(ending == Ending::Answered(200), "a keyless request after detach: {ending:?}");
     Ok(())
 }
 
