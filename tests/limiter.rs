@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use enforcer_ebpf::abi::{Algorithm, LIMITS, Limit, Policy};
 use enforcer_ebpf::limit::{self, Outcome, TICK_NS};
-use enforcer_tests::bucket::{Shared, fixed, gcra, sliding};
+use enforcer_tests::bucket::{self, Shared, fixed, gcra, sliding};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
@@ -19,7 +19,7 @@ const MINUTE: u64 = 60 * SECOND;
 const DAY: u64 = 86_400 * SECOND;
 
 fn passes(bucket: &Shared, limit: &Limit, now: u64) -> bool {
-    matches!(limit::charge(&bucket.cells(), limit, now, 1), Outcome::Charged(_))
+    matches!(bucket::charge(&bucket.cells(), limit, now, 1), Outcome::Charged(_))
 }
 
 /// Instants that rise by these steps from [`BEGIN`], until a machine would have been up for 70 years.
@@ -404,7 +404,7 @@ fn the_largest_count_and_window_do_not_overflow() {
     let limit = sliding(limit::MAX_COUNT, 366 * DAY);
     let bucket = Shared::default();
     let cost = u64::from(limit::MAX_COUNT);
-    assert!(matches!(limit::charge(&bucket.cells(), &limit, BEGIN, cost), Outcome::Charged(_)));
+    assert!(matches!(bucket::charge(&bucket.cells(), &limit, BEGIN, cost), Outcome::Charged(_)));
     assert!(!passes(&bucket, &limit, BEGIN + 366 * DAY));
     assert!(passes(&bucket, &limit, BEGIN + 366 * DAY + DAY));
 }
@@ -414,9 +414,9 @@ fn a_cost_above_what_remains_is_refused_and_charges_nothing() {
     let burst = gcra(10, SECOND);
     for limit in [sliding(10, MINUTE), fixed(10, MINUTE), burst] {
         let bucket = Shared::default();
-        assert_eq!(limit::charge(&bucket.cells(), &limit, BEGIN, 11), Outcome::Refused);
+        assert_eq!(bucket::charge(&bucket.cells(), &limit, BEGIN, 11), Outcome::Refused);
         assert_eq!(limit::remaining(&bucket.bucket(), &limit, BEGIN), 10);
-        assert!(matches!(limit::charge(&bucket.cells(), &limit, BEGIN, 10), Outcome::Charged(_)));
+        assert!(matches!(bucket::charge(&bucket.cells(), &limit, BEGIN, 10), Outcome::Charged(_)));
     }
 }
 

@@ -1,8 +1,8 @@
 //! The limiter under loom: all interleavings of threads that charge one bucket, not only those that happen to occur.
 
 use enforcer_ebpf::abi::{Algorithm, Limit};
-use enforcer_ebpf::limit::{self, Cell, Cells, Outcome, TICK_NS};
-use enforcer_tests::bucket::{fixed, gcra, sliding};
+use enforcer_ebpf::limit::{Cell, Cells, Outcome, TICK_NS};
+use enforcer_tests::bucket::{self, fixed, gcra, sliding};
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
@@ -36,7 +36,7 @@ impl Bucket {
 
     fn passes(&self, limit: &Limit, now: u64) -> u64 {
         let cells = Cells { window: Word(&self.window), counts: Word(&self.counts), arrival: Word(&self.arrival) };
-        u64::from(matches!(limit::charge(&cells, limit, now, 1), Outcome::Charged(_)))
+        u64::from(matches!(bucket::charge(&cells, limit, now, 1), Outcome::Charged(_)))
     }
 }
 

@@ -196,18 +196,6 @@ fn attempt_gcra<C: Cell>(cells: &Cells<C>, limit: &Limit, now: u64, cost: u64) -
     if cells.arrival.swap(word, arrival.saturating_add(step)) { Outcome::Charged(0) } else { Outcome::Raced }
 }
 
-/// Charges one limit, trying again while other CPUs are faster; refuses after [`ATTEMPTS`].
-#[inline(always)]
-pub fn charge<C: Cell>(cells: &Cells<C>, limit: &Limit, now: u64, cost: u64) -> Outcome {
-    for _ in 0..ATTEMPTS {
-        match attempt(cells, limit, now, cost) {
-            Outcome::Raced => {}
-            outcome => return outcome,
-        }
-    }
-    Outcome::Refused
-}
-
 /// Tries once to give back a charge; `token` is what [`Outcome::Charged`] held. `false` if another CPU was faster.
 #[inline(always)]
 fn refund<C: Cell>(cells: &Cells<C>, limit: &Limit, token: u64, cost: u64) -> bool {

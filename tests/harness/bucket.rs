@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use enforcer_ebpf::abi::{Algorithm, Bucket, Limit};
-use enforcer_ebpf::limit::{Cell, Cells, TICK_NS};
+use enforcer_ebpf::limit::{self, Cell, Cells, Outcome, TICK_NS};
 
 /// The words of one bucket.
 #[derive(Debug, Default)]
@@ -59,4 +59,12 @@ pub fn fixed(count: u32, window: u64) -> Limit {
 pub fn gcra(burst: u32, interval: u64) -> Limit {
     let tolerance = u64::from(burst.saturating_sub(1)) * interval;
     Limit { algorithm: Algorithm::Gcra as u32, count: burst, window: 0, interval, tolerance }
+}
+
+/// Charges one limit alone, trying again while other threads are faster, as often as a [`limit::Charge`] does.
+pub fn charge<C: Cell>(cells: &Cells<C>, limit: &Limit, now: u64, cost: u64) -> Outcome {
+    (0..limit::ATTEMPTS)
+        .map(|_| limit::attempt(cells, limit, now, cost))
+        .find(|outcome| *outcome != Outcome::Raced)
+        .unwrap_or(Outcome::Refused)
 }

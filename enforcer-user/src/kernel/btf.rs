@@ -270,10 +270,6 @@ mod tests {
 
     #[test]
     fn reads_the_running_kernel() {
-        if !std::path::Path::new(PATH).exists() {
-            eprintln!("skipped: this kernel has no {PATH}");
-            return;
-        }
         let offsets = socket_offsets().expect("the kernel has a TCP stack");
         assert!(offsets.rcv_nxt > 0 && offsets.rcv_nxt.is_multiple_of(4), "{offsets:?}");
         assert!(offsets.bytes_received > 0 && offsets.bytes_received.is_multiple_of(8), "{offsets:?}");
