@@ -16,7 +16,9 @@ pub mod packet;
 pub mod process;
 pub mod random;
 pub mod reader;
+pub mod receiver;
 pub mod root;
+pub mod script;
 pub mod tables;
 pub mod world;
 
