@@ -6,9 +6,7 @@
 
 use enforcer_ebpf::abi::Service;
 
-/// Rules about `Connection` and `Expect`: nothing behind a request with `close`, not both `close` and `keep-alive`, and
-/// no expectation but `100-continue`, in HTTP/1.1.
-pub const CONNECTION_RULES: bool = false;
+use crate::promises::CONNECTION_RULES;
 
 /// One request head.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +37,8 @@ pub struct Reading {
     pub heads: Vec<Head>,
     /// What comes behind them.
     pub end: End,
+    /// What is refused is the body of the last of them.
+    pub is_body_refused: bool,
 }
 
 /// Reads a stream.
@@ -46,6 +46,7 @@ pub struct Reading {
 pub fn read(stream: &[u8], bounds: &Service) -> Reading {
     let mut text = Text { bytes: stream, at: 0, limit: usize::MAX };
     let mut heads = Vec::new();
+    let mut is_body_refused = false;
     let end = loop {
         let begin = text.at;
         let framing = match head(&mut text, bounds) {
@@ -61,13 +62,16 @@ pub fn read(stream: &[u8], bounds: &Service) -> Reading {
         match body(&mut text, &framing) {
             Ok(()) => {}
             Err(Stop::Open) => break End::Body,
-            Err(Stop::Refused) => break End::Refused(text.at),
+            Err(Stop::Refused) => {
+                is_body_refused = true;
+                break End::Refused(text.at);
+            }
         }
         if framing.closes {
             break if text.next().is_ok() { End::Refused(text.at) } else { End::Between };
         }
     };
-    Reading { heads, end }
+    Reading { heads, end, is_body_refused }
 }
 
 /// Why reading stops.
