@@ -42,6 +42,16 @@ impl Target {
         }
     }
 
+    /// What its inputs are made of.
+    #[must_use]
+    pub fn tokens(self) -> Vec<&'static [u8]> {
+        match self {
+            Self::Http => mutation::TOKENS.to_vec(),
+            Self::Segments => [segments::TOKENS, mutation::TOKENS].concat(),
+            Self::Limits => limits::TOKENS.to_vec(),
+        }
+    }
+
     /// Tries an input.
     ///
     /// # Errors

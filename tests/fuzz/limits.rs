@@ -20,6 +20,10 @@ const LONGEST: u64 = 366 * 86_400 * 1_000_000_000;
 /// Requests of an input that are tried.
 const MOST: usize = 600;
 
+/// What inputs are made of.
+pub const TOKENS: &[&[u8]] =
+    &[b"fixed ", b"sliding ", b"gcra ", b"\n0", b"64", b"1000000000", b"60000000000", b"31536000000000000"];
+
 /// What an input means; lines that mean nothing are overlooked.
 fn read(input: &[u8]) -> (Vec<Limit>, Vec<u64>) {
     let (mut limits, mut steps) = (Vec::new(), Vec::new());

@@ -35,6 +35,24 @@ const HOUR: u64 = 3_600_000 * MS;
 const KEYS: [(&str, u32); 4] = [(KEY, 1), ("other_key_1", 1), ("other_key_2", 2), (FEW, 3)];
 const FEW: &str = "key_of_a_few_requests";
 
+/// What scripts are made of.
+pub const TOKENS: &[&[u8]] = &[
+    b"open 0",
+    b"next 0 ",
+    b"send 0 ",
+    b"fake 0 ",
+    b"reset 0 ",
+    b"wait 60001",
+    b" fin",
+    b" urg",
+    b" syn",
+    b" rst",
+    b" noack",
+    b" lost",
+    b" garbled 50 1",
+    b"\n====\n",
+];
+
 /// Where the receiver is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
