@@ -12,6 +12,10 @@ pub const IGNORED_SYNS_ARE_HARMLESS: bool = false;
 /// `segments/empty-lines`).
 pub const EMPTY_LINES_ARE_COUNTED_ACROSS_CUTS: bool = false;
 
+/// A request that is refused in its body, behind a good one in the same segment, is charged once (the seed
+/// `segments/charged-behind-a-cut`).
+pub const CUTS_CHARGE_NOTHING_TWICE: bool = false;
+
 /// Not only that a stream is refused, also the reason does not depend on how it is cut (the seed `http/two-reasons`).
 pub const REASONS_DO_NOT_DEPEND_ON_CUTS: bool = false;
 

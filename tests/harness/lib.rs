@@ -13,12 +13,14 @@ pub mod netns;
 pub mod origin;
 pub mod other_parser;
 pub mod packet;
+pub mod peer;
 pub mod process;
 pub mod random;
 pub mod reader;
 pub mod receiver;
 pub mod root;
 pub mod script;
+pub mod script_mutation;
 pub mod tables;
 pub mod world;
 

@@ -16,7 +16,7 @@ use crate::bucket::Shared;
 use crate::reader::SECRET;
 use crate::tables::Tables;
 
-/// Sets of the table of connections.
+/// Sets of the table of connections, where a test does not say otherwise.
 const SETS: u32 = 256;
 
 /// What becomes of a frame.
