@@ -236,6 +236,42 @@ impl Machine {
         self.phase < phase::BODY && !self.is_between_requests()
     }
 
+    /// Whether the bytes so far end inside something that only its length, known before, ends.
+    #[must_use]
+    #[inline(always)]
+    pub fn is_in_plain_body(&self) -> bool {
+        matches!(self.phase, phase::BODY | phase::OPAQUE)
+    }
+
+    /// Whether what follows is read from both in the same way.
+    #[must_use]
+    #[inline(always)]
+    pub fn is_as(&self, other: &Self) -> bool {
+        if self.is_between_requests() && other.is_between_requests() {
+            // The rest is left over from the request before.
+            return (self.flags ^ other.flags) & LED == 0;
+        }
+        let mut differs = (self.left ^ other.left)
+            | u64::from(self.head ^ other.head)
+            | u64::from(self.target ^ other.target)
+            | u64::from(self.flags ^ other.flags)
+            | u64::from(self.fields ^ other.fields)
+            | u64::from(self.phase ^ other.phase)
+            | u64::from(self.carried ^ other.carried)
+            | u64::from(self.seen ^ other.seen)
+            | u64::from(self.digits ^ other.digits);
+        if self.carried > 0 {
+            for (word, others) in self.carry.iter().zip(&other.carry) {
+                differs |= word ^ others;
+            }
+        }
+        // Left over from the last request where this one has shown no key.
+        if self.phase < phase::BODY && self.flags & KEYED != 0 {
+            differs |= self.tagger.difference(&other.tagger);
+        }
+        differs == 0
+    }
+
     /// Whether what follows is not judged.
     #[must_use]
     #[inline(always)]

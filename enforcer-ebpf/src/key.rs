@@ -42,6 +42,17 @@ impl Tagger {
         }
     }
 
+    /// 0 if both have taken the same bytes under the same secret.
+    #[must_use]
+    #[inline(always)]
+    pub(crate) fn difference(&self, other: &Self) -> u64 {
+        let mut differs = (self.tail ^ other.tail) | u64::from(self.len ^ other.len);
+        for (word, others) in self.v.iter().zip(&other.v) {
+            differs |= word ^ others;
+        }
+        differs
+    }
+
     /// Forgets the bytes that are still in clear.
     #[inline(always)]
     pub(crate) fn forget(&mut self) {

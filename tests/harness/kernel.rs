@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray};
-use aya::programs::{TestRun, TestRunOptions, Xdp};
+use aya::programs::{Program as Loadable, SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader, Pod, TestRunResult};
 use enforcer_ebpf::abi::{Key, KeyTag, Meter, Policy, Principal, Service, TOTALS, global, map};
 use enforcer_ebpf::judge::Scratch;
@@ -15,9 +15,14 @@ use crate::tables::Tables;
 use crate::world::Fate;
 use crate::{enforcer, root};
 
-/// XDP's action codes (include/uapi/linux/bpf.h).
+// Action codes of XDP and of traffic control (include/uapi/linux/{bpf,pkt_cls}.h).
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
+const TC_ACT_SHOT: u32 = 2;
+const TC_ACT_UNSPEC: u32 = u32::MAX;
+
+/// Takes note of what servers send.
+const WATCH: &str = "enforcer_watch";
 
 /// The object that the daemon embeds: the one that `ENFORCER_BPF_OBJECT` names, else the build's.
 fn object() -> Result<Vec<u8>> {
@@ -36,8 +41,10 @@ fn object() -> Result<Vec<u8>> {
 /// A program of the object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Program {
-    /// The one that is attached to interfaces.
-    Attached,
+    /// The one that is attached to interfaces as XDP.
+    Xdp,
+    /// The one that is attached to the ingress of their traffic control.
+    Tc,
     /// The one that judges each packet as the first of its connection, whatever was before.
     Judge,
 }
@@ -45,7 +52,8 @@ pub enum Program {
 impl Program {
     const fn name(self) -> &'static str {
         match self {
-            Self::Attached => "enforcer_xdp",
+            Self::Xdp => "enforcer_xdp",
+            Self::Tc => "enforcer_tc",
             Self::Judge => "bench_judge",
         }
     }
@@ -69,8 +77,14 @@ impl Loaded {
             .override_global(global::FLOW_SECRET, &SECRET, true)
             .load(&object()?)
             .context("loading the BPF object")?;
-        let xdp: &mut Xdp = object.program_mut(program.name()).context("no such program")?.try_into()?;
-        xdp.load().with_context(|| format!("loading {}", program.name()))?;
+        for name in [program.name(), WATCH] {
+            match object.program_mut(name).context("no such program")? {
+                Loadable::Xdp(xdp) => xdp.load(),
+                Loadable::SchedClassifier(classifier) => classifier.load(),
+                other => bail!("{name} is a program of another type: {:?}", other.prog_type()),
+            }
+            .with_context(|| format!("loading {name}"))?;
+        }
         let mut loaded = Self { object, program };
         loaded.write(tables)?;
         Ok(loaded)
@@ -103,8 +117,21 @@ impl Loaded {
     }
 
     fn run(&self, options: TestRunOptions<'_>) -> Result<TestRunResult> {
-        let program: &Xdp = self.object.program(self.program.name()).context("no such program")?.try_into()?;
-        program.test_run(options).context("BPF_PROG_TEST_RUN")
+        match self.object.program(self.program.name()).context("no such program")? {
+            Loadable::Xdp(xdp) => xdp.test_run(options),
+            Loadable::SchedClassifier(classifier) => classifier.test_run(options),
+            other => bail!("a program of another type: {:?}", other.prog_type()),
+        }
+        .context("BPF_PROG_TEST_RUN")
+    }
+
+    /// Whether the program lets a packet go on that it answers so.
+    fn passes(&self, answer: u32) -> Result<bool> {
+        match (self.program, answer) {
+            (Program::Tc, TC_ACT_UNSPEC) | (Program::Xdp | Program::Judge, XDP_PASS) => Ok(true),
+            (Program::Tc, TC_ACT_SHOT) | (Program::Xdp | Program::Judge, XDP_DROP) => Ok(false),
+            (program, other) => bail!("{} answered {other}", program.name()),
+        }
     }
 
     /// Hands a frame to the program.
@@ -117,14 +144,24 @@ impl Loaded {
         options.data_in = Some(frame);
         options.data_out = Some(&mut out);
         let result = self.run(options)?;
-        match result.return_value {
-            XDP_PASS => {
-                out.truncate(result.data_size_out as usize);
-                Ok(Fate::Passed(out))
-            }
-            XDP_DROP => Ok(Fate::Dropped),
-            other => bail!("the program answered {other}"),
+        if !self.passes(result.return_value)? {
+            return Ok(Fate::Dropped);
         }
+        out.truncate(result.data_size_out as usize);
+        Ok(Fate::Passed(out))
+    }
+
+    /// Shows a frame that leaves for a client to the program that takes note of those.
+    ///
+    /// # Errors
+    /// When the kernel refuses the run.
+    pub fn watch(&self, frame: &[u8]) -> Result<()> {
+        let classifier: &SchedClassifier = self.object.program(WATCH).context("no such program")?.try_into()?;
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(frame);
+        let result = classifier.test_run(options).context("BPF_PROG_TEST_RUN")?;
+        ensure!(result.return_value == TC_ACT_UNSPEC, "{WATCH} answered {}", result.return_value);
+        Ok(())
     }
 
     /// Hands a frame to the program `times` times.
@@ -136,8 +173,7 @@ impl Loaded {
         options.data_in = Some(frame);
         options.repeat = times;
         let result = self.run(options)?;
-        ensure!([XDP_DROP, XDP_PASS].contains(&result.return_value), "the program answered {}", result.return_value);
-        Ok(())
+        self.passes(result.return_value).map(drop)
     }
 
     /// The counters over all CPUs, by [`enforcer_ebpf::verdict::Count::index`].

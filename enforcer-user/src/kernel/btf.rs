@@ -51,7 +51,7 @@ pub(super) fn socket_offsets() -> Result<SocketOffsets, Error> {
         rcv_nxt: offset("tcp_sock", "rcv_nxt", 4)?,
         bytes_received: offset("tcp_sock", "bytes_received", 8)?,
         request_rcv_nxt: offset("tcp_request_sock", "rcv_nxt", 4)?,
-        reserved: 0,
+        request_snt_isn: offset("tcp_request_sock", "snt_isn", 4)?,
     })
 }
 
