@@ -102,6 +102,12 @@ labelled! {
         Chunk = "chunk",
         /// A trailer field.
         Trailer = "trailer",
+        /// `Expect` is not exactly `100-continue`, or stands in HTTP/1.0.
+        Expect = "expect",
+        /// Both connection options `close` and `keep-alive`.
+        Connection = "connection",
+        /// Bytes behind a request that said `Connection: close`.
+        AfterClose = "after_close",
     }
 }
 

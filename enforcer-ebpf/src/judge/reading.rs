@@ -164,7 +164,7 @@ fn settle<W: World>(world: &W, scratch: &mut Scratch, segment: &Segment, flow: &
     let Scratch { reading: Reading { scan, .. }, mark, .. } = scratch;
     let len = if is_cut { scan.boundary } else { scan.len };
     if is_cut {
-        flow.machine.restart();
+        flow.machine.rewind();
     }
     // A body that could not end within these bytes goes on; another begins behind them at the earliest.
     flow.advance(len, scan.body > u64::from(len));
