@@ -9,6 +9,7 @@
 //! - [`store`]: principals, limits and key tags in SQLite
 //! - [`policy`]: limit strings, and the policies that they compile to
 //! - [`kernel`]: the program, its maps and its attachment
+//! - [`sockets`]: the TCP sockets beside it, and the end of a connection
 //! - [`metrics`]: what Prometheus scrapes
 //!
 //! Beside the way: [`config`], the daemon's static settings; [`name`], what principals and keys are called;
@@ -25,4 +26,5 @@ pub mod kernel;
 pub mod metrics;
 pub mod name;
 pub mod policy;
+pub mod sockets;
 pub mod store;
