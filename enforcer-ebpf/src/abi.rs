@@ -24,7 +24,7 @@ pub mod map {
     /// `PerCpuArray<u64>`, index = [`crate::verdict::Count::index`]. Kernel → daemon.
     pub const TOTALS: &str = "TOTALS";
     /// `Array<flow::Set>` (mmapable), index = hash of a connection modulo the entries. Kernel only; the daemon reads
-    /// the sets' `hashes` to tell how full it is.
+    /// which connections are followed, and since when each sends a head.
     pub const FLOWS: &str = "FLOWS";
     /// `PerCpuArray<Scratch>`: the packet under judgement. Kernel only.
     pub const SCRATCH: &str = "SCRATCH";
@@ -197,6 +197,8 @@ pub struct Service {
     pub max_target: u32,
     /// Largest declared `Content-Length` in bytes.
     pub max_body: u64,
+    /// Longest time from the first byte of a request head to its last, in ns.
+    pub head_timeout_ns: u64,
     /// [`crate::verdict::Action`] for each [`crate::verdict::Reason`], by index.
     pub actions: [u8; REASONS],
 }
@@ -228,6 +230,7 @@ impl Service {
         max_fields: 100,
         max_target: 8_190,
         max_body: 1 << 40,
+        head_timeout_ns: 10_000_000_000,
         actions: [crate::verdict::Action::Reset as u8; REASONS],
     };
 }
@@ -253,6 +256,6 @@ const _: () = {
     assert!(size_of::<Policy>() == 136);
     assert!(size_of::<Bucket>() == 24);
     assert!(size_of::<Meter>() == 128);
-    assert!(size_of::<Service>() == 56);
+    assert!(size_of::<Service>() == 64);
     assert!(size_of::<SocketOffsets>() == 16);
 };

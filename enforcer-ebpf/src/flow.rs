@@ -40,6 +40,8 @@ pub struct Flow {
     pub machine: Machine,
     /// When a segment of it was last judged, CLOCK_BOOTTIME in ns.
     pub touched: u64,
+    /// When the first byte of the head under way was judged, CLOCK_BOOTTIME in ns; 0 when none is under way.
+    pub head_since: u64,
     /// Sequence number of the next byte to judge.
     pub next: u32,
     /// Sequence number of its first byte; tells it from an earlier or later connection of the same tuple.
@@ -83,7 +85,7 @@ impl Default for Set {
 const _: () = {
     assert!(size_of::<Tuple>() == 40);
     assert!(size_of::<Machine>() == 104);
-    assert!(size_of::<Flow>() == 40 + 104 + 8 + 4 * 10);
+    assert!(size_of::<Flow>() == 40 + 104 + 8 * 2 + 4 * 10);
     assert!(size_of::<Set>() == 8 + WAYS * (8 + size_of::<Flow>()));
 };
 
@@ -232,6 +234,7 @@ impl Flow {
         self.tuple = *tuple;
         self.machine.restart();
         self.touched = now;
+        self.head_since = zero();
         self.next = base;
         self.base = base;
         self.stage = stage;

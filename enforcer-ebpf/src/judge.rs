@@ -386,6 +386,11 @@ pub fn read<W: World>(world: &W, scratch: &mut Scratch, segment: &Segment, flow:
         refusal = observed(world, &reading.service, Refusal::from(Reason::FinInHead));
     }
     let Some(refusal) = refusal else {
+        flow.head_since = match flow.machine.is_in_head() {
+            true if flow.head_since == 0 || reading.scan.boundary > 0 => flow.touched,
+            true => flow.head_since,
+            false => 0,
+        };
         flow.next = segment.end();
         // A body that could not end within these bytes goes on; another begins behind them at the earliest.
         if body <= u64::from(reading.scan.len) {
@@ -421,6 +426,7 @@ fn cut<W: World>(world: &W, scratch: &mut Scratch, segment: &Segment, flow: &mut
     scratch.sum = Sum::new(reply::summed_from(segment), reply::summed(segment, len));
     world.drive_sum(&mut scratch.sum, &mut scratch.reading.window);
     flow.machine.restart();
+    flow.head_since = 0;
     flow.next = segment.seq.wrapping_add(len);
     flow.body = flow.next;
     match scratch.sum.total() {
