@@ -10,6 +10,7 @@
 //! - `pins`: the directory on the BPF file system, its lock, links and maps
 //! - `load`: the object, its constants, its maps, the verifier
 //! - `tables`, `mapped`: the typed maps
+//! - `connections`: those that the program follows
 //! - `attach`: links made, taken over, and ended
 //! - `log`: the program's log lines
 //! - `syscall`, `error`: bpf(2) calls that aya lacks; all that can go wrong
@@ -17,6 +18,7 @@
 mod attach;
 mod btf;
 mod checks;
+mod connections;
 mod error;
 mod interface;
 mod load;
@@ -34,7 +36,12 @@ use std::{
 
 use aya::Ebpf;
 
-pub use self::{error::Error, log::Logger, tables::MapFill};
+pub use self::{
+    connections::{Connections, Followed},
+    error::Error,
+    log::Logger,
+    tables::MapFill,
+};
 use self::{
     pins::{Added, Lock, Pins},
     tables::Tables,

@@ -49,6 +49,8 @@ pub struct Connection {
     pub uid: u32,
     /// The kernel's own number of this socket; no other socket of this boot has it.
     pub cookie: u64,
+    /// Bytes received that the application has not read.
+    pub unread: u32,
     /// What has happened on it.
     pub activity: Activity,
     id: Id,
@@ -129,6 +131,17 @@ pub fn connections(ports: &[u16]) -> Result<Vec<Connection>, Error> {
     diag::connections(ports).map_err(list_error)
 }
 
+/// A connection as it is now; `None` if it has ended, or if its client and the application have.
+///
+/// # Errors
+/// [`Error::NoDiag`], or a failed call.
+pub fn again(connection: &Connection) -> Result<Option<Connection>, Error> {
+    match diag::again(&connection.id) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        found => found.map_err(list_error),
+    }
+}
+
 /// Ends a connection at once: the client is sent a RST, and whatever the application does with it fails with
 /// ECONNABORTED. `false` if it had ended by itself.
 ///
@@ -193,6 +206,25 @@ impl fmt::Display for Connection {
 }
 
 #[cfg(test)]
+impl Connection {
+    /// An established connection on which nothing has come yet, which no kernel knows.
+    pub(crate) fn example(peer: &str, local: &str, cookie: u64) -> Self {
+        let end = |text: &str| text.parse().expect("an address");
+        Self {
+            local: end(local),
+            peer: end(peer),
+            state: State::Established,
+            inode: 1,
+            uid: 0,
+            cookie,
+            unread: 0,
+            activity: Activity::default(),
+            id: Id::default(),
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use std::{
@@ -239,11 +271,13 @@ mod tests {
         assert_eq!((before.local, before.peer), (address, client.local_addr().expect("its address")));
         assert_eq!((before.state, before.activity.bytes_received), (State::Established, 0));
         client.write_all(b"GET /").expect("it is sent");
-        accepted.read_exact(&mut [0; 5]).expect("it comes");
+        accepted.read_exact(&mut [0; 3]).expect("it comes");
         let after = only(address);
-        assert_eq!((after.activity.bytes_received, after.cookie), (5, before.cookie));
+        assert_eq!((after.activity.bytes_received, after.unread, after.cookie), (5, 2, before.cookie));
+        let again = again(&before).expect("an answer").expect("it is there");
+        assert_eq!((again.activity.bytes_received, again.cookie), (5, before.cookie));
         client.shutdown(std::net::Shutdown::Write).expect("it ends");
-        assert_eq!(accepted.read(&mut [0; 1]).expect("the end comes"), 0);
+        assert_eq!(accepted.read_to_end(&mut Vec::new()).expect("the end comes"), 2);
         assert_eq!(only(address).state, State::CloseWait);
     }
 
@@ -275,6 +309,7 @@ mod tests {
             let seen = accepted.read(&mut [0; 1]).expect_err("the server");
             assert_eq!(seen.kind(), ErrorKind::ConnectionAborted, "{bind}");
             assert!(!destroy(&connection).expect("it has ended"), "{bind}");
+            assert_eq!(again(&connection).expect("an answer"), None, "{bind}");
         }
     }
 

@@ -27,6 +27,8 @@ const INET_DIAG_INFO: u16 = 2;
 const INET_DIAG_SKV6ONLY: u16 = 11;
 const INET_DIAG_BC_S_GE: u8 = 2;
 const INET_DIAG_BC_S_LE: u8 = 3;
+/// The extension that asks for INET_DIAG_INFO.
+const WITH_INFO: u8 = 1 << (INET_DIAG_INFO - 1);
 /// Size of `struct inet_diag_bc_op`.
 const OP: usize = 4;
 
@@ -54,6 +56,7 @@ pub(super) struct Id {
 struct Entry {
     id: Id,
     state: u8,
+    unread: u32,
     uid: u32,
     inode: u32,
     v6_only: bool,
@@ -83,13 +86,20 @@ pub(super) fn connections(ports: &[u16]) -> io::Result<Vec<Connection>> {
     Ok(connections)
 }
 
+pub(super) fn again(id: &Id) -> io::Result<Option<Connection>> {
+    let mut found = None;
+    let asked = request(SOCK_DIAG_BY_FAMILY, NLM_F_ACK, id.family, WITH_INFO, u32::MAX, &id.bytes);
+    exchange(&asked, |entry| found = connection(&entry))?;
+    Ok(found)
+}
+
 pub(super) fn destroy(id: &Id) -> io::Result<()> {
     exchange(&request(SOCK_DESTROY, NLM_F_ACK, id.family, 0, 0, &id.bytes), |_| {})
 }
 
 /// A connection, of an entry that is one; a socket without `tcp_info` has no application behind it any more.
 fn connection(entry: &Entry) -> Option<Connection> {
-    let Entry { id, state, uid, inode, v6_only: _, activity } = *entry;
+    let Entry { id, state, unread, uid, inode, v6_only: _, activity } = *entry;
     let state = match state {
         TCP_ESTABLISHED => State::Established,
         TCP_CLOSE_WAIT => State::CloseWait,
@@ -97,14 +107,13 @@ fn connection(entry: &Entry) -> Option<Connection> {
     };
     let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
     let (local, peer) = (canonical(id.local()), canonical(id.peer()));
-    Some(Connection { local, peer, state, inode, uid, cookie: id.cookie(), activity: activity?, id })
+    Some(Connection { local, peer, state, inode, uid, cookie: id.cookie(), unread, activity: activity?, id })
 }
 
 /// A request to list the TCP sockets of `family` in these states, with a local port in this range.
 fn list(family: u8, states: &[u8], ports: Option<(u16, u16)>) -> Vec<u8> {
     let states = states.iter().fold(0, |mask, state| mask | 1 << state);
-    let extensions = 1 << (INET_DIAG_INFO - 1);
-    let mut message = request(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, family, extensions, states, &[0; ID]);
+    let mut message = request(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, family, WITH_INFO, states, &[0; ID]);
     if let Some((first, last)) = ports {
         // Two tests of two words each; `yes` goes on behind the test, `no` beyond the end, which leaves the socket out.
         let mut attribute = Vec::with_capacity(4 + 4 * OP);
@@ -189,8 +198,8 @@ fn parse(payload: &[u8]) -> Option<Entry> {
         return None;
     }
     let id = Id { family, bytes: *head.get(4..)?.first_chunk()? };
-    let mut entry =
-        Entry { id, state: head[1], uid: word(head, 64)?, inode: word(head, 68)?, v6_only: false, activity: None };
+    let (unread, uid, inode) = (word(head, 56)?, word(head, 64)?, word(head, 68)?);
+    let mut entry = Entry { id, state: head[1], unread, uid, inode, v6_only: false, activity: None };
     for attribute in NlasIterator::new(attributes) {
         let Ok(attribute) = attribute else { break };
         match attribute.kind() {
@@ -217,6 +226,13 @@ fn activity(info: &[u8]) -> Option<Activity> {
 
 fn word(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+#[cfg(test)]
+impl Default for Id {
+    fn default() -> Self {
+        Self { family: 0, bytes: [0; ID] }
+    }
 }
 
 impl Id {
@@ -316,7 +332,7 @@ mod tests {
         assert_eq!(connection.local, "10.0.0.1:8000".parse().expect("an address"));
         assert_eq!(connection.peer, "10.0.0.2:41000".parse().expect("an address"));
         assert_eq!((connection.state, connection.inode, connection.uid), (State::Established, 12345, 33));
-        assert_eq!(connection.cookie, 1 << 32 | 42);
+        assert_eq!((connection.cookie, connection.unread), (1 << 32 | 42, 5));
         let activity = Activity {
             bytes_received: 1000,
             bytes_acked: 11,
