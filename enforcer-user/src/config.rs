@@ -5,6 +5,7 @@
 //! store and change while the daemon runs.
 
 mod bounds;
+mod targets;
 
 use std::fmt;
 use std::fs;
@@ -20,6 +21,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 pub use bounds::{HeadTimeout, OpenHeads, OutOfBounds};
+pub use targets::Targets;
 
 use crate::kernel::Hook;
 use crate::policy::Limits;
@@ -328,21 +330,13 @@ impl Settings {
     /// # Errors
     /// A file that was named cannot be read, a value is not accepted, or there is nothing to guard.
     pub fn resolve(overrides: Overrides) -> Result<Self, Error> {
-        let path = overrides.config.clone().unwrap_or_else(|| DEFAULT_CONFIG.into());
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound && overrides.config.is_none() => String::new(),
-            Err(source) => return Err(Error::Read { path, source }),
-        };
+        let (path, text) = read(&overrides)?;
         Self::merge(overrides, &path, &text)
     }
 
     fn merge(overrides: Overrides, path: &Path, text: &str) -> Result<Self, Error> {
         let source = Source { path, text };
-        let file: File = toml::from_str(text).map_err(|error| {
-            // The message alone: toml's own display is a drawing of several lines.
-            source.invalid(error.span().unwrap_or_default(), error.message().trim_end().replace('\n', ", "))
-        })?;
+        let file = source.parse()?;
         let Overrides {
             config: _,
             interfaces,
@@ -403,6 +397,18 @@ impl Settings {
     }
 }
 
+/// The file's path and text; the default file need not exist.
+fn read(overrides: &Overrides) -> Result<(PathBuf, String), Error> {
+    let path = overrides.config.clone().unwrap_or_else(|| DEFAULT_CONFIG.into());
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok((path, text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && overrides.config.is_none() => {
+            Ok((path, String::new()))
+        }
+        Err(source) => Err(Error::Read { path, source }),
+    }
+}
+
 fn or<T>(above: Option<T>, below: Option<T>) -> Option<T> {
     above.or(below)
 }
@@ -418,6 +424,13 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
+    fn parse(&self) -> Result<File, Error> {
+        toml::from_str(self.text).map_err(|error| {
+            // The message alone: toml's own display is a drawing of several lines.
+            self.invalid(error.span().unwrap_or_default(), error.message().trim_end().replace('\n', ", "))
+        })
+    }
+
     fn invalid(&self, span: Range<usize>, message: impl Into<String>) -> Error {
         let before = self.text.get(..span.start).unwrap_or(self.text);
         let line = before.matches('\n').count() + 1;

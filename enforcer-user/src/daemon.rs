@@ -9,8 +9,10 @@
 //! - `registry`, `tables`, `slots`: a change, from the request through the store to the maps
 //! - `reaper`: connections ended that keep a worker waiting, or that are older than the guard
 //! - `report`: what it tells about itself
+//! - `coverage`: what it says at its start of the ways that it does not guard
 //! - `serving`, `exporter`: HTTP on both its ends
 
+mod coverage;
 mod exporter;
 mod reaper;
 pub(crate) mod registry;
@@ -144,6 +146,7 @@ pub async fn run(settings: Settings, log: bool, shutdown: impl Future<Output = (
         tokio::spawn(logger.run());
     }
     announce(&settings, tables.kernel());
+    coverage::warn(&settings, &options);
     let reaped = Arc::new(Tally::default());
     if tables.kernel().attachments().iter().any(|attachment| !attachment.taken_over)
         && let Err(error) = reaper::end_existing(&settings, tables.kernel(), &reaped)

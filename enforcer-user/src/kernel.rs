@@ -12,20 +12,22 @@
 //! - `tables`, `mapped`: the typed maps
 //! - `connections`: those that the program follows
 //! - `attach`: links made, taken over, and ended
+//! - `guard`: what is pinned, for those who only look
 //! - `log`: the program's log lines
 //! - `syscall`, `error`: bpf(2) calls that aya lacks; all that can go wrong
 
 mod attach;
-mod btf;
-mod checks;
+pub(crate) mod btf;
+pub(crate) mod checks;
 mod connections;
 mod error;
-mod interface;
+mod guard;
+pub(crate) mod interface;
 mod load;
 mod log;
 mod mapped;
 mod pins;
-mod syscall;
+pub(crate) mod syscall;
 mod tables;
 
 use std::{
@@ -39,6 +41,7 @@ use aya::Ebpf;
 pub use self::{
     connections::{Connections, Followed},
     error::Error,
+    guard::{Guard, Guarded, guard},
     log::Logger,
     tables::MapFill,
 };
