@@ -31,7 +31,16 @@ pub(crate) fn dump(protocol: isize, kind: u16, body: &[u8], each: impl FnMut(u16
 /// # Errors
 /// The kernel's refusal, or a failed call.
 pub(crate) fn act(protocol: isize, kind: u16, body: &[u8]) -> io::Result<()> {
-    exchange(protocol, kind, NLM_F_ACK, body, |_, _| {})
+    ask(protocol, kind, body, |_, _| {})
+}
+
+/// Asks `protocol` for the one thing that a message of type `kind` with the payload `body` names, and gives the answer's
+/// type and payload to `each`.
+///
+/// # Errors
+/// The kernel's refusal, or a failed call.
+pub(crate) fn ask(protocol: isize, kind: u16, body: &[u8], each: impl FnMut(u16, &[u8])) -> io::Result<()> {
+    exchange(protocol, kind, NLM_F_ACK, body, each)
 }
 
 fn exchange(protocol: isize, kind: u16, flags: u16, body: &[u8], mut each: impl FnMut(u16, &[u8])) -> io::Result<()> {

@@ -1,7 +1,7 @@
 //! sock_diag over netlink: the requests as bytes, and what the kernel answers with.
 //!
 //! Only the fields that matter are read, at the offsets of `include/uapi/linux/{inet_diag,tcp}.h`, which only ever grow
-//! at their ends. Each call has a netlink socket of its own, so that no answer is taken for another call's.
+//! at their ends.
 
 use std::{
     io,
@@ -9,17 +9,14 @@ use std::{
     time::Duration,
 };
 
-use netlink_packet_core::{NetlinkBuffer, NlasIterator};
-use netlink_sys::{Socket, SocketAddr as NetlinkAddress, protocols::NETLINK_SOCK_DIAG};
+use netlink_packet_core::NlasIterator;
+use netlink_sys::protocols::NETLINK_SOCK_DIAG;
+
+use crate::netlink;
 
 use super::{Activity, Connection, Listener, State};
 
-// include/uapi/linux/{netlink,sock_diag,inet_diag}.h
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
-const NLM_F_REQUEST: u16 = 0x1;
-const NLM_F_ACK: u16 = 0x4;
-const NLM_F_DUMP: u16 = 0x300;
+// include/uapi/linux/{sock_diag,inet_diag}.h
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
 const INET_DIAG_REQ_BYTECODE: u16 = 1;
@@ -37,8 +34,6 @@ const TCP_ESTABLISHED: u8 = 1;
 const TCP_CLOSE_WAIT: u8 = 8;
 const TCP_LISTEN: u8 = 10;
 
-/// Size of `struct nlmsghdr`.
-const HEADER: usize = 16;
 /// Size of `struct inet_diag_sockid`.
 const ID: usize = 48;
 /// Size of `struct inet_diag_msg`.
@@ -66,7 +61,7 @@ struct Entry {
 pub(super) fn listeners() -> io::Result<Vec<Listener>> {
     let mut listeners = Vec::new();
     for family in [libc::AF_INET, libc::AF_INET6] {
-        exchange(&list(family as u8, &[TCP_LISTEN], None), |entry| {
+        dump(&list(family as u8, &[TCP_LISTEN], None), |entry| {
             let Entry { id, uid, inode, v6_only, .. } = entry;
             listeners.push(Listener { address: id.local(), v6_only, interface: id.interface(), inode, uid });
         })?;
@@ -78,7 +73,7 @@ pub(super) fn connections(ports: &[u16]) -> io::Result<Vec<Connection>> {
     let (Some(&first), Some(&last)) = (ports.iter().min(), ports.iter().max()) else { return Ok(Vec::new()) };
     let mut connections = Vec::new();
     for family in [libc::AF_INET, libc::AF_INET6] {
-        exchange(&list(family as u8, &[TCP_ESTABLISHED, TCP_CLOSE_WAIT], Some((first, last))), |entry| {
+        dump(&list(family as u8, &[TCP_ESTABLISHED, TCP_CLOSE_WAIT], Some((first, last))), |entry| {
             let wanted = connection(&entry).filter(|connection| ports.contains(&connection.local.port()));
             connections.extend(wanted);
         })?;
@@ -88,13 +83,22 @@ pub(super) fn connections(ports: &[u16]) -> io::Result<Vec<Connection>> {
 
 pub(super) fn again(id: &Id) -> io::Result<Option<Connection>> {
     let mut found = None;
-    let asked = request(SOCK_DIAG_BY_FAMILY, NLM_F_ACK, id.family, WITH_INFO, u32::MAX, &id.bytes);
-    exchange(&asked, |entry| found = connection(&entry))?;
+    netlink::ask(NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, &request(id, WITH_INFO, u32::MAX), |_, payload| {
+        found = parse(payload).as_ref().and_then(connection);
+    })?;
     Ok(found)
 }
 
 pub(super) fn destroy(id: &Id) -> io::Result<()> {
-    exchange(&request(SOCK_DESTROY, NLM_F_ACK, id.family, 0, 0, &id.bytes), |_| {})
+    netlink::act(NETLINK_SOCK_DIAG, SOCK_DESTROY, &request(id, 0, 0))
+}
+
+fn dump(request: &[u8], mut each: impl FnMut(Entry)) -> io::Result<()> {
+    netlink::dump(NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, request, |_, payload| {
+        if let Some(entry) = parse(payload) {
+            each(entry);
+        }
+    })
 }
 
 /// A connection, of an entry that is one; a socket without `tcp_info` has no application behind it any more.
@@ -110,84 +114,31 @@ fn connection(entry: &Entry) -> Option<Connection> {
     Some(Connection { local, peer, state, inode, uid, cookie: id.cookie(), unread, activity: activity?, id })
 }
 
-/// A request to list the TCP sockets of `family` in these states, with a local port in this range.
+/// A request for the TCP sockets of `family` in these states, with a local port in this range.
 fn list(family: u8, states: &[u8], ports: Option<(u16, u16)>) -> Vec<u8> {
     let states = states.iter().fold(0, |mask, state| mask | 1 << state);
-    let mut message = request(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, family, WITH_INFO, states, &[0; ID]);
+    let mut request = request(&Id { family, bytes: [0; ID] }, WITH_INFO, states);
     if let Some((first, last)) = ports {
         // Two tests of two words each; `yes` goes on behind the test, `no` beyond the end, which leaves the socket out.
-        let mut attribute = Vec::with_capacity(4 + 4 * OP);
-        attribute.extend((4 + 4 * OP as u16).to_ne_bytes());
-        attribute.extend(INET_DIAG_REQ_BYTECODE.to_ne_bytes());
+        request.extend((4 + 4 * OP as u16).to_ne_bytes());
+        request.extend(INET_DIAG_REQ_BYTECODE.to_ne_bytes());
         for (code, port, rest) in [(INET_DIAG_BC_S_GE, first, 4 * OP), (INET_DIAG_BC_S_LE, last, 2 * OP)] {
-            attribute.extend([code, 2 * OP as u8]);
-            attribute.extend((rest as u16 + OP as u16).to_ne_bytes());
-            attribute.extend([0, 0]);
-            attribute.extend(port.to_ne_bytes());
-        }
-        message.extend(attribute);
-        set_length(&mut message);
-    }
-    message
-}
-
-/// `struct nlmsghdr` and `struct inet_diag_req_v2`.
-fn request(kind: u16, flags: u16, family: u8, extensions: u8, states: u32, id: &[u8; ID]) -> Vec<u8> {
-    let mut message = Vec::with_capacity(HEADER + 8 + ID + 4 + 4 * OP);
-    message.extend(0u32.to_ne_bytes());
-    message.extend(kind.to_ne_bytes());
-    message.extend((NLM_F_REQUEST | flags).to_ne_bytes());
-    message.extend(1u32.to_ne_bytes());
-    message.extend(0u32.to_ne_bytes());
-    message.extend([family, libc::IPPROTO_TCP as u8, extensions, 0]);
-    message.extend(states.to_ne_bytes());
-    message.extend(id);
-    set_length(&mut message);
-    message
-}
-
-fn set_length(message: &mut [u8]) {
-    let length = message.len() as u32;
-    if let Some(field) = message.first_chunk_mut() {
-        *field = length.to_ne_bytes();
-    }
-}
-
-/// Sends one request and reads all that is answered.
-fn exchange(request: &[u8], mut each: impl FnMut(Entry)) -> io::Result<()> {
-    let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
-    socket.bind_auto()?;
-    socket.connect(&NetlinkAddress::new(0, 0))?;
-    socket.send(request, 0)?;
-    loop {
-        let (datagram, _) = socket.recv_from_full()?;
-        if read(&datagram, &mut each)? {
-            return Ok(());
+            request.extend([code, 2 * OP as u8]);
+            request.extend((rest as u16 + OP as u16).to_ne_bytes());
+            request.extend([0, 0]);
+            request.extend(port.to_ne_bytes());
         }
     }
+    request
 }
 
-/// Reads one datagram; `true` if the answer ends with it.
-fn read(datagram: &[u8], each: &mut impl FnMut(Entry)) -> io::Result<bool> {
-    let mut rest = datagram;
-    while !rest.is_empty() {
-        let message = NetlinkBuffer::new_checked(rest).map_err(io::Error::other)?;
-        let payload = message.payload();
-        match message.message_type() {
-            NLMSG_DONE | NLMSG_ERROR => {
-                let code = payload.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
-                return if code < 0 { Err(io::Error::from_raw_os_error(-code)) } else { Ok(true) };
-            }
-            SOCK_DIAG_BY_FAMILY => {
-                if let Some(entry) = parse(payload) {
-                    each(entry);
-                }
-            }
-            _ => {}
-        }
-        rest = rest.get((message.length() as usize).next_multiple_of(4)..).unwrap_or_default();
-    }
-    Ok(false)
+/// `struct inet_diag_req_v2`.
+fn request(id: &Id, extensions: u8, states: u32) -> Vec<u8> {
+    let mut request = Vec::with_capacity(8 + ID + 4 + 4 * OP);
+    request.extend([id.family, libc::IPPROTO_TCP as u8, extensions, 0]);
+    request.extend(states.to_ne_bytes());
+    request.extend(id.bytes);
+    request
 }
 
 /// Reads one `struct inet_diag_msg` and its attributes; `None` for one that is cut short or of another family.
@@ -225,7 +176,7 @@ fn activity(info: &[u8]) -> Option<Activity> {
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
+    netlink::word(bytes.get(at..)?)
 }
 
 #[cfg(test)]
@@ -276,6 +227,7 @@ impl Id {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::netlink::tests::attribute;
 
     /// `struct inet_diag_msg` of a connection from 10.0.0.2:41000 to 10.0.0.1:8000, and the length of what follows.
     const ENTRY: [u8; MESSAGE] = [
@@ -299,28 +251,6 @@ mod tests {
         info[120..128].copy_from_slice(&11u64.to_ne_bytes());
         info[128..136].copy_from_slice(&received.to_ne_bytes());
         info
-    }
-
-    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-        let mut bytes = ((value.len() + 4) as u16).to_ne_bytes().to_vec();
-        bytes.extend(kind.to_ne_bytes());
-        bytes.extend(value);
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        bytes
-    }
-
-    fn message(kind: u16, payload: &[u8]) -> Vec<u8> {
-        let mut bytes = ((payload.len() + HEADER) as u32).to_ne_bytes().to_vec();
-        bytes.extend(kind.to_ne_bytes());
-        bytes.extend([0; 10]);
-        bytes.extend(payload);
-        bytes
-    }
-
-    fn entries(datagram: &[u8]) -> (io::Result<bool>, Vec<Entry>) {
-        let mut entries = Vec::new();
-        let ended = read(datagram, &mut |entry| entries.push(entry));
-        (ended, entries)
     }
 
     // The literals are in the byte order of the little-endian machines that the enforcer runs on.
@@ -384,42 +314,19 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_list_goes_on_until_it_is_said_to_be_done() {
-        let entry = message(SOCK_DIAG_BY_FAMILY, &ENTRY);
-        let (ended, found) = entries(&[&entry[..], &entry[..]].concat());
-        assert!(matches!(ended, Ok(false)) && found.len() == 2, "{ended:?}");
-        let (ended, found) = entries(&[entry, message(NLMSG_DONE, &0i32.to_ne_bytes())].concat());
-        assert!(matches!(ended, Ok(true)) && found.len() == 1, "{ended:?}");
-    }
-
-    #[test]
-    fn the_kernels_refusal_is_the_calls_error_and_its_acknowledgement_is_none() {
-        for kind in [NLMSG_ERROR, NLMSG_DONE] {
-            let (ended, _) = entries(&message(kind, &(-libc::EOPNOTSUPP).to_ne_bytes()));
-            assert_eq!(ended.expect_err("refused").raw_os_error(), Some(libc::EOPNOTSUPP));
-        }
-        let (ended, _) = entries(&message(NLMSG_ERROR, &0i32.to_ne_bytes()));
-        assert!(matches!(ended, Ok(true)), "{ended:?}");
-        assert!(entries(&[0; 7]).0.is_err(), "a header that is cut short");
-    }
-
     #[cfg(target_endian = "little")]
     #[test]
     fn a_list_of_connections_is_asked_for_by_state_and_range_of_ports() {
         let asked = list(libc::AF_INET as u8, &[TCP_ESTABLISHED, TCP_CLOSE_WAIT], Some((8000, 8001)));
-        let header = [92, 0, 0, 0, 20, 0, 1, 3, 1, 0, 0, 0, 0, 0, 0, 0];
         let sought = [2, 6, 2, 0, 0x02, 0x01, 0, 0];
         let filter = [20, 0, 1, 0, 2, 8, 20, 0, 0, 0, 0x40, 0x1f, 3, 8, 12, 0, 0, 0, 0x41, 0x1f];
-        assert_eq!(asked, [&header[..], &sought, &[0; ID], &filter].concat());
+        assert_eq!(asked, [&sought[..], &[0; ID], &filter].concat());
     }
 
     #[cfg(target_endian = "little")]
     #[test]
     fn a_connection_is_destroyed_by_the_name_that_the_kernel_gave_it() {
         let id = parse(&ENTRY).expect("an entry").id;
-        let asked = request(SOCK_DESTROY, NLM_F_ACK, id.family, 0, 0, &id.bytes);
-        let header = [72, 0, 0, 0, 21, 0, 5, 0, 1, 0, 0, 0, 0, 0, 0, 0];
-        assert_eq!(asked, [&header[..], &[2, 6, 0, 0, 0, 0, 0, 0], &ENTRY[4..52]].concat());
+        assert_eq!(request(&id, 0, 0), [&[2, 6, 0, 0, 0, 0, 0, 0], &ENTRY[4..52]].concat());
     }
 }
