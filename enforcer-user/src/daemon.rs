@@ -166,7 +166,6 @@ pub async fn run(settings: Settings, log: bool, shutdown: impl Future<Output = (
     if let Some(listener) = metrics_socket {
         ends.spawn(serving::serve(listener, exporter::router(Arc::clone(&daemon)), |_| (), stopped.clone()));
     }
-
     ends.spawn(reaper.run(stopped.clone()));
 
     let mut stopped = stopped;
