@@ -24,7 +24,7 @@ pub mod map {
     /// `PerCpuArray<u64>`, index = [`crate::verdict::Count::index`]. Kernel → daemon.
     pub const TOTALS: &str = "TOTALS";
     /// `Array<flow::Set>` (mmapable), index = hash of a connection modulo the entries. Kernel only; the daemon reads
-    /// the sets' `hashes` to tell how full it is.
+    /// which connections are followed, and since when each sends a head.
     pub const FLOWS: &str = "FLOWS";
     /// `LruHashMap<flow::Place, flow::Mark>`: what was judged but not accepted yet, beyond what a connection's own entry
     /// holds. Kernel only.
