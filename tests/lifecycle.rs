@@ -9,9 +9,10 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, ensure};
-use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
-use enforcer_ebpf::abi::{Key, KeyTag, Meter, Policy, Service, TOTALS, map};
-use enforcer_ebpf::flow::Set;
+use aya::maps::{Array, HashMap, Map, MapData, MapType, PerCpuArray};
+use enforcer_ebpf::abi::{ABI, Key, KeyTag, Meter, Policy, Service, TOTALS, map};
+use enforcer_ebpf::flow::{Handshake, Mark, Place, Set};
+use enforcer_ebpf::wire::Tuple;
 use enforcer_tests::client::{Connection, Ending, exchange, flood, get};
 use enforcer_tests::enforcer::{self, Enforcer, Ran};
 use enforcer_tests::netns::{self, Link, Namespace, Way};
@@ -118,7 +119,7 @@ fn under_ip_netns_exec_the_pins_are_the_hosts_and_outlive_the_daemon() -> Result
     daemon.signal(Signal::SIGKILL)?;
     daemon.wait()?;
     let ending = send(&link, &origin, None)?;
-    ensure!(pins.join("v1/links").join(&link.interface).exists(), "no pin on the host's BPF file system");
+    ensure!(pins.join(format!("v{ABI}/links")).join(&link.interface).exists(), "no pin on the host's BPF file system");
     ensure!(ending == Ending::Reset, "a keyless request after the kill: {ending:?}");
     process::run(&mut exec(&["detach"])?)?;
     ensure!(!pins.exists(), "detach left {}", pins.display());
@@ -610,6 +611,15 @@ fn values(name: &str, path: &Path) -> Result<Vec<u8>> {
         let array: Array<_, [u8; N]> = Map::Array(map).try_into()?;
         Ok(array.iter().collect::<Result<Vec<_>, _>>()?.concat())
     }
+    fn pairs<const K: usize, const V: usize>(map: MapData) -> Result<Vec<u8>> {
+        let map = match map.info()?.map_type()? {
+            MapType::LruHash => Map::LruHashMap(map),
+            _ => Map::HashMap(map),
+        };
+        let pairs: HashMap<_, [u8; K], [u8; V]> = map.try_into()?;
+        let pairs = pairs.iter().collect::<Result<Vec<_>, _>>()?;
+        Ok(pairs.into_iter().flat_map(|(key, value)| [&key[..], &value].concat()).collect())
+    }
     let map = MapData::from_pin(path)?;
     match name {
         map::PORTS => array::<4>(map),
@@ -626,11 +636,10 @@ fn values(name: &str, path: &Path) -> Result<Vec<u8>> {
             }
             Ok(bytes)
         }
-        map::KEYS => {
-            let keys: HashMap<_, [u8; size_of::<KeyTag>()], [u8; size_of::<Key>()]> = Map::HashMap(map).try_into()?;
-            let rows = keys.iter().collect::<Result<Vec<_>, _>>()?;
-            Ok(rows.into_iter().flat_map(|(tag, key)| [&tag[..], &key].concat()).collect())
-        }
+        map::KEYS => pairs::<{ size_of::<KeyTag>() }, { size_of::<Key>() }>(map),
+        map::MARKS => pairs::<{ size_of::<Place>() }, { size_of::<Mark>() }>(map),
+        map::CHARGES => pairs::<{ size_of::<Place>() }, { size_of::<KeyTag>() }>(map),
+        map::HANDSHAKES => pairs::<{ size_of::<Tuple>() }, { size_of::<Handshake>() }>(map),
         other => anyhow::bail!("{other} is a map that this search does not know"),
     }
 }

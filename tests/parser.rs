@@ -68,6 +68,24 @@ fn a_segment_for_each_byte_changes_no_verdict() -> Result<()> {
 }
 
 #[test]
+fn the_state_behind_any_byte_does_not_depend_on_the_cuts_before_it() -> Result<()> {
+    // What lets a retransmission in other pieces be held against what was read before.
+    for case in corpus::load()?.iter().filter(|case| case.stream.len() < 300) {
+        for end in 1..=case.stream.len() {
+            let stream = &case.stream[..end];
+            let whole = Reader::read([stream]);
+            if outcomes(&whole).iter().any(Result::is_err) {
+                break;
+            }
+            for size in [1, 2, 7, 31, 64] {
+                assert!(Reader::read(stream.chunks(size)).ends_as(&whole), "{} at {end}, by {size}", case.name);
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn the_corpus_differs_from_httparse_only_by_refusing_more() -> Result<()> {
     for case in corpus::load()? {
         if let Err(difference) = compare(&case.stream) {

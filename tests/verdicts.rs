@@ -18,15 +18,15 @@ const HOUR: u64 = 3_600_000_000_000;
 
 /// The program that is attached to interfaces.
 fn load(tables: &Tables) -> Result<Option<Loaded>> {
-    Loaded::new(Program::Attached, tables).map(Some)
+    Loaded::new(Program::Xdp, tables).map(Some)
 }
 
 #[test]
 fn nothing_of_a_request_stays_in_the_scratch() -> Result<()> {
     let tables = Tables::new().with_key(KEY, 1, 0).with_limits(1, &[sliding(100, HOUR)]);
-    let loaded = Loaded::new(Program::Attached, &tables)?;
+    let loaded = Loaded::new(Program::Xdp, &tables)?;
     let (client, server) = ("10.9.0.2:4000".parse()?, "10.9.0.1:8000".parse()?);
-    loaded.judge(&Frame::bare(client, server, 7, flag::SYN).build())?;
+    loaded.watch(&Frame::bare(server, client, 0, flag::SYN | flag::ACK).acking(8).build())?;
     // Passed, refused with the key unread behind the fault, and left in the middle of the key.
     let begin = format!("GET / HTTP/1.1\r\nX-API-Key: {KEY}");
     let whole = format!("{begin}\r\n\r\n");

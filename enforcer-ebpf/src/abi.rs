@@ -3,8 +3,8 @@
 //! [`ABI`] names the directory of the pins; any change of a type here must change it. All values are multiples of
 //! eight bytes without padding, so that no uninitialised byte reaches a map.
 
-/// Number of this layout; part of the pin directory's name (`v1`).
-pub const ABI: u32 = 1;
+/// Number of this layout; part of the pin directory's name (`v2`).
+pub const ABI: u32 = 2;
 
 /// Names of the maps, with who writes and who reads each.
 pub mod map {
@@ -24,13 +24,22 @@ pub mod map {
     /// `PerCpuArray<u64>`, index = [`crate::verdict::Count::index`]. Kernel → daemon.
     pub const TOTALS: &str = "TOTALS";
     /// `Array<flow::Set>` (mmapable), index = hash of a connection modulo the entries. Kernel only; the daemon reads
-    /// the sets' `hashes` to tell how full it is.
+    /// which connections are followed, and since when each sends a head.
     pub const FLOWS: &str = "FLOWS";
+    /// `LruHashMap<flow::Place, flow::Mark>`: what was judged but not accepted yet, beyond what a connection's own entry
+    /// holds. Kernel only.
+    pub const MARKS: &str = "MARKS";
+    /// `LruHashMap<flow::Place, KeyTag>`: which heads of that were charged, and to whom. Kernel only.
+    pub const CHARGES: &str = "CHARGES";
+    /// `LruHashMap<Tuple, flow::Handshake>`: handshakes of forwarded connections, until their first byte. Kernel only.
+    pub const HANDSHAKES: &str = "HANDSHAKES";
     /// `PerCpuArray<Scratch>`: the packet under judgement. Kernel only.
     pub const SCRATCH: &str = "SCRATCH";
 
     /// The maps that outlive the daemon.
-    pub const PINNED: &[&str] = &[PORTS, SERVICES, KEYS, PRINCIPALS, POLICIES, METERS, TOTALS, FLOWS];
+    pub const PINNED: &[&str] = &[
+        PORTS, SERVICES, KEYS, PRINCIPALS, POLICIES, METERS, TOTALS, FLOWS, MARKS, CHARGES, HANDSHAKES,
+    ];
 }
 
 /// Names of the constants that the loader sets before the program is verified.
@@ -60,13 +69,19 @@ pub const POLICIES: u32 = 131_072;
 pub const TOTALS: u32 = 128;
 /// Default entries of [`map::FLOWS`], each a set of [`crate::flow::WAYS`] connections; a power of two.
 pub const FLOW_SETS: u32 = 8_192;
+/// Entries of [`map::MARKS`].
+pub const MARKS: u32 = 65_536;
+/// Entries of [`map::CHARGES`].
+pub const CHARGES: u32 = 65_536;
+/// Entries of [`map::HANDSHAKES`].
+pub const HANDSHAKES: u32 = 65_536;
 /// Room for reasons; a power of two.
 pub const REASONS: usize = 32;
 /// Limits that apply together to one principal.
 pub const LIMITS: usize = 4;
 
 /// A key's identity: SipHash-2-4-128 of its trimmed value under the install's secret.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 #[repr(C)]
 pub struct KeyTag(pub [u64; 2]);
 
@@ -197,6 +212,8 @@ pub struct Service {
     pub max_target: u32,
     /// Largest declared `Content-Length` in bytes.
     pub max_body: u64,
+    /// ns from the first byte of a head within which it must end.
+    pub head_timeout_ns: u64,
     /// [`crate::verdict::Action`] for each [`crate::verdict::Reason`], by index.
     pub actions: [u8; REASONS],
 }
@@ -228,6 +245,7 @@ impl Service {
         max_fields: 100,
         max_target: 8_190,
         max_body: 1 << 40,
+        head_timeout_ns: 10_000_000_000,
         actions: [crate::verdict::Action::Reset as u8; REASONS],
     };
 }
@@ -242,8 +260,8 @@ pub struct SocketOffsets {
     pub bytes_received: u32,
     /// `tcp_request_sock.rcv_nxt`, u32.
     pub request_rcv_nxt: u32,
-    /// Unused, 0.
-    pub reserved: u32,
+    /// `tcp_request_sock.snt_isn`, u32.
+    pub request_snt_isn: u32,
 }
 
 const _: () = {
@@ -253,6 +271,6 @@ const _: () = {
     assert!(size_of::<Policy>() == 136);
     assert!(size_of::<Bucket>() == 24);
     assert!(size_of::<Meter>() == 128);
-    assert!(size_of::<Service>() == 56);
+    assert!(size_of::<Service>() == 64);
     assert!(size_of::<SocketOffsets>() == 16);
 };

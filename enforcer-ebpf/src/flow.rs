@@ -1,14 +1,19 @@
 //! The connections: which bytes of a segment are new to the receiver, and from which state they are read.
 //!
 //! A bypass is any difference between the bytes that are judged here and those that the receiver's TCP accepts
-//! (Ptacek & Newsham 1998). So only bytes at exactly `next` are read; what lies beyond waits for its
-//! retransmission; what lies before passes only if the receiver has accepted all of it already, or if it lies within
-//! the body under way, whose bytes mean nothing. What it has accepted is not guessed: where the endpoint is local, its socket is asked ([`Socket`]).
+//! (Ptacek & Newsham 1998). So only bytes at exactly the next place are read; what lies beyond waits for its
+//! retransmission; what the receiver has accepted already passes, since it overlooks it. What lies between, judged but
+//! not accepted, is read once more from the state that it was read from, and passes if it leads to the same state at
+//! the same place: whichever copy the receiver takes, what follows is read rightly ([`Mark`]).
+//!
+//! What the receiver has accepted is not guessed. Where it is local its socket is asked; where the connection is
+//! forwarded its own acknowledgements tell, on their way back ([`Receiver`]).
 //!
 //! The table is set-associative: a keyed hash chooses a set of [`WAYS`] places, one lock guards a set, and only
 //! connections that nobody waits for give way. An entry is made by the first payload of a connection whose socket
-//! exists, or, for forwarded connections, by a SYN; a SYN never displaces a followed connection.
+//! exists or whose handshake was seen to its end, never by a SYN.
 
+use crate::abi::KeyTag;
 use crate::http::Machine;
 use crate::opaque::{opaque, zero};
 use crate::wire::{Segment, Tuple, flag};
@@ -22,12 +27,42 @@ pub const IDLE_NS: u64 = 60_000_000_000;
 pub mod stage {
     /// Nothing.
     pub const FREE: u32 = 0;
-    /// A forwarded connection's SYN was seen.
-    pub const HANDSHAKE: u32 = 1;
     /// Its bytes are followed.
-    pub const FOLLOWED: u32 = 2;
+    pub const FOLLOWED: u32 = 1;
     /// A request of it was refused: none of its bytes reaches the receiver any more.
-    pub const REFUSED: u32 = 3;
+    pub const REFUSED: u32 = 2;
+}
+
+/// The state that judged bytes were read from, and where that reading ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Mark {
+    /// The state at the first of the bytes.
+    pub machine: Machine,
+    /// Sequence number behind the last.
+    pub end: u32,
+    /// 0.
+    pub reserved: u32,
+}
+
+/// A place in the stream of a connection: what marks and charges are found by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct Place {
+    /// [`Flow::id`].
+    pub flow: u64,
+    /// Bytes of the stream before it.
+    pub position: u64,
+}
+
+/// A handshake that the server of a forwarded connection has agreed to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Handshake {
+    /// Sequence number of the client's first byte.
+    pub client: u32,
+    /// Sequence number of the server's first byte: who knows it has seen the SYN-ACK.
+    pub server: u32,
 }
 
 /// A connection.
@@ -38,28 +73,40 @@ pub struct Flow {
     pub tuple: Tuple,
     /// Where in HTTP its judged bytes end.
     pub machine: Machine,
+    /// The latest mark that was free to be kept here; the others are in the map of marks.
+    pub mark: Mark,
+    /// Where [`Flow::mark`] begins.
+    pub marked: u64,
+    /// Where the last head ended that was charged; earlier ones are in the map of charges.
+    pub charged: u64,
+    /// To whom.
+    pub payer: KeyTag,
+    /// Names the connection in other maps: no two that exist have the same.
+    pub id: u64,
+    /// Bytes judged.
+    pub judged: u64,
     /// When a segment of it was last judged, CLOCK_BOOTTIME in ns.
     pub touched: u64,
-    /// Sequence number of the next byte to judge.
-    pub next: u32,
+    /// When the head under way began; 0 if there is none.
+    pub head_since: u64,
     /// Sequence number of its first byte; tells it from an earlier or later connection of the same tuple.
     pub base: u32,
     /// A [`stage`].
     pub stage: u32,
-    /// Forwarded connections: the first byte after a later SYN.
-    pub candidate: u32,
-    /// 1 if `candidate` counts.
-    pub has_candidate: u32,
+    /// What the receiver had accepted when a segment was last judged.
+    pub accepted: u32,
+    /// From here up to the next byte to judge the bytes are of one body and mean nothing, whatever they are.
+    pub body: u32,
+    /// An earlier such stretch, first byte and end.
+    pub past: [u32; 2],
     /// Segments met since the refusal.
     pub after: u32,
-    /// 1 if a local socket vouched for it.
-    pub local: u32,
     /// After a refusal: its [`crate::verdict::Reason`].
     pub reason: u32,
-    /// From here up to `next` the bytes are of one body and mean nothing, whatever they are.
-    pub body: u32,
-    /// 0.
-    pub reserved: u32,
+    /// 1 if a local socket vouched for it.
+    pub local: u32,
+    /// 1 once an end has closed it.
+    pub finished: u32,
 }
 
 /// Connections whose hashes end alike, under one lock.
@@ -83,25 +130,28 @@ impl Default for Set {
 const _: () = {
     assert!(size_of::<Tuple>() == 40);
     assert!(size_of::<Machine>() == 104);
-    assert!(size_of::<Flow>() == 40 + 104 + 8 + 4 * 10);
+    assert!(size_of::<Mark>() == 112);
+    assert!(size_of::<Flow>() == 40 + 104 + 112 + 8 * 8 + 4 * 10);
     assert!(size_of::<Set>() == 8 + WAYS * (8 + size_of::<Flow>()));
 };
 
-/// What the receiving host knows of a connection. A structure whose every field is set, not an enum: the BPF
+/// What is known of the receiving end of a connection. A structure whose every field is set, not an enum: the BPF
 /// compiler spills what an enum's variant leaves undefined, and the verifier refuses to read that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Socket {
-    /// A [`socket`] state.
+pub struct Receiver {
+    /// A [`receiver`] state.
     pub state: u32,
-    /// `rcv_nxt` of a stream: the next byte that it will accept.
+    /// The next byte that it will accept.
     pub next: u32,
-    /// `rcv_nxt − bytes_received`: the first byte that it ever could.
+    /// The first byte that it ever could.
     pub base: u32,
+    /// [`receiver::REQUEST`]: the acknowledgement that ends the handshake.
+    pub ack: u32,
 }
 
-/// States of a [`Socket`].
-pub mod socket {
-    /// None: the endpoint is elsewhere, or the connection is gone.
+/// States of a [`Receiver`].
+pub mod receiver {
+    /// No local socket: the endpoint is elsewhere, or the connection is gone.
     pub const ABSENT: u32 = 0;
     /// A listener: the connection is gone, or so young that it has no socket.
     pub const LISTENING: u32 = 1;
@@ -109,32 +159,51 @@ pub mod socket {
     pub const CLOSING: u32 = 2;
     /// One that receives.
     pub const STREAM: u32 = 3;
+    /// One whose handshake waits for its last acknowledgement.
+    pub const REQUEST: u32 = 4;
 }
 
-impl Socket {
+impl Receiver {
     /// No socket.
-    pub const ABSENT: Self = Self { state: socket::ABSENT, next: 0, base: 0 };
+    pub const ABSENT: Self = Self { state: receiver::ABSENT, next: 0, base: 0, ack: 0 };
 }
 
 /// What is to be done with a segment that carries data or a FIN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Plan {
-    /// Its bytes from the flow's `next` on are new: read them.
-    Read,
-    /// Nothing in it is new: the receiver has it, or it is a body's.
-    Old,
-    /// Judged before, not accepted yet, and not a body's: other bytes might come in its place.
-    Repeated,
+#[repr(u32)]
+pub enum Course {
+    /// Its bytes from the next to judge on are new: read them.
+    Read = 0,
+    /// Nothing holds it yet: enter it and read. `at` is its first byte.
+    Enter = 1,
+    /// Judged before, and not accepted yet: `at` is the first byte that the receiver may still take.
+    Again = 2,
+    /// Nothing in it matters: the receiver has it, or it is a body's.
+    Old = 3,
     /// Bytes before it are missing.
-    Ahead,
-    /// No bytes of this connection may pass; the receiver may still hold it, and expects this byte next.
-    Reset(u32),
+    Ahead = 4,
+    /// No bytes of this connection may pass; the receiver may still hold it, and expects byte `at`.
+    Reset = 5,
     /// No bytes of this connection may pass, and nobody holds it as far as is known.
-    Strip,
-    /// The next bytes of a connection whose earlier bytes are not known.
-    Unknown(u32),
-    /// Nothing holds it yet: enter it and read.
-    Enter(u32),
+    Strip = 6,
+    /// The next bytes, at `at`, of a connection whose earlier bytes are not known.
+    Unknown = 7,
+}
+
+/// A [`Course`], and the sequence number that it is about. Both are always set: see [`Receiver`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// What is to be done.
+    pub course: Course,
+    /// Where.
+    pub at: u32,
+}
+
+impl Plan {
+    #[inline(always)]
+    const fn new(course: Course, at: u32) -> Self {
+        Self { course, at }
+    }
 }
 
 /// `a` comes after `b`, in sequence space (RFC 9293 §3.4).
@@ -195,9 +264,10 @@ impl Set {
         &mut self.flows[opaque(way) as usize & (WAYS - 1)]
     }
 
-    /// Makes room: a free place, else the longest quiet of those that may go. A SYN displaces no followed connection.
+    /// Makes room: a free place, else the longest quiet of those that may go. One that is refused at once (`refused`)
+    /// displaces no followed connection.
     #[inline(always)]
-    pub fn room(&self, now: u64, for_syn: bool) -> Option<u32> {
+    pub fn room(&self, now: u64, refused: bool) -> Option<u32> {
         let mut best = None;
         let mut longest = 0;
         for way in 0..WAYS {
@@ -206,7 +276,8 @@ impl Set {
             }
             let flow = &self.flows[way];
             let quiet = now.saturating_sub(flow.touched);
-            let waiting = flow.stage == stage::FOLLOWED && (for_syn || quiet < IDLE_NS);
+            let followed = flow.stage == stage::FOLLOWED && flow.finished == 0;
+            let waiting = followed && (refused || quiet < IDLE_NS);
             if !waiting && quiet >= longest {
                 longest = quiet;
                 best = Some(way as u32);
@@ -220,7 +291,7 @@ impl Set {
     pub fn enter(&mut self, way: u32, hash: u64, tuple: &Tuple, base: u32, stage: u32, now: u64) -> &mut Flow {
         self.hashes[opaque(way) as usize & (WAYS - 1)] = hash;
         let flow = self.flow(way);
-        flow.begin(tuple, base, stage, now);
+        flow.begin(hash, tuple, base, stage, now);
         flow
     }
 }
@@ -228,95 +299,143 @@ impl Set {
 impl Flow {
     /// Begins a connection whose first byte has the sequence number `base`.
     #[inline(always)]
-    pub fn begin(&mut self, tuple: &Tuple, base: u32, stage: u32, now: u64) {
+    pub fn begin(&mut self, hash: u64, tuple: &Tuple, base: u32, stage: u32, now: u64) {
         self.tuple = *tuple;
         self.machine.restart();
+        self.marked = u64::MAX;
+        self.charged = zero();
+        // Of the same tuple, no two begin at the same time.
+        self.id = hash ^ now;
+        self.judged = zero();
         self.touched = now;
-        self.next = base;
+        self.head_since = zero();
         self.base = base;
         self.stage = stage;
-        self.candidate = zero() as u32;
-        self.has_candidate = zero() as u32;
-        self.after = zero() as u32;
-        self.local = zero() as u32;
-        self.reason = zero() as u32;
+        self.accepted = base;
         self.body = base;
-        self.reserved = zero() as u32;
+        self.past = [base; 2];
+        self.after = zero() as u32;
+        self.reason = zero() as u32;
+        self.local = zero() as u32;
+        self.finished = zero() as u32;
+    }
+
+    /// Sequence number of the next byte to judge.
+    #[must_use]
+    #[inline(always)]
+    pub const fn next(&self) -> u32 {
+        self.base.wrapping_add(self.judged as u32)
+    }
+
+    /// The place of a sequence number that is not beyond the next byte to judge.
+    #[must_use]
+    #[inline(always)]
+    pub const fn place(&self, seq: u32) -> Place {
+        Place { flow: self.id, position: self.judged.wrapping_sub(self.next().wrapping_sub(seq) as u64) }
+    }
+
+    /// Whether the receiver has accepted the bytes before a place.
+    #[must_use]
+    #[inline(always)]
+    pub const fn has_accepted(&self, position: u64) -> bool {
+        position <= self.place(self.accepted).position
+    }
+
+    /// Goes on by `len` judged bytes; `in_body` if all of them are of the body that was under way before.
+    #[inline(always)]
+    pub fn advance(&mut self, len: u32, in_body: bool) {
+        let from = self.next();
+        self.judged = self.judged.wrapping_add(len as u64);
+        if !in_body {
+            if from != self.body {
+                self.past = [self.body, from];
+            }
+            self.body = self.next();
+        }
     }
 }
 
-/// What to do with `segment`, which has data or a FIN, given what is known of its connection.
+/// What to do with `segment`, which has data or a FIN, given what is known of its connection. `handshake` is the one
+/// that was seen last between its two ends, all 0 if there was none.
 #[must_use]
 #[inline(always)]
-pub fn plan(flow: Option<&Flow>, segment: &Segment, socket: Socket) -> Plan {
-    match socket.state {
-        socket::STREAM => plan_local(flow, segment, socket.next, socket.base),
-        // Passed without its bytes, it is answered by the stack: with a RST where the connection is gone, and where
-        // a SYN cookie comes back, it makes the socket, which the retransmission then meets.
-        socket::LISTENING => Plan::Strip,
-        socket::CLOSING => Plan::Old,
-        _ => plan_forwarded(flow, segment),
+pub fn plan(flow: Option<&Flow>, segment: &Segment, known: Receiver, handshake: Handshake) -> Plan {
+    match known.state {
+        receiver::STREAM => plan_stream(flow, segment, known.next, known.base),
+        // Who does not know the acknowledgement has not seen the SYN-ACK: no connection yet, and perhaps never one.
+        receiver::REQUEST if segment.ack == known.ack => plan_stream(flow, segment, known.next, known.base),
+        receiver::REQUEST => Plan::new(Course::Strip, 0),
+        receiver::CLOSING => Plan::new(Course::Old, 0),
+        state => plan_forwarded(flow, segment, state, handshake),
     }
 }
 
 #[inline(always)]
-fn plan_local(flow: Option<&Flow>, segment: &Segment, accepted: u32, base: u32) -> Plan {
+fn plan_stream(flow: Option<&Flow>, segment: &Segment, accepted: u32, base: u32) -> Plan {
     if !after(segment.end(), accepted) {
-        return Plan::Old;
+        return Plan::new(Course::Old, 0);
     }
     let known = match flow {
-        Some(flow) if flow.base == base && flow.stage >= stage::FOLLOWED => flow,
+        Some(flow) if flow.base == base => flow,
         // Not ours, or an earlier connection of the same tuple: this one can be entered at its first byte only.
-        _ if segment.seq != accepted => return Plan::Ahead,
-        _ if accepted == base => return Plan::Enter(base),
-        _ => return Plan::Unknown(accepted),
+        _ if segment.seq != accepted => return Plan::new(Course::Ahead, 0),
+        _ if accepted == base => return Plan::new(Course::Enter, base),
+        _ => return Plan::new(Course::Unknown, accepted),
     };
     if known.stage == stage::REFUSED {
-        return Plan::Reset(accepted);
+        return Plan::new(Course::Reset, accepted);
     }
+    let next = known.next();
     // The receiver has bytes that were never judged here.
-    if after(accepted, known.next) {
-        return Plan::Unknown(accepted);
+    if after(accepted, next) {
+        return Plan::new(Course::Unknown, accepted);
     }
     // The receiver overlooks what it has accepted.
     let begin = if after(accepted, segment.seq) { accepted } else { segment.seq };
-    in_order(known, segment, begin)
-}
-
-#[inline(always)]
-fn plan_forwarded(flow: Option<&Flow>, segment: &Segment) -> Plan {
-    let Some(flow) = flow else { return Plan::Strip };
-    if flow.local != 0 && flow.stage == stage::FOLLOWED {
-        return Plan::Strip;
-    }
-    match flow.stage {
-        stage::HANDSHAKE if segment.seq == flow.next => Plan::Enter(flow.next),
-        stage::HANDSHAKE if after(segment.seq, flow.next) => Plan::Ahead,
-        // Twice in turn: a RST for a receiver that may still hold it, then a bare ACK that a closed one answers.
-        stage::REFUSED if flow.after & 1 != 0 => Plan::Reset(segment.seq),
-        stage::FOLLOWED if flow.has_candidate != 0 && segment.seq == flow.candidate => {
-            // The same byte of two possible connections cannot be told apart.
-            if segment.seq == flow.next { Plan::Unknown(segment.seq) } else { Plan::Enter(flow.candidate) }
-        }
-        stage::FOLLOWED => in_order(flow, segment, segment.seq),
-        _ => Plan::Strip,
-    }
-}
-
-/// `begin` is the first byte of the segment that the receiver may still take.
-#[inline(always)]
-fn in_order(flow: &Flow, segment: &Segment, begin: u32) -> Plan {
-    if segment.seq == flow.next {
-        Plan::Read
-    } else if after(segment.seq, flow.next) {
-        Plan::Ahead
-    } else if after(flow.body, begin) {
-        Plan::Repeated
-    } else if after(segment.end(), flow.next) {
+    let course = if begin == next {
+        Course::Read
+    } else if after(begin, next) {
+        Course::Ahead
+    } else if after(known.body, begin) {
+        Course::Again
+    } else if after(segment.end(), next) {
         // Judged bytes of a body, and new ones behind them.
-        Plan::Read
+        Course::Read
     } else {
-        Plan::Old
+        Course::Old
+    };
+    Plan::new(course, begin)
+}
+
+/// Where no local socket holds the connection.
+#[inline(always)]
+fn plan_forwarded(flow: Option<&Flow>, segment: &Segment, state: u32, handshake: Handshake) -> Plan {
+    let forwarded = match flow {
+        Some(flow) if flow.local == 0 => Some(flow),
+        _ => None,
+    };
+    let agreed = handshake.client != 0 || handshake.server != 0;
+    let begun = match forwarded {
+        Some(flow) => flow.base == handshake.client,
+        None => false,
+    };
+    if agreed && !begun {
+        if segment.seq == handshake.client && segment.ack == handshake.server {
+            return Plan::new(Course::Enter, handshake.client);
+        }
+        if forwarded.is_none() && after(segment.seq, handshake.client) {
+            return Plan::new(Course::Ahead, 0);
+        }
+    }
+    match forwarded {
+        // Twice in turn: a RST for a receiver that may still hold it, then a bare ACK that a closed one answers.
+        Some(flow) if flow.stage == stage::REFUSED && flow.after & 1 != 0 => Plan::new(Course::Reset, segment.seq),
+        Some(flow) if flow.stage == stage::REFUSED => Plan::new(Course::Strip, 0),
+        Some(flow) => plan_stream(Some(flow), segment, flow.accepted, flow.base),
+        // Passed without its bytes, it is answered by the stack: with a RST where the connection is gone, and where
+        // a SYN cookie comes back, it makes the socket, which the retransmission then meets.
+        None if state == receiver::LISTENING || flow.is_some() => Plan::new(Course::Strip, 0),
+        None => Plan::new(Course::Unknown, segment.seq),
     }
 }
 

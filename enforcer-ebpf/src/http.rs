@@ -126,14 +126,17 @@ mod phase {
     pub(super) const LENGTH_TRAIL: u8 = 10;
     pub(super) const CODING_LEAD: u8 = 11;
     pub(super) const CODING_TRAIL: u8 = 12;
+    pub(super) const EXPECT_LEAD: u8 = 13;
+    pub(super) const EXPECT_TRAIL: u8 = 14;
+    pub(super) const CONNECTION: u8 = 15;
     /// From here on the head is complete.
-    pub(super) const BODY: u8 = 13;
-    pub(super) const CHUNK_SIZE: u8 = 14;
-    pub(super) const CHUNK_DATA: u8 = 15;
-    pub(super) const CHUNK_END: u8 = 16;
-    pub(super) const LAST_CHUNK: u8 = 17;
+    pub(super) const BODY: u8 = 16;
+    pub(super) const CHUNK_SIZE: u8 = 17;
+    pub(super) const CHUNK_DATA: u8 = 18;
+    pub(super) const CHUNK_END: u8 = 19;
+    pub(super) const LAST_CHUNK: u8 = 20;
     /// What follows is not judged: an observed stream that was malformed, or an allowed upgrade.
-    pub(super) const OPAQUE: u8 = 18;
+    pub(super) const OPAQUE: u8 = 21;
 }
 
 const HTTP_1_0: u16 = 1;
@@ -147,6 +150,11 @@ const LED: u16 = 32;
 const UNDERSCORE: u16 = 64;
 /// The name under way is longer than any that matters.
 const LONG: u16 = 128;
+const EXPECT: u16 = 256;
+/// The connection option `keep-alive`.
+const KEEP: u16 = 512;
+/// The connection option `close`: no request follows this one.
+const CLOSE: u16 = 1024;
 
 /// The machine's state between two bytes of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -222,6 +230,14 @@ impl Machine {
         self.digits = zero() as u8;
     }
 
+    /// Goes back to where the last request ended, from inside the next, or from bytes that may not follow it.
+    #[inline(always)]
+    pub fn rewind(&mut self) {
+        let closed = if self.phase == phase::START { self.flags & CLOSE } else { 0 };
+        self.restart();
+        self.flags = closed;
+    }
+
     /// Whether the bytes so far end between two requests.
     #[must_use]
     #[inline(always)]
@@ -234,6 +250,42 @@ impl Machine {
     #[inline(always)]
     pub fn is_in_head(&self) -> bool {
         self.phase < phase::BODY && !self.is_between_requests()
+    }
+
+    /// Whether the bytes so far end inside something that only its length, known before, ends.
+    #[must_use]
+    #[inline(always)]
+    pub fn is_in_plain_body(&self) -> bool {
+        matches!(self.phase, phase::BODY | phase::OPAQUE)
+    }
+
+    /// Whether what follows is read from both in the same way.
+    #[must_use]
+    #[inline(always)]
+    pub fn is_as(&self, other: &Self) -> bool {
+        if self.is_between_requests() && other.is_between_requests() {
+            // The rest is left over from the request before.
+            return (self.flags ^ other.flags) & (LED | CLOSE) == 0;
+        }
+        let mut differs = (self.left ^ other.left)
+            | u64::from(self.head ^ other.head)
+            | u64::from(self.target ^ other.target)
+            | u64::from(self.flags ^ other.flags)
+            | u64::from(self.fields ^ other.fields)
+            | u64::from(self.phase ^ other.phase)
+            | u64::from(self.carried ^ other.carried)
+            | u64::from(self.seen ^ other.seen)
+            | u64::from(self.digits ^ other.digits);
+        if self.carried > 0 {
+            for (word, others) in self.carry.iter().zip(&other.carry) {
+                differs |= word ^ others;
+            }
+        }
+        // Left over from the last request where this one has shown no key.
+        if self.phase < phase::BODY && self.flags & KEYED != 0 {
+            differs |= self.tagger.difference(&other.tagger);
+        }
+        differs == 0
     }
 
     /// Whether what follows is not judged.
@@ -329,8 +381,11 @@ impl Machine {
             phase::VERSION => self.version(window, cursor),
             phase::LINE | phase::VALUE => self.line(window, cursor, bounds, secret),
             phase::KEY_LEAD | phase::KEY | phase::KEY_TRAIL => self.key_value(window, cursor),
-            phase::CODING_LEAD => self.coding(window, cursor),
+            phase::CODING_LEAD => self.word(window, cursor, value::CHUNKED, Malformation::TransferEncoding),
             phase::CODING_TRAIL => self.trail(window, cursor, Malformation::TransferEncoding),
+            phase::EXPECT_LEAD => self.word(window, cursor, value::CONTINUE, Malformation::Expect),
+            phase::EXPECT_TRAIL => self.trail(window, cursor, Malformation::Expect),
+            phase::CONNECTION => self.options(window, cursor),
             _ => self.length(window, cursor, bounds),
         };
         // Also where something else is wrong behind the bound, so that the reason does not depend on the cuts.

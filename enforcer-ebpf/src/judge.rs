@@ -3,22 +3,35 @@
 //! [`packet`] is the road: wire, service, flow, then [`step`] for every line of HTTP, [`decide`] for every request,
 //! and [`Verdict`] at the end. A verdict is for requests, never for packets: each request of a segment is judged,
 //! and a segment whose later request fails is cut behind its last good one.
+//!
+//! # Layout, in the order of a packet
+//! - this file: from the frame to what is to be done with a segment, and what becomes of a refused one
+//! - [`reading`]: a payload, read in steps
+//! - [`decision`]: one request
+//! - [`again`]: bytes that were judged before
+//! - [`sum`]: the checksum of a segment that is cut
+//! - [`watch`]: what the servers of forwarded connections say
 
+mod again;
 mod decision;
+mod reading;
 mod sum;
+mod watch;
 
 use core::ops::DerefMut;
 
 use crate::abi::{Key, KeyTag, Service};
-use crate::flow::{self, Flow, Plan, Set, Socket, socket, stage};
-use crate::http::bytes::{BASE, CAPACITY, Window};
-use crate::http::{Cursor, Refusal, Step};
-use crate::opaque::zero;
+use crate::flow::{self, Course, Flow, Handshake, Mark, Place, Plan, Receiver, Set, receiver, stage};
+use crate::http::bytes::Window;
+use crate::http::{Refusal, Step};
 use crate::reply::{self, Rewrite};
 use crate::verdict::{Action, Count, Event, Reason};
 use crate::wire::{self, Head, NotTcp, Segment, Tuple, flag};
 pub use decision::{Decision, decide};
+use again::Memory;
+pub use reading::{Piece, Reading, Refill, Scan, read, refill, step};
 pub use sum::{Sum, sum_step};
+pub use watch::watch;
 
 /// What is counted for a principal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,8 +56,8 @@ pub trait World: Sized {
 
     /// CLOCK_BOOTTIME in ns.
     fn now(&self) -> u64;
-    /// The service that guards a port.
-    fn service(&self, port: u16) -> Option<Service>;
+    /// Copies the service that guards a port; `false` if none does.
+    fn service(&self, port: u16, service: &mut Service) -> bool;
     /// Secret of the flow table's hash.
     fn flow_secret(&self) -> [u64; 2];
     /// Secret of the key tags.
@@ -52,7 +65,21 @@ pub trait World: Sized {
     /// Locks the set that a hash falls into; `None` if another CPU will not let go of it.
     fn lock(&self, hash: u64) -> Option<Self::Guard>;
     /// Asks the local host for the connection's socket.
-    fn socket(&self, tuple: &Tuple) -> Socket;
+    fn receiver(&self, tuple: &Tuple) -> Receiver;
+    /// Copies a mark; `false` if there is none at this place.
+    fn mark(&self, place: Place, mark: &mut Mark) -> bool;
+    /// Keeps a mark.
+    fn put_mark(&self, place: Place, mark: &Mark);
+    /// Who was charged for the head that ended at this place; all 0 if nobody is known to have been.
+    fn payer(&self, place: Place) -> KeyTag;
+    /// Keeps who was charged for a head.
+    fn put_payer(&self, place: Place, tag: KeyTag);
+    /// The handshake of a forwarded connection that waits for its first byte; all 0 if there is none.
+    fn handshake(&self, tuple: &Tuple) -> Handshake;
+    /// Keeps a handshake.
+    fn put_handshake(&self, tuple: &Tuple, handshake: Handshake);
+    /// Forgets a handshake.
+    fn end_handshake(&self, tuple: &Tuple);
     /// Copies `len` bytes (1–[`CAPACITY`]) of the frame, from `at`, into the window behind [`BASE`].
     fn load(&self, window: &mut Window, at: u32, len: u32) -> bool;
     /// A registered key.
@@ -77,8 +104,8 @@ pub trait World: Sized {
 
     /// [`Set::room`].
     #[inline(always)]
-    fn room(&self, set: &Set, now: u64, for_syn: bool) -> Option<u32> {
-        set.room(now, for_syn)
+    fn room(&self, set: &Set, now: u64, refused: bool) -> Option<u32> {
+        set.room(now, refused)
     }
 
     /// [`refill`].
@@ -96,8 +123,8 @@ pub trait World: Sized {
 
     /// [`decide`].
     #[inline(always)]
-    fn decide(&self, flow: &Flow, now: u64) -> Decision {
-        decide(self, flow.machine.key(), now)
+    fn decide(&self, flow: &mut Flow, position: u64, again: bool, now: u64) -> Decision {
+        decide(self, flow, position, again, now)
     }
 }
 
@@ -112,6 +139,10 @@ pub struct Scratch {
     pub segment: Segment,
     /// The sum under way, for a segment that is cut.
     pub sum: Sum,
+    /// The mark that is being made, or that is read from again.
+    pub mark: Mark,
+    /// Where the connection stood before bytes were read again.
+    pub stood: crate::http::Machine,
 }
 
 impl Scratch {
@@ -123,6 +154,8 @@ impl Scratch {
             reading: Reading { scan: Scan::default(), service: Service::DEFAULT, window: Window::new() },
             segment: Segment::default(),
             sum: Sum::default(),
+            mark: Mark::default(),
+            stood: crate::http::Machine::default(),
         }
     }
 }
@@ -131,50 +164,6 @@ impl Default for Scratch {
     fn default() -> Self {
         Self::new()
     }
-}
-
-/// A payload being read.
-#[repr(C)]
-pub struct Reading {
-    /// How far it has come.
-    pub scan: Scan,
-    /// Whom it is for.
-    pub service: Service,
-    /// The piece of it that is in memory.
-    pub window: Window,
-}
-
-/// How far reading a payload has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-#[repr(C)]
-pub struct Scan {
-    /// When the packet was met.
-    pub now: u64,
-    /// The place in the window.
-    pub cursor: Cursor,
-    /// Where the payload begins in the frame.
-    pub payload: u32,
-    /// Bytes of payload, and how many of them were loaded or skipped.
-    pub len: u32,
-    next: u32,
-    /// Bytes of payload that end with a request that was passed.
-    boundary: u32,
-    /// An [`end`]; 0 while there is none.
-    outcome: u32,
-    /// For [`end::REFUSED`]: a reason, and 1 + a kind of malformation or 0.
-    reason: u8,
-    kind: u8,
-    reserved: [u8; 2],
-}
-
-/// How reading a payload ended.
-mod end {
-    /// At its last byte.
-    pub(super) const READ: u32 = 1;
-    /// At a request that is refused.
-    pub(super) const REFUSED: u32 = 2;
-    /// At a request that is refused, behind one that is not.
-    pub(super) const CUT: u32 = 3;
 }
 
 /// What is done with a packet. Every field is always set, for the reason that [`Socket`] gives.
@@ -221,8 +210,9 @@ pub fn packet<W: World>(world: &W, scratch: &mut Scratch, frame: u32) -> Verdict
         Err(NotTcp::Unreadable(reason)) => return drop_unread(world, reason),
     }
     let segment = scratch.segment;
-    let Some(service) = world.service(segment.tuple.destination_port()) else { return Verdict::PASS };
-    scratch.reading.service = service;
+    if !world.service(segment.tuple.destination_port(), &mut scratch.reading.service) {
+        return Verdict::PASS;
+    }
     let verdict = guarded(world, scratch, &segment);
     // Who only observes changes nothing.
     if scratch.reading.service.observes() { Verdict::PASS } else { verdict }
@@ -242,9 +232,6 @@ fn guarded<W: World>(world: &W, scratch: &mut Scratch, segment: &Segment) -> Ver
     let carries = flow::carries(segment);
     if if carries { segment.has(flag::SYN) || !segment.has(flag::ACK) } else { segment.has(flag::URG) } {
         return refuse_unread(world, scratch, Reason::Unorderly);
-    }
-    if segment.has(flag::SYN) {
-        return handshake(world, segment);
     }
     if !carries {
         return Verdict::PASS;
@@ -274,314 +261,115 @@ fn drop_as<W: World>(world: &W, event: Event) -> Verdict {
     Verdict::DROP
 }
 
-/// A SYN: remembered where no local socket will vouch for the connection.
-#[inline(always)]
-fn handshake<W: World>(world: &W, segment: &Segment) -> Verdict {
-    if segment.has(flag::ACK) || world.socket(&segment.tuple).state != socket::ABSENT {
-        return Verdict::PASS;
-    }
-    let hash = flow::hash(world.flow_secret(), &segment.tuple);
-    let Some(mut set) = world.lock(hash) else { return drop_as(world, Event::Contended) };
-    let now = world.now();
-    let first = segment.seq.wrapping_add(1);
-    let way = match world.find(&set, hash, &segment.tuple) {
-        Some(way) => {
-            let flow = set.flow(way);
-            if flow.stage == stage::FOLLOWED && flow.local == 0 {
-                // Whether the receiver takes it as a new connection shows in its bytes.
-                flow.candidate = first;
-                flow.has_candidate = 1;
-                return Verdict::PASS;
-            }
-            way
-        }
-        None => match world.room(&set, now, true) {
-            Some(way) => way,
-            None => return Verdict::PASS,
-        },
-    };
-    set.enter(way, hash, &segment.tuple, first, stage::HANDSHAKE, now);
-    Verdict::PASS
-}
-
 /// A segment with data or a FIN.
 #[inline(always)]
 fn data<W: World>(world: &W, scratch: &mut Scratch, segment: &Segment) -> Verdict {
     let hash = flow::hash(world.flow_secret(), &segment.tuple);
     let Some(mut set) = world.lock(hash) else { return drop_as(world, Event::Contended) };
     let now = world.now();
-    let socket = world.socket(&segment.tuple);
-    let found = world.find(&set, hash, &segment.tuple);
-    let plan = match found {
-        Some(way) => flow::plan(Some(set.flow(way)), segment, socket),
-        None => flow::plan(None, segment, socket),
+    let receiver = world.receiver(&segment.tuple);
+    let handshake = match receiver.state {
+        receiver::ABSENT | receiver::LISTENING => world.handshake(&segment.tuple),
+        _ => Handshake::default(),
     };
-    if segment.has(flag::URG) && !matches!(plan, Plan::Read | Plan::Enter(_)) {
+    let found = world.find(&set, hash, &segment.tuple);
+    let Plan { course, at } = match found {
+        Some(way) => flow::plan(Some(set.flow(way)), segment, receiver, handshake),
+        None => flow::plan(None, segment, receiver, handshake),
+    };
+    if segment.has(flag::URG) && course != Course::Read && course != Course::Enter {
         return refuse_unread(world, scratch, Reason::Unorderly);
     }
-    let way = match plan {
-        Plan::Read => found,
-        Plan::Enter(base) => {
-            let Some(way) = (match found {
+    let way = match course {
+        Course::Read | Course::Again => found,
+        Course::Enter => {
+            let way = match found {
                 Some(way) => Some(way),
                 None => world.room(&set, now, false),
-            }) else {
-                return refuse_unknown(world, scratch, segment, base, Reason::FlowTableFull);
             };
-            let flow = set.enter(way, hash, &segment.tuple, base, stage::FOLLOWED, now);
-            flow.local = u32::from(socket.state == socket::STREAM);
+            let Some(way) = way else {
+                return refuse_unknown(world, scratch, segment, at, Reason::FlowTableFull);
+            };
+            let flow = set.enter(way, hash, &segment.tuple, at, stage::FOLLOWED, now);
+            flow.local = u32::from(receiver.state >= receiver::STREAM);
+            if flow.local == 0 {
+                world.end_handshake(&segment.tuple);
+            }
             Some(way)
         }
-        Plan::Old => {
+        Course::Old => {
             world.count(Count::Event(Event::OldData));
             return Verdict::PASS;
         }
-        Plan::Repeated => return drop_as(world, Event::Retransmitted),
-        Plan::Ahead => return drop_as(world, Event::OutOfOrder),
-        Plan::Unknown(next) => return refuse_unknown(world, scratch, segment, next, Reason::MidStream),
-        Plan::Reset(next) => {
-            return after_refusal(world, scratch, segment, found.map(|way| set.flow(way)), Some(next));
+        Course::Ahead => return drop_as(world, Event::OutOfOrder),
+        Course::Unknown => {
+            if found.is_none()
+                && receiver.state == receiver::ABSENT
+                && let Some(way) = world.room(&set, now, true)
+            {
+                // Its later segments end both sides in turn.
+                let flow = set.enter(way, hash, &segment.tuple, at, stage::REFUSED, now);
+                flow.reason = Reason::MidStream as u32;
+            }
+            return refuse_unknown(world, scratch, segment, at, Reason::MidStream);
         }
-        Plan::Strip => return after_refusal(world, scratch, segment, found.map(|way| set.flow(way)), None),
+        Course::Reset => return after_refusal(world, scratch, segment, found.map(|way| set.flow(way)), Some(at)),
+        Course::Strip => return after_refusal(world, scratch, segment, found.map(|way| set.flow(way)), None),
     };
-    // `Plan::Read` comes only of a flow that was found.
+    // The courses that are left come only of a flow that was found or entered.
     let Some(way) = way else { return Verdict::DROP };
     let flow = set.flow(way);
     flow.touched = now;
-    read(world, scratch, segment, flow)
-}
-
-/// Reads the payload, which is next in order, and settles what becomes of it.
-#[inline(always)]
-pub fn read<W: World>(world: &W, scratch: &mut Scratch, segment: &Segment, flow: &mut Flow) -> Verdict {
-    // The receiver takes urgent data out of the stream (RFC 6093): what it reads is not what is here.
-    if segment.has(flag::URG) {
-        let Some(refusal) = observed(world, &scratch.reading.service, Reason::Unorderly.into()) else {
-            flow.machine.make_opaque();
-            flow.next = segment.end();
+    if receiver.state >= receiver::STREAM {
+        flow.accepted = receiver.next;
+    }
+    let piece = if course == Course::Again {
+        if scratch.reading.service.observes() {
             return Verdict::PASS;
-        };
-        return refuse(world, scratch, segment, flow, refusal);
-    }
-    let reading = &mut scratch.reading;
-    let known = known(segment, flow);
-    let body = flow.machine.skippable();
-    reading.scan = Scan::new(flow.touched, segment.payload + known, segment.len - known);
-    if reading.scan.len > 0 {
-        let pos = flow.machine.resume(&mut reading.window);
-        reading.scan.cursor = Cursor { pos, end: BASE };
-        world.drive(reading, flow);
-    } else {
-        reading.scan.outcome = end::READ;
-    }
-    let scan = &reading.scan;
-    let mut refusal = match scan.outcome {
-        end::READ => None,
-        end::CUT => return cut(world, scratch, segment, flow),
-        end::REFUSED => Some(scan.refusal()),
-        _ => Some(Refusal::from(Reason::Unparsable)),
-    };
-    // Some servers run a request whose head ends so.
-    if refusal.is_none() && segment.has(flag::FIN) && flow.machine.is_in_head() {
-        refusal = observed(world, &reading.service, Refusal::from(Reason::FinInHead));
-    }
-    let Some(refusal) = refusal else {
-        flow.next = segment.end();
-        // A body that could not end within these bytes goes on; another begins behind them at the earliest.
-        if body <= u64::from(reading.scan.len) {
-            flow.body = flow.next;
         }
-        return Verdict::PASS;
+        let (memory, end) = again::recall(world, scratch, flow, at);
+        let from = at.wrapping_sub(segment.seq);
+        let left = segment.len.wrapping_sub(from);
+        let judged = end.wrapping_sub(at);
+        let len = if judged < left { judged } else { left };
+        match memory {
+            Memory::None => return again::forgotten(world, scratch, segment, flow, at),
+            Memory::Body => return again::pass(world, scratch, segment, from.wrapping_add(len)),
+            Memory::Read => Piece { from, len, again: 1 },
+        }
+    } else {
+        Piece::fresh(segment, flow)
     };
-    refuse(world, scratch, segment, flow, refusal)
+    read(world, scratch, segment, flow, piece)
 }
 
-/// Refuses the connection's next bytes, and with them all that follow.
+/// Refuses a connection's bytes from `begin` on, and with them all that follow.
 #[inline(always)]
-fn refuse<W: World>(world: &W, scratch: &mut Scratch, segment: &Segment, flow: &mut Flow, refusal: Refusal) -> Verdict {
+fn refuse<W: World>(
+    world: &W,
+    scratch: &mut Scratch,
+    segment: &Segment,
+    flow: &mut Flow,
+    begin: u32,
+    refusal: Refusal,
+) -> Verdict {
     count_refusal(world, refusal);
     flow.machine.forget_key();
     flow.stage = stage::REFUSED;
     flow.reason = refusal.reason as u32;
-    act(world, scratch, segment, flow.next, refusal.reason)
+    act(world, scratch, segment, begin, refusal.reason)
 }
 
-/// Bytes of the payload that were judged before.
+/// Passes the first `len` bytes of a segment's payload; the rest is judged when it is sent again.
 #[inline(always)]
-fn known(segment: &Segment, flow: &Flow) -> u32 {
-    let known = flow.next.wrapping_sub(segment.seq);
-    if known > segment.len { segment.len } else { known }
-}
-
-/// Passes the requests of a segment that come before a refused one; that one is judged when it is sent again.
-#[inline(always)]
-fn cut<W: World>(world: &W, scratch: &mut Scratch, segment: &Segment, flow: &mut Flow) -> Verdict {
-    let len = known(segment, flow).wrapping_add(scratch.reading.scan.boundary);
+fn cut<W: World>(world: &W, scratch: &mut Scratch, segment: &Segment, len: u32) -> Verdict {
     world.count(Count::Event(Event::Cut));
     scratch.sum = Sum::new(reply::summed_from(segment), reply::summed(segment, len));
     world.drive_sum(&mut scratch.sum, &mut scratch.reading.window);
-    flow.machine.restart();
-    flow.next = segment.seq.wrapping_add(len);
-    flow.body = flow.next;
     match scratch.sum.total() {
         Some(total) => Verdict::rewritten(reply::cut(&mut scratch.head, segment, len, total)),
         None => Verdict::DROP,
     }
-}
-
-impl Scan {
-    /// Of `len` bytes at `payload`, met at `now`.
-    #[inline(always)]
-    fn new(now: u64, payload: u32, len: u32) -> Self {
-        let zero = zero() as u32;
-        Self {
-            now,
-            cursor: Cursor { pos: zero, end: zero },
-            payload,
-            len,
-            next: zero,
-            boundary: zero,
-            outcome: zero,
-            reason: zero as u8,
-            kind: zero as u8,
-            reserved: [zero as u8; 2],
-        }
-    }
-
-    /// Bytes of the payload that were read or skipped.
-    #[inline(always)]
-    fn position(&self) -> u32 {
-        self.next.wrapping_sub(self.cursor.unread())
-    }
-
-    #[inline(always)]
-    fn refusal(&self) -> Refusal {
-        let reason = Reason::from_index(self.reason).unwrap_or(Reason::Unparsable);
-        let kind = crate::verdict::Malformation::from_index(self.kind.wrapping_sub(1));
-        Refusal { reason, kind }
-    }
-
-    #[inline(always)]
-    fn refuse(&mut self, refusal: Refusal) {
-        self.reason = refusal.reason as u8;
-        self.kind = match refusal.kind {
-            Some(kind) => kind as u8 + 1,
-            None => 0,
-        };
-        self.outcome = if self.boundary > 0 { end::CUT } else { end::REFUSED };
-    }
-}
-
-/// What became of filling the window.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub enum Refill {
-    /// It holds all that a step must see.
-    Ready = 0,
-    /// Bytes were skipped instead.
-    Skipped = 1,
-    /// The payload is at its end, or could not be read.
-    Ended = 2,
-}
-
-/// Sees to it that the window holds what the next step must see, or skips what nobody reads.
-#[inline(always)]
-pub fn refill<W: World>(world: &W, reading: &mut Reading, flow: &mut Flow) -> Refill {
-    let Reading { scan, window, .. } = reading;
-    let machine = &mut flow.machine;
-    let left = scan.len.wrapping_sub(scan.next);
-    if left == 0 || scan.cursor.unread() >= BASE {
-        return Refill::Ready;
-    }
-    let skippable = machine.skippable();
-    if skippable > 0 && scan.cursor.unread() == 0 {
-        let count = if skippable < u64::from(left) { skippable as u32 } else { left };
-        machine.skip(count);
-        scan.next = scan.next.wrapping_add(count);
-        if machine.is_between_requests() {
-            scan.boundary = scan.next;
-        }
-        if count != left {
-            return Refill::Skipped;
-        }
-        scan.outcome = end::READ;
-        return Refill::Ended;
-    }
-    if scan.next > 0 {
-        machine.suspend(window, scan.cursor);
-        scan.cursor.pos = machine.resume(window);
-    }
-    let len = if left > CAPACITY { CAPACITY } else { left };
-    if !world.load(window, scan.payload.wrapping_add(scan.next), len) {
-        return Refill::Ended;
-    }
-    scan.next = scan.next.wrapping_add(len);
-    scan.cursor.end = BASE + len;
-    Refill::Ready
-}
-
-/// Reads on by one step; `false` ends the payload.
-#[inline(always)]
-pub fn step<W: World>(world: &W, reading: &mut Reading, flow: &mut Flow) -> bool {
-    match world.refill(reading, flow) {
-        Refill::Ready => {}
-        Refill::Skipped => return true,
-        Refill::Ended => return false,
-    }
-    match world.advance(reading, flow) {
-        Step::More => {}
-        Step::Starved if reading.scan.next == reading.scan.len => {
-            flow.machine.suspend(&reading.window, reading.scan.cursor);
-            reading.scan.outcome = end::READ;
-            return false;
-        }
-        Step::Starved => return true,
-        Step::Head => {
-            let decision = world.decide(flow, reading.scan.now);
-            flow.machine.forget_key();
-            if !settle(world, reading, decision) {
-                return false;
-            }
-        }
-        Step::Refused(refusal) => {
-            let Some(refusal) = observed(world, &reading.service, refusal) else {
-                flow.machine.make_opaque();
-                return true;
-            };
-            reading.scan.refuse(refusal);
-            return false;
-        }
-    }
-    if flow.machine.is_between_requests() {
-        reading.scan.boundary = reading.scan.position();
-    }
-    true
-}
-
-/// Counts a decision; `false` if the payload ends with it.
-#[inline(always)]
-fn settle<W: World>(world: &W, reading: &mut Reading, decision: Decision) -> bool {
-    let Decision { principal, refused } = decision;
-    let Some(reason) = refused else {
-        world.count(Count::Event(Event::Allowed));
-        world.tally(principal, Tally::Allowed);
-        return true;
-    };
-    let observes = reading.service.observes();
-    // The rest of a segment that is cut comes again, and is counted then.
-    if principal != 0 && (observes || reading.scan.boundary == 0) {
-        let tally = match reason {
-            _ if observes => Tally::WouldRefuse,
-            Reason::OverLimit => Tally::Limited,
-            _ => Tally::Denied,
-        };
-        world.tally(principal, tally);
-    }
-    if observed(world, &reading.service, reason.into()).is_none() {
-        return true;
-    }
-    reading.scan.refuse(reason.into());
-    false
 }
 
 /// `None`, and counted, where the service only observes.

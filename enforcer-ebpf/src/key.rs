@@ -16,7 +16,7 @@ pub const MAX_LEN: u32 = 128;
 #[repr(C)]
 pub struct Tagger {
     v: [u64; 4],
-    /// The bytes that fill no word yet, lowest first.
+    /// The bytes that fill no word yet, lowest first, under `v[0]`: they may lie in a map, and are a key's.
     tail: u64,
     /// Bytes taken.
     len: u32,
@@ -29,23 +29,35 @@ impl Tagger {
     #[inline(always)] // state stays in registers across the words of a value
     pub fn new(secret: [u64; 2]) -> Self {
         let [k0, k1] = secret;
+        let first = k0 ^ 0x736f_6d65_7073_6575;
         Self {
             v: [
-                k0 ^ 0x736f_6d65_7073_6575,
+                first,
                 k1 ^ 0x646f_7261_6e64_6f6d ^ 0xee,
                 k0 ^ 0x6c79_6765_6e65_7261,
                 k1 ^ 0x7465_6462_7974_6573,
             ],
-            tail: zero(),
+            tail: first,
             len: zero() as u32,
             reserved: zero() as u32,
         }
     }
 
-    /// Forgets the bytes that are still in clear.
+    /// 0 if both have taken the same bytes under the same secret.
+    #[must_use]
+    #[inline(always)]
+    pub(crate) fn difference(&self, other: &Self) -> u64 {
+        let mut differs = (self.tail ^ other.tail) | u64::from(self.len ^ other.len);
+        for (word, others) in self.v.iter().zip(&other.v) {
+            differs |= word ^ others;
+        }
+        differs
+    }
+
+    /// Forgets the bytes that are not hashed yet.
     #[inline(always)]
     pub(crate) fn forget(&mut self) {
-        self.tail = 0;
+        self.tail = self.v[0];
     }
 
     /// Bytes taken so far.
@@ -75,13 +87,12 @@ impl Tagger {
         let count = if count > 8 { 8 } else { count };
         let word = if count == 8 { word } else { word & ((1u64 << (8 * count)) - 1) };
         let held = self.len & 7;
-        let tail = self.tail | (word << (8 * held));
+        let mut tail = (self.tail ^ self.v[0]) | (word << (8 * held));
         if held + count >= 8 {
             self.compress(tail);
-            self.tail = if held == 0 { 0 } else { word >> (8 * (8 - held)) };
-        } else {
-            self.tail = tail;
+            tail = if held == 0 { 0 } else { word >> (8 * (8 - held)) };
         }
+        self.tail = tail ^ self.v[0];
         self.len = self.len.wrapping_add(count);
     }
 
@@ -89,7 +100,7 @@ impl Tagger {
     #[must_use]
     #[inline(always)]
     pub fn finish(mut self) -> KeyTag {
-        let last = self.tail | (u64::from(self.len) << 56);
+        let last = (self.tail ^ self.v[0]) | (u64::from(self.len) << 56);
         self.compress(last);
         self.v[2] ^= 0xee;
         round(&mut self.v);

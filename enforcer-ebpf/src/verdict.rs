@@ -60,6 +60,10 @@ labelled! {
         Unparsable = "unparsable",
         /// No room to follow another connection.
         FlowTableFull = "flow_table_full",
+        /// Other bytes at a place that was judged, leading elsewhere.
+        Conflict = "conflict",
+        /// A request head that was not finished in time.
+        SlowHead = "slow_head",
     }
 }
 
@@ -98,6 +102,12 @@ labelled! {
         Chunk = "chunk",
         /// A trailer field.
         Trailer = "trailer",
+        /// `Expect` is not exactly `100-continue`, or stands in HTTP/1.0.
+        Expect = "expect",
+        /// Both connection options `close` and `keep-alive`.
+        Connection = "connection",
+        /// Bytes behind a request that said `Connection: close`.
+        AfterClose = "after_close",
     }
 }
 
@@ -111,10 +121,10 @@ labelled! {
         OutOfOrder = "out_of_order",
         /// A segment whose bytes the receiver already has, passed.
         OldData = "old_data",
-        /// A segment judged before that the receiver has not accepted yet, dropped.
+        /// A segment judged before that the receiver has not accepted yet, and that says the same: passed.
         Retransmitted = "retransmitted",
-        /// A segment that met a socket still in its handshake, dropped so that TCP sends it again.
-        NotEstablished = "not_established",
+        /// A segment judged before that the receiver has not accepted yet, but how is not remembered: dropped.
+        Forgotten = "forgotten",
         /// A segment of a connection that another CPU was judging, dropped.
         Contended = "contended",
         /// A segment of a connection refused earlier.

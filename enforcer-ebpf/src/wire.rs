@@ -37,7 +37,7 @@ pub mod flag {
 }
 
 /// The two ends of a connection, as the client's packets name them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 #[repr(C)]
 pub struct Tuple {
     /// Source address, network order in memory; an IPv4 address fills the lower half of the first word.
@@ -56,6 +56,14 @@ impl Tuple {
     #[inline(always)]
     pub const fn is_v6(&self) -> bool {
         self.ports & Self::V6 != 0
+    }
+
+    /// The same connection as the other end's packets name it.
+    #[must_use]
+    #[inline(always)]
+    pub const fn reversed(&self) -> Self {
+        let ports = (self.ports & Self::V6) | ((self.ports & 0xffff) << 32) | self.source_port() as u64;
+        Self { source: self.destination, destination: self.source, ports }
     }
 
     /// The client's port.

@@ -275,6 +275,12 @@ pub struct Status {
     pub mode: String,
     /// `reset` or `drop`.
     pub on_refuse: String,
+    /// What became of connections older than the guard: `reset` or `adopt`.
+    pub existing: String,
+    /// Longest time for a connection's first byte and for a head, in ns.
+    pub head_timeout_ns: u64,
+    /// Connections of one source that may wait for these at once.
+    pub max_open_heads: u32,
     /// Guarded TCP ports.
     pub ports: Vec<u16>,
     /// Where the program is attached.
@@ -287,6 +293,10 @@ pub struct Status {
     pub principals: u64,
     /// All that was counted since the maps were made.
     pub totals: Totals,
+    /// Connections that this daemon has ended, by cause.
+    pub reaped: BTreeMap<String, u64>,
+    /// Connections that it has left alone where it would have ended them, by cause.
+    pub would_reap: BTreeMap<String, u64>,
     /// How full the maps are.
     pub maps: Vec<MapFill>,
     /// The control socket.

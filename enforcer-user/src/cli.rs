@@ -5,12 +5,14 @@
 //!
 //! # Layout
 //! - `run`: the daemon's settings from flags and environment
+//! - `doctor`: what is not guarded, asked of the system itself
 //! - `status`, `key`, `limit`, `detach`: the commands
 //! - `import`: the lines of `key import`
 //! - `output`: tables, JSON, repetition
 //! - `exit`: which error ends with which code
 
 mod detach;
+mod doctor;
 mod exit;
 mod import;
 mod key;
@@ -36,6 +38,7 @@ Examples:
   enforcer limit set alice '100/minute; 10/second'
   enforcer limits --watch                         limit, used, remaining, reset
   enforcer status                                 where it is attached, what was refused and why
+  enforcer doctor                                 what reaches the app unguarded, and what to do
   enforcer detach                                 end enforcement
 
 Limits: COUNT/UNIT or COUNT per N UNITS, up to four separated by `;`, as Flask-Limiter writes them.
@@ -88,6 +91,8 @@ enum Command {
     Limit(limit::Command),
     /// Show limits, and what is used and left of them
     Limits(limit::ListArguments),
+    /// Name every way around the guard, and check the system; needs no daemon
+    Doctor(doctor::Arguments),
     /// End enforcement: detach the program and remove all pins
     Detach(detach::Arguments),
     /// Show the version of this program and of the maps' layout
@@ -101,15 +106,17 @@ impl Cli {
     /// Each with its own exit code, see [`code`].
     pub fn execute(self) -> anyhow::Result<()> {
         let Self { socket, command } = self;
-        if let Command::Run(arguments) = command {
-            return arguments.execute(socket);
-        }
+        let command = match command {
+            Command::Run(arguments) => return arguments.execute(socket),
+            Command::Doctor(arguments) => return arguments.execute(),
+            command => command,
+        };
         let socket = socket.unwrap_or_else(|| config::DEFAULT_SOCKET.into());
         let client = Client::new(&socket);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             match command {
-                Command::Run(_) => Ok(()),
+                Command::Run(_) | Command::Doctor(_) => Ok(()),
                 Command::Status(arguments) => arguments.execute(&client).await,
                 Command::Key(command) => command.execute(&client).await,
                 Command::Limit(command) => command.execute(&client).await,
@@ -146,7 +153,7 @@ mod tests {
 
     #[test]
     fn every_command_understands_the_socket() {
-        for line in ["status", "key ls", "limit set a 1/second", "limits a", "detach", "version", "run"] {
+        for line in ["status", "key ls", "limit set a 1/second", "limits a", "doctor", "detach", "version", "run"] {
             let arguments = ["enforcer"].into_iter().chain(line.split(' ')).chain(["--socket", "/x"]);
             let cli = Cli::try_parse_from(arguments).unwrap_or_else(|error| panic!("{line}: {error}"));
             assert_eq!(cli.socket, Some("/x".into()), "{line}");

@@ -4,6 +4,9 @@
 //! says where the value came from, in a file with line and column. Keys and limits are not settings; they live in the
 //! store and change while the daemon runs.
 
+mod bounds;
+mod targets;
+
 use std::fmt;
 use std::fs;
 use std::io;
@@ -16,6 +19,9 @@ use enforcer_ebpf::abi::Service;
 use enforcer_ebpf::verdict::Action;
 use serde::Deserialize;
 use toml::Spanned;
+
+pub use bounds::{HeadTimeout, OpenHeads, OutOfBounds};
+pub use targets::Targets;
 
 use crate::kernel::Hook;
 use crate::policy::Limits;
@@ -51,6 +57,12 @@ pub struct Settings {
     pub on_refuse: OnRefuse,
     /// Whether refusals happen or are counted only.
     pub mode: Mode,
+    /// What becomes of connections that were there before the guard.
+    pub existing: Existing,
+    /// How long a connection may wait for its first byte, and a head for its last.
+    pub head_timeout: HeadTimeout,
+    /// How many connections of one source may so wait at once.
+    pub max_open_heads: OpenHeads,
     /// Limit of a principal that is given none.
     pub default_limit: Limits,
     /// Directory of the store and the key secret.
@@ -83,6 +95,17 @@ pub enum Mode {
     Enforce,
     /// They are counted, and the requests pass.
     Observe,
+}
+
+/// What becomes of connections that were there before the guard: no request boundary can be proven for those on which
+/// bytes have come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Existing {
+    /// They end at once.
+    #[default]
+    Reset,
+    /// They go on until the client sends again; then they end.
+    Adopt,
 }
 
 /// Where the metrics are served.
@@ -154,6 +177,29 @@ impl FromStr for Mode {
     }
 }
 
+impl Existing {
+    /// The word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Reset => "reset",
+            Self::Adopt => "adopt",
+        }
+    }
+}
+
+impl FromStr for Existing {
+    type Err = UnknownWord;
+
+    fn from_str(text: &str) -> Result<Self, UnknownWord> {
+        match text {
+            "reset" => Ok(Self::Reset),
+            "adopt" => Ok(Self::Adopt),
+            _ => Err(UnknownWord::new(text, "reset, adopt")),
+        }
+    }
+}
+
 impl FromStr for Metrics {
     type Err = UnknownWord;
 
@@ -191,6 +237,12 @@ pub struct Overrides {
     pub on_refuse: Option<OnRefuse>,
     /// Overrides [`Settings::mode`].
     pub mode: Option<Mode>,
+    /// Overrides [`Settings::existing`].
+    pub existing: Option<Existing>,
+    /// Overrides [`Settings::head_timeout`].
+    pub head_timeout: Option<HeadTimeout>,
+    /// Overrides [`Settings::max_open_heads`].
+    pub max_open_heads: Option<OpenHeads>,
     /// Overrides [`Settings::default_limit`].
     pub default_limit: Option<Limits>,
     /// Overrides [`Settings::state_dir`].
@@ -261,6 +313,9 @@ struct File {
     hook: Option<Spanned<String>>,
     on_refuse: Option<Spanned<String>>,
     mode: Option<Spanned<String>>,
+    existing: Option<Spanned<String>>,
+    head_timeout: Option<Spanned<String>>,
+    max_open_heads: Option<Spanned<u32>>,
     default_limit: Option<Spanned<String>>,
     state_dir: Option<PathBuf>,
     socket: Option<PathBuf>,
@@ -275,21 +330,13 @@ impl Settings {
     /// # Errors
     /// A file that was named cannot be read, a value is not accepted, or there is nothing to guard.
     pub fn resolve(overrides: Overrides) -> Result<Self, Error> {
-        let path = overrides.config.clone().unwrap_or_else(|| DEFAULT_CONFIG.into());
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound && overrides.config.is_none() => String::new(),
-            Err(source) => return Err(Error::Read { path, source }),
-        };
+        let (path, text) = read(&overrides)?;
         Self::merge(overrides, &path, &text)
     }
 
     fn merge(overrides: Overrides, path: &Path, text: &str) -> Result<Self, Error> {
         let source = Source { path, text };
-        let file: File = toml::from_str(text).map_err(|error| {
-            // The message alone: toml's own display is a drawing of several lines.
-            source.invalid(error.span().unwrap_or_default(), error.message().trim_end().replace('\n', ", "))
-        })?;
+        let file = source.parse()?;
         let Overrides {
             config: _,
             interfaces,
@@ -297,6 +344,9 @@ impl Settings {
             hook,
             on_refuse,
             mode,
+            existing,
+            head_timeout,
+            max_open_heads,
             default_limit,
             state_dir,
             socket,
@@ -311,6 +361,10 @@ impl Settings {
             hook: hook.unwrap_or(Hook::Auto),
             on_refuse: or(on_refuse, source.word("on_refuse", file.on_refuse)?).unwrap_or_default(),
             mode: or(mode, source.word("mode", file.mode)?).unwrap_or_default(),
+            existing: or(existing, source.word("existing", file.existing)?).unwrap_or_default(),
+            head_timeout: or(head_timeout, source.word("head_timeout", file.head_timeout)?).unwrap_or_default(),
+            max_open_heads: or(max_open_heads, source.number("max_open_heads", file.max_open_heads)?)
+                .unwrap_or_default(),
             default_limit: match or(default_limit, source.word("default_limit", file.default_limit)?) {
                 Some(limit) => limit,
                 None => value("the built-in default limit", DEFAULT_LIMIT)?,
@@ -338,7 +392,20 @@ impl Settings {
             Mode::Enforce => 0,
             Mode::Observe => Service::OBSERVE,
         };
-        Service { flags, actions: [action as u8; 32], ..Service::DEFAULT }
+        let head_timeout_ns = self.head_timeout.ns();
+        Service { flags, head_timeout_ns, actions: [action as u8; 32], ..Service::DEFAULT }
+    }
+}
+
+/// The file's path and text; the default file need not exist.
+fn read(overrides: &Overrides) -> Result<(PathBuf, String), Error> {
+    let path = overrides.config.clone().unwrap_or_else(|| DEFAULT_CONFIG.into());
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok((path, text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && overrides.config.is_none() => {
+            Ok((path, String::new()))
+        }
+        Err(source) => Err(Error::Read { path, source }),
     }
 }
 
@@ -357,6 +424,13 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
+    fn parse(&self) -> Result<File, Error> {
+        toml::from_str(self.text).map_err(|error| {
+            // The message alone: toml's own display is a drawing of several lines.
+            self.invalid(error.span().unwrap_or_default(), error.message().trim_end().replace('\n', ", "))
+        })
+    }
+
     fn invalid(&self, span: Range<usize>, message: impl Into<String>) -> Error {
         let before = self.text.get(..span.start).unwrap_or(self.text);
         let line = before.matches('\n').count() + 1;
@@ -371,6 +445,18 @@ impl Source<'_> {
     ) -> Result<Option<T>, Error> {
         let Some(written) = written else { return Ok(None) };
         match written.get_ref().parse() {
+            Ok(value) => Ok(Some(value)),
+            Err(error) => Err(self.invalid(written.span(), format!("{field}: {error}"))),
+        }
+    }
+
+    fn number<T: TryFrom<u32, Error: fmt::Display>>(
+        &self,
+        field: &str,
+        written: Option<Spanned<u32>>,
+    ) -> Result<Option<T>, Error> {
+        let Some(written) = written else { return Ok(None) };
+        match T::try_from(*written.get_ref()) {
             Ok(value) => Ok(Some(value)),
             Err(error) => Err(self.invalid(written.span(), format!("{field}: {error}"))),
         }
@@ -475,6 +561,9 @@ mod tests {
                 hook: Hook::Auto,
                 on_refuse: OnRefuse::Reset,
                 mode: Mode::Enforce,
+                existing: Existing::Reset,
+                head_timeout: "10s".parse().expect("a time"),
+                max_open_heads: "64".parse().expect("a number"),
                 default_limit: "100/minute".parse().expect("a limit"),
                 state_dir: "/var/lib/enforcer".into(),
                 socket: "/run/enforcer/control.sock".into(),
@@ -491,6 +580,9 @@ mod tests {
         hook = "xdp-generic"
         on_refuse = "drop"
         mode = "observe"
+        existing = "adopt"
+        head_timeout = "1m 30s"
+        max_open_heads = 5
         default_limit = "5/second"
         state_dir = "/s"
         socket = "/c"
@@ -506,6 +598,8 @@ mod tests {
         assert_eq!((settings.hook, settings.on_refuse), (Hook::XdpGeneric, OnRefuse::Drop));
         assert_eq!((settings.mode, settings.metrics), (Mode::Observe, Metrics::Off));
         assert_eq!(settings.default_limit.to_string(), "5/second");
+        assert_eq!((settings.existing, settings.max_open_heads.get()), (Existing::Adopt, 5));
+        assert_eq!(settings.head_timeout.to_string(), "1m 30s");
         assert_eq!((settings.state_dir, settings.socket), ("/s".into(), "/c".into()));
         assert_eq!((settings.bpffs_dir, settings.detach_on_exit), (PathBuf::from("/b"), true));
     }
@@ -514,6 +608,9 @@ mod tests {
     fn flags_and_environment_stand_above_the_file() {
         let overrides = Overrides {
             mode: Some(Mode::Enforce),
+            existing: Some(Existing::Reset),
+            head_timeout: Some("2s".parse().expect("a time")),
+            max_open_heads: Some("7".parse().expect("a number")),
             socket: Some("/over".into()),
             detach_on_exit: Some(false),
             ..guard_lo()
@@ -522,6 +619,8 @@ mod tests {
         assert_eq!((settings.interfaces, settings.ports), (vec!["lo".into()], vec![8000]));
         assert_eq!((settings.mode, settings.socket), (Mode::Enforce, "/over".into()));
         assert_eq!((settings.on_refuse, settings.detach_on_exit), (OnRefuse::Drop, false));
+        assert_eq!((settings.existing, settings.max_open_heads.get()), (Existing::Reset, 7));
+        assert_eq!(settings.head_timeout.to_string(), "2s");
     }
 
     #[test]
@@ -531,6 +630,17 @@ mod tests {
             ("mode = \"strict\"", "e.toml:1:8: mode: \"strict\" is not accepted here; accepted: enforce, observe"),
             ("\n  hook = \"tc\"", "e.toml:2:10: hook: tc comes with the next release"),
             ("default_limit = \"100/mintue\"", "e.toml:1:17: default_limit: column 5: \"mintue\" is no unit of time"),
+            ("existing = \"keep\"", "e.toml:1:12: existing: \"keep\" is not accepted here; accepted: reset, adopt"),
+            (
+                "\nhead_timeout = \"10\"",
+                "e.toml:2:16: head_timeout: \"10\" is not accepted here; accepted: a time from 1s to 1h",
+            ),
+            ("head_timeout = 10", "e.toml:1:16: invalid type: integer `10`, expected a string"),
+            (
+                "max_open_heads = 0",
+                "e.toml:1:18: max_open_heads: \"0\" is not accepted here; accepted: 1 to 1000000 connections",
+            ),
+            ("max_open_heads = -1", "e.toml:1:18: "),
             ("metrics = \"localhost\"", "e.toml:1:11: metrics: \"localhost\" is not accepted here; accepted: IP:PORT"),
             (
                 "interfaces = [\"lo\", \"a/b\"]",
@@ -573,7 +683,9 @@ mod tests {
 
     #[test]
     fn the_service_carries_mode_and_action() {
-        let settings = merge(guard_lo(), "mode = \"observe\"\non_refuse = \"drop\"").expect("settings");
+        let settings =
+            merge(guard_lo(), "mode = \"observe\"\non_refuse = \"drop\"\nhead_timeout = \"2s\"").expect("settings");
+        assert_eq!(settings.service().head_timeout_ns, 2_000_000_000);
         assert_eq!(settings.service().flags, Service::OBSERVE);
         assert_eq!(settings.service().actions, [Action::Drop as u8; 32]);
         let settings = merge(guard_lo(), "").expect("settings");

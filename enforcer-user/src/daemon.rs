@@ -7,10 +7,14 @@
 //! # Layout
 //! - `state_dir`, `socket`: what belongs to this daemon alone
 //! - `registry`, `tables`, `slots`: a change, from the request through the store to the maps
+//! - `reaper`: connections ended that keep a worker waiting, or that are older than the guard
 //! - `report`: what it tells about itself
+//! - `coverage`: what it says at its start of the ways that it does not guard
 //! - `serving`, `exporter`: HTTP on both its ends
 
+mod coverage;
 mod exporter;
+mod reaper;
 pub(crate) mod registry;
 mod report;
 mod serving;
@@ -32,6 +36,8 @@ use crate::control::{self, Peer};
 use crate::kernel::{self, Kernel};
 use crate::store::{self, Store};
 use enforcer_ebpf::{abi, flow};
+use reaper::Reaper;
+use reaper::tally::Tally;
 use registry::Registry;
 use state_dir::StateDir;
 use tables::Tables;
@@ -65,6 +71,8 @@ pub enum Error {
 pub(crate) struct Daemon {
     pub(crate) settings: Settings,
     pub(crate) since: Timestamp,
+    /// The connections that were ended.
+    pub(crate) reaped: Arc<Tally>,
     /// `None` once enforcement was ended over the socket.
     registry: Mutex<Option<Registry>>,
     stop: watch::Sender<bool>,
@@ -138,10 +146,19 @@ pub async fn run(settings: Settings, log: bool, shutdown: impl Future<Output = (
         tokio::spawn(logger.run());
     }
     announce(&settings, tables.kernel());
+    coverage::warn(&settings, &options);
+    let reaped = Arc::new(Tally::default());
+    if tables.kernel().attachments().iter().any(|attachment| !attachment.taken_over)
+        && let Err(error) = reaper::end_existing(&settings, tables.kernel(), &reaped)
+    {
+        tracing::error!("connections that are older than the guard are not ended: {error}");
+    }
+    let reaper = Reaper::new(&settings, tables.kernel().connections(), Arc::clone(&reaped));
 
     let registry = Registry { store, tables, secret, default_limit: settings.default_limit.clone() };
     let (stop, stopped) = watch::channel(false);
-    let daemon = Arc::new(Daemon { settings, since: Timestamp::now(), registry: Mutex::new(Some(registry)), stop });
+    let registry = Mutex::new(Some(registry));
+    let daemon = Arc::new(Daemon { settings, since: Timestamp::now(), reaped, registry, stop });
     let control = control::router(Arc::clone(&daemon));
     let identify = |stream: &UnixStream| Peer::of(stream);
     let mut ends = tokio::task::JoinSet::new();
@@ -149,6 +166,7 @@ pub async fn run(settings: Settings, log: bool, shutdown: impl Future<Output = (
     if let Some(listener) = metrics_socket {
         ends.spawn(serving::serve(listener, exporter::router(Arc::clone(&daemon)), |_| (), stopped.clone()));
     }
+    ends.spawn(reaper.run(stopped.clone()));
 
     let mut stopped = stopped;
     tokio::select! {

@@ -10,20 +10,24 @@
 //! - `pins`: the directory on the BPF file system, its lock, links and maps
 //! - `load`: the object, its constants, its maps, the verifier
 //! - `tables`, `mapped`: the typed maps
+//! - `connections`: those that the program follows
 //! - `attach`: links made, taken over, and ended
+//! - `guard`: what is pinned, for those who only look
 //! - `log`: the program's log lines
 //! - `syscall`, `error`: bpf(2) calls that aya lacks; all that can go wrong
 
 mod attach;
-mod btf;
-mod checks;
+pub(crate) mod btf;
+pub(crate) mod checks;
+mod connections;
 mod error;
-mod interface;
+mod guard;
+pub(crate) mod interface;
 mod load;
 mod log;
 mod mapped;
 mod pins;
-mod syscall;
+pub(crate) mod syscall;
 mod tables;
 
 use std::{
@@ -34,7 +38,13 @@ use std::{
 
 use aya::Ebpf;
 
-pub use self::{error::Error, log::Logger, tables::MapFill};
+pub use self::{
+    connections::{Connections, Followed},
+    error::Error,
+    guard::{Guard, Guarded, guard},
+    log::Logger,
+    tables::MapFill,
+};
 use self::{
     pins::{Added, Lock, Pins},
     tables::Tables,

@@ -9,10 +9,12 @@
 //! - [`store`]: principals, limits and key tags in SQLite
 //! - [`policy`]: limit strings, and the policies that they compile to
 //! - [`kernel`]: the program, its maps and its attachment
+//! - [`doctor`]: what the program does not see, and whether the system can run it
+//! - [`sockets`]: the TCP sockets beside it, and the end of a connection
 //! - [`metrics`]: what Prometheus scrapes
 //!
 //! Beside the way: [`config`], the daemon's static settings; [`name`], what principals and keys are called;
-//! [`credential`], keys in clear for the short time that they are.
+//! [`credential`], keys in clear for the short time that they are; `netlink`, questions to the kernel.
 
 pub mod api;
 pub mod cli;
@@ -21,8 +23,11 @@ pub mod config;
 mod control;
 pub mod credential;
 pub mod daemon;
+pub mod doctor;
 pub mod kernel;
 pub mod metrics;
 pub mod name;
+mod netlink;
 pub mod policy;
+pub mod sockets;
 pub mod store;

@@ -1,6 +1,7 @@
 //! What Prometheus scrapes: the kernel's counters as they stand, rendered from one [`Snapshot`].
 //!
-//! The counters live in the pinned maps, so they go on over restarts of the daemon. Labels are names of principals and
+//! The kernel's counters live in the pinned maps, so they go on over restarts of the daemon; those of connections that
+//! the daemon has ended begin with it. Labels are names of principals and
 //! words of closed sets, never a key, a tag or anything that a client chose. [`render`] is pure; the daemon takes the
 //! snapshot and serves the text.
 
@@ -25,6 +26,8 @@ pub struct Snapshot {
     pub principals: Vec<(String, u64, Meter)>,
     /// The kernel's totals, by [`Count::index`].
     pub totals: [u64; TOTALS as usize],
+    /// Cause, connections ended, and connections that would have been.
+    pub reaped: Vec<(&'static str, u64, u64)>,
     /// Map, entries and capacity.
     pub maps: Vec<(String, u64, u64)>,
     /// Interface and mode of each attachment.
@@ -196,6 +199,22 @@ impl Collector for Snapshot {
         )?;
         family(
             encoder,
+            MetricType::Counter,
+            ("enforcer_reaped", "Connections that the daemon has ended, by cause"),
+            self.reaped.iter().map(|(cause, ended, _)| ([("cause", *cause)], *ended)),
+        )?;
+        family(
+            encoder,
+            MetricType::Counter,
+            (
+                "enforcer_would_reap",
+                "Connections left alone, in observe mode or because their socket is elsewhere, that would have been \
+                 ended, by cause",
+            ),
+            self.reaped.iter().map(|(cause, _, would)| ([("cause", *cause)], *would)),
+        )?;
+        family(
+            encoder,
             MetricType::Gauge,
             ("enforcer_map_entries", "Entries in use of a BPF map"),
             self.maps.iter().map(|(map, entries, _)| ([("map", map.as_str())], *entries)),
@@ -256,6 +275,7 @@ mod tests {
             keys: principals.iter().map(|(_, keys, _)| keys).sum(),
             principals,
             totals,
+            reaped: vec![("silent", 11, 12)],
             maps: vec![("KEYS".into(), 1, 131_072)],
             attachments: vec![("lo".into(), "xdp-generic".into())],
         }
@@ -276,6 +296,8 @@ mod tests {
             "enforcer_would_refuse_total{reason=\"over_limit\"} 8",
             "enforcer_malformed_total{kind=\"obs_fold\"} 9",
             "enforcer_events_total{event=\"allowed\"} 10",
+            "enforcer_reaped_total{cause=\"silent\"} 11",
+            "enforcer_would_reap_total{cause=\"silent\"} 12",
             "enforcer_map_entries{map=\"KEYS\"} 1",
             "enforcer_map_capacity{map=\"KEYS\"} 131072",
             "enforcer_attach_info{interface=\"lo\",mode=\"xdp-generic\"} 1",

@@ -2,15 +2,15 @@
 //! mended, and then stays on.
 
 /// A judged head that the receiver's stack did not take passes when it comes again.
-pub const HEADS_COME_AGAIN: bool = false;
+pub const HEADS_COME_AGAIN: bool = true;
 
 /// What follows a SYN that the receiver of a followed, forwarded connection ignores is kept from it (the seed
 /// `segments/ignored-syn`).
-pub const IGNORED_SYNS_ARE_HARMLESS: bool = false;
+pub const IGNORED_SYNS_ARE_HARMLESS: bool = true;
 
 /// At most one empty line passes before a request, also where a segment is cut behind it (the seed
 /// `segments/empty-lines`).
-pub const EMPTY_LINES_ARE_COUNTED_ACROSS_CUTS: bool = false;
+pub const EMPTY_LINES_ARE_COUNTED_ACROSS_CUTS: bool = true;
 
 /// A request that is refused in its body, behind a good one in the same segment, is charged once (the seed
 /// `segments/charged-behind-a-cut`).
@@ -21,4 +21,4 @@ pub const REASONS_DO_NOT_DEPEND_ON_CUTS: bool = false;
 
 /// Rules about `Connection` and `Expect`: nothing behind a request with `close`, not both `close` and `keep-alive`, and
 /// no expectation but `100-continue`, once, in HTTP/1.1.
-pub const CONNECTION_RULES: bool = false;
+pub const CONNECTION_RULES: bool = true;

@@ -13,9 +13,9 @@ use enforcer_ebpf::wire::flag;
 use enforcer_tests::bucket::sliding;
 use enforcer_tests::corpus::KEY;
 use enforcer_tests::random::Random;
-use enforcer_tests::receiver::{Received, Receiver};
 use enforcer_tests::script::{CONNECTIONS, Client, Event, Script};
 use enforcer_tests::script_mutation;
+use enforcer_tests::stack::{Received, Stack};
 use enforcer_tests::tables::Tables;
 use enforcer_tests::world::{Fate, Host, tuple};
 
@@ -70,7 +70,7 @@ struct Play {
     place: Place,
     host: Host,
     client: Client,
-    receivers: [Receiver; CONNECTIONS],
+    receivers: [Stack; CONNECTIONS],
     /// Time has passed, and with it perhaps a limit's window.
     waited: bool,
     trace: Option<String>,
@@ -106,7 +106,7 @@ impl Play {
                     let _ = writeln!(trace, "    {event}");
                 }
             }
-            let Some(connection) = connection_of(event) else { continue };
+            let Some(connection) = event.connection() else { continue };
             let Some(frame) = self.client.play(event, script) else { continue };
             let fate = self.judge(connection, &frame, event.is_lost());
             if let Some(trace) = &mut self.trace {
@@ -118,11 +118,14 @@ impl Play {
     fn judge(&mut self, connection: usize, frame: &[u8], lost: bool) -> &'static str {
         if self.place == Place::Local {
             let (client, server) = self.client.ends[connection];
-            self.host.tell(tuple(client, server), self.receivers[connection].socket());
+            self.host.set_receiver(tuple(client, server), self.receivers[connection].receiver());
         }
         let Fate::Passed(bytes) = self.host.judge(frame) else { return "dropped" };
-        if !lost {
-            self.receivers[connection].deliver(&bytes);
+        if !lost
+            && let Some((flags, ack)) = self.receivers[connection].deliver(&bytes)
+            && self.place == Place::Elsewhere
+        {
+            self.host.watch(&self.client.answer(connection, flags, ack));
         }
         if bytes == frame { "passed" } else { "rewritten" }
     }
@@ -224,21 +227,14 @@ impl Play {
     }
 }
 
-fn connection_of(event: &Event) -> Option<usize> {
-    match event {
-        Event::Open { connection, .. } | Event::Send { connection, .. } | Event::Reset { connection, .. } => {
-            Some(*connection)
-        }
-        Event::Wait { .. } => None,
-    }
-}
-
 /// Whether an honest client can expect to be served: nothing that is still to be mended is in the way.
 fn is_promised(script: &Script) -> bool {
     let lost = |event: &Event| matches!(event, Event::Send { .. }) && event.is_lost();
     let opened = script.events.iter().filter(|event| matches!(event, Event::Open { .. })).count();
     let limited = script.stream.windows(FEW.len()).any(|bytes| bytes == FEW.as_bytes());
-    script.is_honest() && opened <= WAYS && !limited && (HEADS_COME_AGAIN || !script.events.iter().any(lost))
+    let waits = |event: &Event| if let Event::Wait { ms } = event { u64::from(*ms) * MS } else { 0 };
+    let in_time = script.events.iter().map(waits).sum::<u64>() < Service::DEFAULT.head_timeout_ns;
+    script.is_honest() && in_time && opened <= WAYS && !limited && (HEADS_COME_AGAIN || !script.events.iter().any(lost))
 }
 
 /// Plays the script with receivers on this host and elsewhere.

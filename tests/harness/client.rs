@@ -47,6 +47,14 @@ impl Connection {
         Ok(Self { stream, received: Vec::new() })
     }
 
+    /// Sets how long [`Connection::answer`] waits for more bytes; at first it is [`process::PATIENCE`].
+    ///
+    /// # Errors
+    /// When the time is 0.
+    pub fn set_patience(&mut self, time: Duration) -> Result<()> {
+        Ok(self.stream.set_read_timeout(Some(time))?)
+    }
+
     /// Sends bytes; a connection that has been reset shows when the answer is read.
     pub fn send(&mut self, bytes: &[u8]) {
         let _ = self.stream.write_all(bytes);

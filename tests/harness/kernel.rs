@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray};
-use aya::programs::{TestRun, TestRunOptions, Xdp};
+use aya::programs::{Program as Loadable, SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader, Pod, TestRunResult};
 use enforcer_ebpf::abi::{Key, KeyTag, Meter, Policy, Principal, Service, SocketOffsets, TOTALS, global, map};
 use enforcer_ebpf::flow::{Flow, Set};
@@ -18,9 +18,14 @@ use crate::tables::Tables;
 use crate::world::{self, Fate};
 use crate::{enforcer, process, root};
 
-/// XDP's action codes (include/uapi/linux/bpf.h).
+// Action codes of XDP and of traffic control (include/uapi/linux/{bpf,pkt_cls}.h).
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
+const TC_ACT_SHOT: u32 = 2;
+const TC_ACT_UNSPEC: u32 = u32::MAX;
+
+/// Takes note of what servers send.
+const WATCH: &str = "enforcer_watch";
 
 /// The object that the daemon embeds: the one that `ENFORCER_BPF_OBJECT` names, else the build's.
 fn object() -> Result<Vec<u8>> {
@@ -55,15 +60,17 @@ fn socket_offsets() -> Result<SocketOffsets> {
         rcv_nxt: offset("tcp_sock", "rcv_nxt")?,
         bytes_received: offset("tcp_sock", "bytes_received")?,
         request_rcv_nxt: offset("tcp_request_sock", "rcv_nxt")?,
-        ..SocketOffsets::default()
+        request_snt_isn: offset("tcp_request_sock", "snt_isn")?,
     })
 }
 
 /// A program of the object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Program {
-    /// The one that is attached to interfaces.
-    Attached,
+    /// The one that is attached to interfaces as XDP.
+    Xdp,
+    /// The one that is attached to the ingress of their traffic control.
+    Tc,
     /// The one that judges each packet as the first of its connection, whatever was before.
     Judge,
 }
@@ -71,7 +78,8 @@ pub enum Program {
 impl Program {
     const fn name(self) -> &'static str {
         match self {
-            Self::Attached => "enforcer_xdp",
+            Self::Xdp => "enforcer_xdp",
+            Self::Tc => "enforcer_tc",
             Self::Judge => "bench_judge",
         }
     }
@@ -92,16 +100,16 @@ impl Loaded {
         Self::load(&mut EbpfLoader::new(), program, tables)
     }
 
-    /// Loads the attached program so that it understands the sockets of the network namespace that it is run in, with a
+    /// Loads a program so that it understands the sockets of the network namespace that it is run in, with a
     /// table of connections of so many sets, a power of two.
     ///
     /// # Errors
     /// As [`Loaded::new`], or when the kernel's type information cannot be read.
-    pub fn with_sockets(tables: &Tables, sets: u32) -> Result<Self> {
+    pub fn with_sockets(program: Program, tables: &Tables, sets: u32) -> Result<Self> {
         let (offsets, mask) = (socket_offsets()?, sets - 1);
         let mut loader = EbpfLoader::new();
         loader.override_global(global::SOCKET_OFFSETS, &offsets, true).override_global(global::FLOW_MASK, &mask, true);
-        Self::load(&mut loader, Program::Attached, tables)
+        Self::load(&mut loader, program, tables)
     }
 
     fn load<'a>(loader: &mut EbpfLoader<'a>, program: Program, tables: &Tables) -> Result<Self> {
@@ -111,8 +119,14 @@ impl Loaded {
             .override_global(global::FLOW_SECRET, &SECRET, true)
             .load(&object()?)
             .context("loading the BPF object")?;
-        let xdp: &mut Xdp = object.program_mut(program.name()).context("no such program")?.try_into()?;
-        xdp.load().with_context(|| format!("loading {}", program.name()))?;
+        for name in [program.name(), WATCH] {
+            match object.program_mut(name).context("no such program")? {
+                Loadable::Xdp(xdp) => xdp.load(),
+                Loadable::SchedClassifier(classifier) => classifier.load(),
+                other => bail!("{name} is a program of another type: {:?}", other.prog_type()),
+            }
+            .with_context(|| format!("loading {name}"))?;
+        }
         let mut loaded = Self { object, program };
         loaded.write(tables)?;
         Ok(loaded)
@@ -145,8 +159,21 @@ impl Loaded {
     }
 
     fn run(&self, options: TestRunOptions<'_>) -> Result<TestRunResult> {
-        let program: &Xdp = self.object.program(self.program.name()).context("no such program")?.try_into()?;
-        program.test_run(options).context("BPF_PROG_TEST_RUN")
+        match self.object.program(self.program.name()).context("no such program")? {
+            Loadable::Xdp(xdp) => xdp.test_run(options),
+            Loadable::SchedClassifier(classifier) => classifier.test_run(options),
+            other => bail!("a program of another type: {:?}", other.prog_type()),
+        }
+        .context("BPF_PROG_TEST_RUN")
+    }
+
+    /// Whether the program lets a packet go on that it answers so.
+    fn passes(&self, answer: u32) -> Result<bool> {
+        match (self.program, answer) {
+            (Program::Tc, TC_ACT_UNSPEC) | (Program::Xdp | Program::Judge, XDP_PASS) => Ok(true),
+            (Program::Tc, TC_ACT_SHOT) | (Program::Xdp | Program::Judge, XDP_DROP) => Ok(false),
+            (program, other) => bail!("{} answered {other}", program.name()),
+        }
     }
 
     /// Hands a frame to the program.
@@ -159,14 +186,24 @@ impl Loaded {
         options.data_in = Some(frame);
         options.data_out = Some(&mut out);
         let result = self.run(options)?;
-        match result.return_value {
-            XDP_PASS => {
-                out.truncate(result.data_size_out as usize);
-                Ok(Fate::Passed(out))
-            }
-            XDP_DROP => Ok(Fate::Dropped),
-            other => bail!("the program answered {other}"),
+        if !self.passes(result.return_value)? {
+            return Ok(Fate::Dropped);
         }
+        out.truncate(result.data_size_out as usize);
+        Ok(Fate::Passed(out))
+    }
+
+    /// Shows a frame that leaves for a client to the program that takes note of those.
+    ///
+    /// # Errors
+    /// When the kernel refuses the run.
+    pub fn watch(&self, frame: &[u8]) -> Result<()> {
+        let classifier: &SchedClassifier = self.object.program(WATCH).context("no such program")?.try_into()?;
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(frame);
+        let result = classifier.test_run(options).context("BPF_PROG_TEST_RUN")?;
+        ensure!(result.return_value == TC_ACT_UNSPEC, "{WATCH} answered {}", result.return_value);
+        Ok(())
     }
 
     /// Hands a frame to the program `times` times.
@@ -178,8 +215,7 @@ impl Loaded {
         options.data_in = Some(frame);
         options.repeat = times;
         let result = self.run(options)?;
-        ensure!([XDP_DROP, XDP_PASS].contains(&result.return_value), "the program answered {}", result.return_value);
-        Ok(())
+        self.passes(result.return_value).map(drop)
     }
 
     /// The counters over all CPUs, by [`enforcer_ebpf::verdict::Count::index`].

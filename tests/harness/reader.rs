@@ -111,4 +111,10 @@ impl Reader {
     pub fn is_between_requests(&self) -> bool {
         self.machine.is_between_requests()
     }
+
+    /// Whether what follows would be read as the other reader would read it.
+    #[must_use]
+    pub fn ends_as(&self, other: &Self) -> bool {
+        self.machine.is_as(&other.machine)
+    }
 }

@@ -22,6 +22,8 @@ use crate::packet::{Frame, flag};
 
 /// Connections that a script can name.
 pub const CONNECTIONS: usize = 12;
+/// Sequence number of the SYN-ACK of servers that only a model plays.
+const SERVER_ISN: u32 = 0;
 /// Longest segment in bytes.
 const MAX_LEN: usize = 4000;
 /// Ends the lines, and the first stream.
@@ -260,6 +262,8 @@ pub struct Client {
     pub ends: [(SocketAddr, SocketAddr); CONNECTIONS],
     /// Sequence number of each connection's SYN.
     pub isns: [u32; CONNECTIONS],
+    /// What each connection acknowledges: the first byte of its server.
+    pub acks: [u32; CONNECTIONS],
     cursors: [usize; CONNECTIONS],
 }
 
@@ -269,6 +273,7 @@ impl Default for Client {
             ends: std::array::from_fn(usual_ends),
             // Some wrap around within a short stream.
             isns: std::array::from_fn(|number| 0xffff_fff0u32.wrapping_add((number as u32).wrapping_mul(0x4000_0007))),
+            acks: [SERVER_ISN + 1; CONNECTIONS],
             cursors: [0; CONNECTIONS],
         }
     }
@@ -295,7 +300,15 @@ impl Client {
     #[must_use]
     pub fn frame(&self, connection: usize, seq: u32, flags: u8, payload: &[u8]) -> Frame {
         let (client, server) = self.ends[connection];
-        Frame { flags, ..Frame::data(client, server, seq, payload) }
+        Frame { flags, ..Frame::data(client, server, seq, payload).acking(self.acks[connection]) }
+    }
+
+    /// The frame that a connection's server answers with, which has sent nothing but its SYN-ACK before.
+    #[must_use]
+    pub fn answer(&self, connection: usize, flags: u8, ack: u32) -> Vec<u8> {
+        let (client, server) = self.ends[connection];
+        let sent = if flags & flag::SYN == 0 { SERVER_ISN + 1 } else { SERVER_ISN };
+        Frame::bare(server, client, sent, flags).acking(ack).build()
     }
 
     /// The frame that an event puts on the wire, if it does; of a new connection, its SYN.
@@ -341,6 +354,17 @@ impl Client {
 }
 
 impl Event {
+    /// Whom it happens to; all of them, if time passes.
+    #[must_use]
+    pub fn connection(&self) -> Option<usize> {
+        match self {
+            Self::Open { connection, .. } | Self::Send { connection, .. } | Self::Reset { connection, .. } => {
+                Some(*connection)
+            }
+            Self::Wait { .. } => None,
+        }
+    }
+
     /// Whether the receiver's stack never takes what it puts on the wire.
     #[must_use]
     pub fn is_lost(&self) -> bool {

@@ -1,11 +1,11 @@
 //! The host's world for the judge: the kernel's part played by plain memory, to hold the loaded program against.
 
 use std::cell::{Cell as StdCell, RefCell, RefMut};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 
 use enforcer_ebpf::abi::{Key, KeyTag, LIMITS, Meter, Service, TOTALS};
-use enforcer_ebpf::flow::{Flow, Set, Socket};
+use enforcer_ebpf::flow::{Flow, Handshake, Mark, Place, Receiver, Set};
 use enforcer_ebpf::http::bytes::Window;
 use enforcer_ebpf::judge::{self, Reading, Scratch, Sum, Tally, Verdict, World};
 use enforcer_ebpf::limit;
@@ -35,7 +35,10 @@ pub struct Host {
     meters: RefCell<BTreeMap<u32, Meter>>,
     totals: RefCell<[u64; TOTALS as usize]>,
     sets: Vec<RefCell<Set>>,
-    sockets: RefCell<Vec<(Tuple, Socket)>>,
+    marks: RefCell<BTreeMap<Place, Mark>>,
+    payers: RefCell<BTreeMap<Place, KeyTag>>,
+    handshakes: RefCell<HashMap<Tuple, Handshake>>,
+    receivers: RefCell<HashMap<Tuple, Receiver>>,
     scratch: RefCell<Box<Scratch>>,
     now: StdCell<u64>,
 }
@@ -90,18 +93,12 @@ impl Host {
             meters: RefCell::default(),
             totals: RefCell::new([0; TOTALS as usize]),
             sets: (0..sets).map(|_| RefCell::default()).collect(),
-            sockets: RefCell::default(),
+            marks: RefCell::default(),
+            payers: RefCell::default(),
+            handshakes: RefCell::default(),
+            receivers: RefCell::default(),
             scratch: RefCell::default(),
             now: StdCell::new(1 << 40),
-        }
-    }
-
-    /// Lets the local host answer so when it is asked for a connection's socket; of any other it has none.
-    pub fn tell(&self, tuple: Tuple, socket: Socket) {
-        let mut sockets = self.sockets.borrow_mut();
-        match sockets.iter_mut().find(|(known, _)| *known == tuple) {
-            Some((_, known)) => *known = socket,
-            None => sockets.push((tuple, socket)),
         }
     }
 
@@ -134,6 +131,19 @@ impl Host {
         }
     }
 
+    /// Shows it a frame that leaves for a client.
+    pub fn watch(&self, frame: &[u8]) {
+        let mut scratch = self.scratch.borrow_mut();
+        let head = frame.len().min(HEAD as usize);
+        scratch.head.bytes_mut()[..head].copy_from_slice(&frame[..head]);
+        judge::watch(&Packet { host: self, frame }, &mut scratch, frame.len() as u32);
+    }
+
+    /// From now on a connection's local socket is this.
+    pub fn set_receiver(&self, tuple: Tuple, receiver: Receiver) {
+        self.receivers.borrow_mut().insert(tuple, receiver);
+    }
+
     /// The counters, by [`Count::index`].
     #[must_use]
     pub fn totals(&self) -> [u64; TOTALS as usize] {
@@ -154,8 +164,10 @@ impl<'m> World for Packet<'m> {
         self.host.now.get()
     }
 
-    fn service(&self, port: u16) -> Option<Service> {
-        self.host.tables.services.get(&port).copied()
+    fn service(&self, port: u16, service: &mut Service) -> bool {
+        let Some(guard) = self.host.tables.services.get(&port) else { return false };
+        *service = *guard;
+        true
     }
 
     fn flow_secret(&self) -> [u64; 2] {
@@ -170,9 +182,38 @@ impl<'m> World for Packet<'m> {
         self.host.sets[hash as usize & (self.host.sets.len() - 1)].try_borrow_mut().ok()
     }
 
-    fn socket(&self, tuple: &Tuple) -> Socket {
-        let sockets = self.host.sockets.borrow();
-        sockets.iter().find(|(known, _)| known == tuple).map_or(Socket::ABSENT, |(_, socket)| *socket)
+    fn receiver(&self, tuple: &Tuple) -> Receiver {
+        self.host.receivers.borrow().get(tuple).copied().unwrap_or(Receiver::ABSENT)
+    }
+
+    fn mark(&self, place: Place, mark: &mut Mark) -> bool {
+        let Some(kept) = self.host.marks.borrow().get(&place).copied() else { return false };
+        *mark = kept;
+        true
+    }
+
+    fn put_mark(&self, place: Place, mark: &Mark) {
+        self.host.marks.borrow_mut().insert(place, *mark);
+    }
+
+    fn payer(&self, place: Place) -> KeyTag {
+        self.host.payers.borrow().get(&place).copied().unwrap_or_default()
+    }
+
+    fn put_payer(&self, place: Place, tag: KeyTag) {
+        self.host.payers.borrow_mut().insert(place, tag);
+    }
+
+    fn handshake(&self, tuple: &Tuple) -> Handshake {
+        self.host.handshakes.borrow().get(tuple).copied().unwrap_or_default()
+    }
+
+    fn put_handshake(&self, tuple: &Tuple, handshake: Handshake) {
+        self.host.handshakes.borrow_mut().insert(*tuple, handshake);
+    }
+
+    fn end_handshake(&self, tuple: &Tuple) {
+        self.host.handshakes.borrow_mut().remove(tuple);
     }
 
     fn load(&self, window: &mut Window, at: u32, len: u32) -> bool {

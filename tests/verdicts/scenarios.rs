@@ -1,6 +1,6 @@
 //! What becomes of packets: one behaviour a test, for the host library alone and for the loaded program beside it.
 //!
-//! The addresses belong to nobody here, so every connection is one that the host forwards: it is anchored by its SYN.
+//! The addresses belong to nobody here, so every connection is one that the host forwards: it is anchored by its handshake.
 
 use std::net::SocketAddr;
 
@@ -20,7 +20,9 @@ const HOUR: u64 = 3600 * 1_000_000_000;
 const DISABLED: &str = "disabled_key";
 const EXPIRED: &str = "expired_key_1";
 const FEW: &str = "key_of_a_few_requests";
+/// First sequence numbers of the client and of the server.
 const BEGIN: u32 = 0xffff_ff00;
+const SERVER: u32 = 76;
 
 fn tables() -> Tables {
     let mut tables = Tables::new()
@@ -86,12 +88,19 @@ impl Both {
         Ok(host)
     }
 
-    /// Opens a connection of its own by its SYN.
+    /// Shows both a frame that leaves for a client.
+    fn watch(&self, frame: &[u8]) -> Result<()> {
+        self.host.watch(frame);
+        self.kernel.as_ref().map_or(Ok(()), |kernel| kernel.watch(frame))
+    }
+
+    /// Opens a connection of its own by its handshake.
     fn connect(&mut self, shape: Shape) -> Result<Connection> {
         self.connections += 1;
         let connection = Connection { shape, port: 10_000 + self.connections, seq: BEGIN.wrapping_add(1) };
         let syn = shape.dress(Frame::bare(connection.client(), connection.server(), BEGIN, flag::SYN)).build();
         ensure!(self.judge(&syn)? == Fate::Passed(syn), "a SYN did not pass");
+        self.watch(&connection.answer(SERVER, BEGIN.wrapping_add(1), flag::SYN | flag::ACK))?;
         let ack = connection.frame(b"", flag::ACK).build();
         ensure!(self.judge(&ack)? == Fate::Passed(ack), "an acknowledgement did not pass");
         Ok(connection)
@@ -179,7 +188,18 @@ impl Connection {
 
     fn frame(&self, bytes: &[u8], flags: u8) -> Frame {
         let frame = Frame { flags, ..Frame::data(self.client(), self.server(), self.seq, bytes) };
-        self.shape.dress(frame.acking(77))
+        self.shape.dress(frame.acking(SERVER + 1))
+    }
+
+    /// What the server sends, without data.
+    fn answer(&self, seq: u32, ack: u32, flags: u8) -> Vec<u8> {
+        let frame = Frame::bare(self.server(), self.client(), seq, flags);
+        self.shape.dress(frame.acking(ack)).build()
+    }
+
+    /// The server's acknowledgement of all bytes before `ack`.
+    fn accepts(&self, ack: u32) -> Vec<u8> {
+        self.answer(SERVER + 1, ack, flag::ACK)
     }
 
     fn data(&self, bytes: &[u8]) -> Vec<u8> {
@@ -208,7 +228,7 @@ impl Outcome {
         }
         let (before, after) = (read(sent)?, read(&bytes)?);
         ensure!(before.0.source_port == after.0.source_port, "a rewritten segment changed its ends");
-        ensure!(after.0.acknowledgment_number == 77, "a rewritten segment lost its acknowledgement: {:?}", after.0);
+        ensure!(after.0.acknowledgment_number == SERVER + 1, "a rewritten segment lost its acknowledgement: {:?}", after.0);
         Ok(match after {
             (tcp, 0) if tcp.rst => Self::Reset(tcp.sequence_number),
             (_, 0) => Self::Stripped,
@@ -462,6 +482,104 @@ fn only_the_next_bytes_are_read() -> Result<()> {
     Ok(())
 }
 
+/// Sends `bytes` at `at` bytes behind the connection's first.
+fn send_at(both: &Both, connection: &Connection, at: usize, bytes: &[u8]) -> Result<Outcome> {
+    let mut there = Connection { seq: BEGIN.wrapping_add(1 + at as u32), ..*connection };
+    both.send(&mut there, bytes)
+}
+
+#[test]
+fn judged_bytes_that_were_lost_may_come_again_in_any_pieces_and_are_charged_once() -> Result<()> {
+    let head = format!("POST /u HTTP/1.1\r\nX-API-Key: {KEY}\r\nContent-Length: 6\r\n\r\n");
+    let stream = [head.as_bytes(), b"abcdef", &get("/", Some("other_key_2")), &get("/", Some(KEY))].concat();
+    let mut both = Both::new(&tables())?;
+    let cuts = (1..stream.len()).step_by(7).flat_map(|first| [(first, first / 2), (first, first + 9)]);
+    for (number, (first, size)) in (1..).zip(cuts) {
+        let connection = both.connect(Shape::V4)?;
+        let pieces = [0, first, (first + 40).min(stream.len()), stream.len()];
+        for piece in pieces.windows(2).filter(|piece| piece[0] < piece[1]) {
+            let outcome = send_at(&both, &connection, piece[0], &stream[piece[0]..piece[1]])?;
+            ensure!(outcome == Outcome::Passed, "{pieces:?}: {outcome:?}");
+        }
+        // None of it was accepted. Now other pieces, each sent from where the receiver has come to.
+        let mut at = 0;
+        while at < stream.len() {
+            let end = (at + size.max(1)).min(stream.len());
+            at = match send_at(&both, &connection, at, &stream[at..end])? {
+                Outcome::Passed => end,
+                Outcome::Cut(len) if len > 0 => at + len,
+                other => anyhow::bail!("cut at {first}, pieces of {size}, at {at}: {other:?}"),
+            };
+            both.watch(&connection.accepts(BEGIN.wrapping_add(1 + at as u32)))?;
+        }
+        let allowed = both.count(Count::Event(Event::Allowed))?;
+        ensure!(allowed == 3 * number, "{allowed} were charged in {number} connections of three requests");
+        ensure!(both.meter(2)?.allowed == number && both.meter(1)?.allowed == 2 * number, "charged to another");
+    }
+    Ok(())
+}
+
+#[test]
+fn other_bytes_in_the_place_of_judged_ones_end_the_connection() -> Result<()> {
+    // As long, and refused for itself; as long, and another's request, which leads to the same state and is charged.
+    let head = |key: &str| format!("GET / HTTP/1.1\r\nX-API-Key: {key}\r\n\r\n").into_bytes();
+    let mut both = Both::new(&tables())?;
+    let connection = both.connect(Shape::V4)?;
+    ensure!(send_at(&both, &connection, 0, &head("other_key_1"))? == Outcome::Passed, "the first");
+    ensure!(send_at(&both, &connection, 0, &head("other_key_2"))? == Outcome::Passed, "another's");
+    ensure!(both.meter(1)?.allowed == 1 && both.meter(2)?.allowed == 1, "not both were charged");
+    let outcome = send_at(&both, &connection, 0, &head("other_key_9"))?;
+    ensure!(matches!(outcome, Outcome::Reset(_)), "nobody's: {outcome:?}");
+    // A decoy of half a head, and a key that only the decoy's end made part of a value.
+    let mut both = Both::new(&tables())?;
+    let connection = both.connect(Shape::V4)?;
+    let decoy = b"GET /u HTTP/1.1\r\nHost: t\r\nA: ";
+    let other = b"GET /u HTTP/1.1\r\nHost: t\r\n\r\nG";
+    ensure!(send_at(&both, &connection, 0, decoy)? == Outcome::Passed, "the decoy");
+    let rest = format!("b\r\nX-API-Key: {KEY}\r\n\r\n");
+    ensure!(send_at(&both, &connection, decoy.len(), rest.as_bytes())? == Outcome::Passed, "its end");
+    let outcome = send_at(&both, &connection, 0, other)?;
+    ensure!(matches!(outcome, Outcome::Reset(_)), "an unkeyed request in its place: {outcome:?}");
+    // Likewise one that leads elsewhere without being wrong in itself, whole or in parts.
+    for cut in [decoy.len(), decoy.len() - 1, 3] {
+        let mut both = Both::new(&tables())?;
+        let connection = both.connect(Shape::V4)?;
+        let other = b"GET /u HTTP/1.1\r\nHost: t\r\nAbc";
+        send_at(&both, &connection, 0, decoy)?;
+        send_at(&both, &connection, decoy.len(), rest.as_bytes())?;
+        let mut last = Outcome::Passed;
+        for piece in [&other[..cut], &other[cut..]] {
+            if last == Outcome::Passed && !piece.is_empty() {
+                let at = if piece.len() == cut { 0 } else { cut };
+                last = send_at(&both, &connection, at, piece)?;
+            }
+        }
+        ensure!(matches!(last, Outcome::Reset(_)), "another text, cut at {cut}: {last:?}");
+        ensure!(both.count(Count::Refused(Reason::Conflict))? == 1, "not counted as a conflict");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_copy_that_runs_on_past_a_judged_stretch_passes_only_up_to_its_end() -> Result<()> {
+    let mut both = Both::new(&tables())?;
+    let connection = both.connect(Shape::V6)?;
+    let stream = [get("/", Some(KEY)), get("/b", Some(KEY))].concat();
+    for (begin, end) in [(0, 10), (10, 30), (30, stream.len())] {
+        ensure!(send_at(&both, &connection, begin, &stream[begin..end])? == Outcome::Passed, "{begin}..{end}");
+    }
+    let outcome = send_at(&both, &connection, 0, &stream)?;
+    ensure!(outcome == Outcome::Cut(10), "the whole again: {outcome:?}");
+    let outcome = send_at(&both, &connection, 10, &stream[10..25])?;
+    ensure!(outcome == Outcome::Passed, "a part: {outcome:?}");
+    let outcome = send_at(&both, &connection, 20, &stream[20..30])?;
+    ensure!(outcome == Outcome::Dropped, "from where nothing is known: {outcome:?}");
+    let outcome = send_at(&both, &connection, 25, &stream[25..])?;
+    ensure!(outcome == Outcome::Cut(5), "from the new end on: {outcome:?}");
+    ensure!(both.count(Count::Event(Event::Forgotten))? == 1, "not counted as forgotten");
+    Ok(())
+}
+
 #[test]
 fn bytes_of_a_body_that_are_sent_again_pass_and_what_is_new_behind_them_is_judged() -> Result<()> {
     let mut both = Both::new(&tables())?;
@@ -477,9 +595,8 @@ fn bytes_of_a_body_that_are_sent_again_pass_and_what_is_new_behind_them_is_judge
     ensure!(both.send(&mut connection, &body[..200])? == Outcome::Passed, "the same half again");
     connection.seq = first.wrapping_add(100);
     ensure!(both.send(&mut connection, &body[100..300])? == Outcome::Passed, "some of it again, and more");
-    // The head may not come again: the receiver might take other bytes for it.
     connection.seq = begin;
-    ensure!(both.send(&mut connection, &head)? == Outcome::Dropped, "the head again");
+    ensure!(both.send(&mut connection, &head)? == Outcome::Passed, "the head again");
     // Known bytes, the rest of the body and two requests behind it, of which the second is not keyed.
     connection.seq = first.wrapping_add(250);
     let keyed = get("/", Some(KEY));

@@ -2,8 +2,8 @@
 
 use super::bytes::{BASE, Window, controls, first, folded, hyphened, invisible, is_token, lowest, uncommon};
 use super::{
-    CHUNKED, CR, Cursor, HOST, HTTP_1_0, KEYED, LED, LENGTH, LF, LONG, LineEnd, Machine, Step, UNDERSCORE, line_end,
-    phase,
+    CHUNKED, CLOSE, CR, Cursor, EXPECT, HOST, HTTP_1_0, KEYED, LED, LENGTH, LF, LONG, LineEnd, Machine, Step, UNDERSCORE,
+    line_end, phase,
 };
 use crate::abi::Service;
 use crate::key::Tagger;
@@ -25,6 +25,8 @@ const TRANSFER_ENCODING: [u64; 4] = name(b"transfer-encoding");
 const HTTP2_SETTINGS: [u64; 4] = name(b"http2-settings");
 const UPGRADE: [u64; 4] = name(b"upgrade");
 const HOST_NAME: [u64; 4] = name(b"host");
+const CONNECTION: [u64; 4] = name(b"connection");
+const EXPECT_NAME: [u64; 4] = name(b"expect");
 const CONNECT: [u64; 4] = name(b"connect");
 const PRI: [u64; 4] = name(b"pri");
 const VERSION_1_1: u64 = u64::from_le_bytes(*b"HTTP/1.1");
@@ -55,7 +57,7 @@ impl Machine {
     #[inline(always)]
     pub(super) fn method(&mut self, window: &Window, cursor: &mut Cursor, bounds: &Service) -> Step {
         if self.seen == 0 {
-            self.flags &= LED;
+            self.flags &= LED | CLOSE;
             self.fields = 0;
             self.head = 0;
             match line_end(window, cursor.pos, cursor.unread()) {
@@ -67,6 +69,10 @@ impl Machine {
                 }
                 LineEnd::Cut if self.flags & LED == 0 => return Step::Starved,
                 _ => {}
+            }
+            // RFC 9112 §9.6: the client has said that nothing follows, and no server reads it.
+            if self.flags & CLOSE != 0 {
+                return Step::Refused(Malformation::AfterClose.into());
             }
         }
         let len = self.name_end(window, cursor);
@@ -319,6 +325,17 @@ impl Machine {
                 let again = self.flags & HOST != 0;
                 self.flags |= HOST;
                 again.then_some(Malformation::Duplicate)
+            }
+            10 if first == CONNECTION[0] && lowest(second, 2) == CONNECTION[1] => {
+                self.phase = phase::CONNECTION;
+                None
+            }
+            6 if lowest(first, 6) == EXPECT_NAME[0] => {
+                let again = self.flags & EXPECT != 0;
+                let old = self.flags & HTTP_1_0 != 0;
+                self.flags |= EXPECT;
+                self.phase = phase::EXPECT_LEAD;
+                if old { Some(Malformation::Expect) } else { again.then_some(Malformation::Duplicate) }
             }
             7 if lowest(first, 7) == UPGRADE[0] && bounds.flags & Service::UPGRADE == 0 => {
                 return Some(Step::Refused(Reason::Upgrade.into()));

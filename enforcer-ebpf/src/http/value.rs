@@ -1,13 +1,25 @@
-//! The values that matter: the key, the body's length and its coding.
+//! The values that matter: the key, the body's length and its coding, and what becomes of the connection.
 
-use super::bytes::{Window, first, folded, invisible, lowest};
-use super::{Cursor, LineEnd, Machine, Step, is_blank, line_end, phase};
+use super::bytes::{Window, first, folded, invisible, lowest, uncommon};
+use super::{CLOSE, CR, Cursor, KEEP, LF, LineEnd, Machine, Step, is_blank, line_end, phase};
 use crate::abi::Service;
 use crate::key;
 use crate::verdict::{Malformation, Reason};
 
-/// The one transfer coding, lower case.
-const CHUNKED: u64 = u64::from_le_bytes(*b"chunked\0");
+/// A word that is a field's only value, in lower case, and its length.
+pub(super) type Word = ([u64; 2], u32);
+
+/// The one transfer coding (RFC 9112 §7.1).
+pub(super) const CHUNKED: Word = ([u64::from_le_bytes(*b"chunked\0"), 0], 7);
+/// The one expectation (RFC 9110 §10.1.1).
+pub(super) const CONTINUE: Word =
+    ([u64::from_le_bytes(*b"100-cont"), u64::from_le_bytes(*b"inue\0\0\0\0")], 12);
+
+/// Connection options (RFC 9112 §9.3, §9.6).
+const CLOSES: u64 = u64::from_le_bytes(*b"close\0\0\0");
+const KEEPS: [u64; 2] = [u64::from_le_bytes(*b"keep-ali"), u64::from_le_bytes(*b"ve\0\0\0\0\0\0")];
+/// Bytes of an option that are looked at together: more than those that matter have.
+const OPTION: u32 = 16;
 
 impl Machine {
     #[inline(always)]
@@ -106,21 +118,81 @@ impl Machine {
         self.trail(window, cursor, Malformation::ContentLength)
     }
 
+    /// A value that must be one certain word; what may follow it is read in the next phase.
     #[inline(always)]
-    pub(super) fn coding(&mut self, window: &Window, cursor: &mut Cursor) -> Step {
+    pub(super) fn word(&mut self, window: &Window, cursor: &mut Cursor, word: Word, kind: Malformation) -> Step {
         if is_blank(window.byte(cursor.pos)) {
             self.take(cursor, 1);
             return Step::More;
         }
-        let unread = if cursor.unread() > 7 { 7 } else { cursor.unread() };
-        if lowest(folded(window.word(cursor.pos)), unread) != lowest(CHUNKED, unread) {
-            return Step::Refused(Malformation::TransferEncoding.into());
+        let ([low, high], len) = word;
+        let unread = if cursor.unread() > len { len } else { cursor.unread() };
+        let behind = unread.saturating_sub(8);
+        if lowest(folded(window.word(cursor.pos)), unread) != lowest(low, unread)
+            || lowest(folded(window.word_behind::<8>(cursor.pos)), behind) != lowest(high, behind)
+        {
+            return Step::Refused(kind.into());
         }
-        if unread < 7 {
+        if unread < len {
             return Step::Starved;
         }
-        self.take(cursor, 7);
-        self.phase = phase::CODING_TRAIL;
+        self.take(cursor, len);
+        self.phase += 1;
         Step::More
     }
+
+    /// A list of connection options: a byte that separates them, a part of an option, or the line's end.
+    #[inline(always)]
+    pub(super) fn options(&mut self, window: &Window, cursor: &mut Cursor) -> Step {
+        let at = cursor.pos;
+        let byte = window.byte(at);
+        if is_separator(byte) {
+            match line_end(window, at, cursor.unread()) {
+                LineEnd::Yes => {
+                    self.take(cursor, 2);
+                    self.phase = phase::LINE;
+                }
+                LineEnd::Cut => return Step::Starved,
+                LineEnd::No if byte == CR || byte == LF => return Step::Refused(Malformation::LineEnding.into()),
+                LineEnd::No => self.take(cursor, 1),
+            }
+            self.seen = 0;
+            return Step::More;
+        }
+        if (byte < b' ' && byte != b'\t') || byte == 0x7f {
+            return Step::Refused(Malformation::ControlByte.into());
+        }
+        let (low, high) = (window.word(at), window.word_behind::<8>(at));
+        let len = match (uncommon(low), uncommon(high)) {
+            (0, 0) => OPTION,
+            (0, mask) => 8 + first(mask),
+            (mask, _) => first(mask),
+        };
+        if len >= cursor.unread() && cursor.unread() < OPTION {
+            return Step::Starved;
+        }
+        let ends = is_separator(window.byte(at.wrapping_add(len)));
+        if self.seen == 0 && ends {
+            let (low, high) = (folded(low), folded(high));
+            if len == 5 && lowest(low, 5) == CLOSES {
+                self.flags |= CLOSE;
+            }
+            if len == 10 && low == KEEPS[0] && lowest(high, 2) == KEEPS[1] {
+                self.flags |= KEEP;
+            }
+            // Servers differ in which of them holds.
+            if self.flags & (CLOSE | KEEP) == CLOSE | KEEP {
+                return Step::Refused(Malformation::Connection.into());
+            }
+        }
+        self.seen = 1;
+        self.take(cursor, if len == 0 { 1 } else { len });
+        Step::More
+    }
+}
+
+/// What may stand between connection options, or end their line.
+#[inline(always)]
+const fn is_separator(byte: u8) -> bool {
+    matches!(byte, b',' | b' ' | b'\t' | CR | LF)
 }

@@ -1,4 +1,4 @@
-//! The BPF program: `enforcer_xdp` judges the packets of an interface.
+//! The BPF programs: `enforcer_xdp` and `enforcer_tc` judge the packets of an interface.
 //!
 //! This side holds pointers, helpers and maps and makes no decision: all of those are in the library of this crate,
 //! which [`world::Kernel`] serves.
@@ -15,49 +15,71 @@ mod part;
 mod socket;
 mod world;
 
+use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
-use aya_ebpf::macros::xdp;
-use aya_ebpf::programs::XdpContext;
+use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::macros::{classifier, xdp};
+use aya_ebpf::programs::{TcContext, XdpContext};
 use aya_log_ebpf::debug;
-use enforcer_ebpf::flow::stage;
-use enforcer_ebpf::judge::{self, Fate, Scratch, Verdict, World};
+use enforcer_ebpf::flow::{Flow, stage};
+use enforcer_ebpf::judge::{self, Fate, Piece, Scratch, Verdict, World};
 use enforcer_ebpf::wire::{self, HEAD, Segment};
 
-use packet::Packet;
+use packet::{Packet, TcPacket, XdpPacket};
 use world::Kernel;
 
-/// Judges every packet of the interface that it is attached to.
+/// Judges every packet of the interface that it is attached to, before an skb is made of it.
 #[xdp(frags)]
 pub(crate) fn enforcer_xdp(ctx: XdpContext) -> u32 {
-    let Some((kernel, scratch, frame)) = begin(&ctx) else { return XDP_PASS };
-    let verdict = judge::packet(&kernel, scratch, frame);
-    let action = act(Packet::new(ctx.ctx), scratch, frame, verdict);
-    packet::wipe(scratch, frame);
-    if verdict.fate != Fate::Pass {
-        let Segment { tuple, seq, len, .. } = scratch.segment;
-        let (from, to) = (tuple.source_port(), tuple.destination_port());
-        // Compiled out of what the verifier sees unless the daemon was started with `-v`.
-        debug!(&ctx, "not passed as it was: port {} to {}, sequence {}, {} bytes", from, to, seq, len);
+    if passes(&ctx, XdpPacket(ctx.ctx)) { XDP_PASS } else { XDP_DROP }
+}
+
+/// The same where XDP cannot be: on the ingress of traffic control, where packets may be merged already.
+#[classifier]
+pub(crate) fn enforcer_tc(ctx: TcContext) -> i32 {
+    // What passes goes on to the programs behind this one.
+    if passes(&ctx, TcPacket(ctx.skb.skb)) { TC_ACT_UNSPEC } else { TC_ACT_SHOT as i32 }
+}
+
+/// Takes note of what the servers of forwarded connections send, on the egress of traffic control.
+#[classifier]
+pub(crate) fn enforcer_watch(ctx: TcContext) -> i32 {
+    let packet = TcPacket(ctx.skb.skb);
+    if !packet.is_local() && let Some((scratch, frame)) = begin(packet) {
+        judge::watch(&Kernel::new(packet), scratch, frame);
+        packet::wipe(scratch, frame);
     }
-    action
+    TC_ACT_UNSPEC
 }
 
 /// Judges a packet as the first of its connection, without the table of connections: for measurements and tests of
 /// the decision alone. Never attached.
 #[xdp(frags)]
 pub(crate) fn bench_judge(ctx: XdpContext) -> u32 {
-    let Some((kernel, scratch, frame)) = begin(&ctx) else { return XDP_PASS };
+    let packet = XdpPacket(ctx.ctx);
+    let Some((scratch, frame)) = begin(packet) else { return XDP_PASS };
+    let kernel = Kernel::new(packet);
     if wire::parse(&scratch.head, frame, &mut scratch.segment).is_err() {
         return XDP_PASS;
     }
     let segment = scratch.segment;
-    let Some(service) = kernel.service(segment.tuple.destination_port()) else { return XDP_PASS };
+    if !kernel.service(segment.tuple.destination_port(), &mut scratch.reading.service) {
+        return XDP_PASS;
+    }
     let Some(flow) = maps::bench_flow() else { return XDP_PASS };
-    flow.begin(&segment.tuple, segment.seq, stage::FOLLOWED, kernel.now());
-    scratch.reading.service = service;
-    let verdict = judge::read(&kernel, scratch, &segment, flow);
+    flow.begin(0, &segment.tuple, segment.seq, stage::FOLLOWED, kernel.now());
+    let passes = first(packet, scratch, flow) != 0;
     packet::wipe(scratch, frame);
-    if verdict.fate == Fate::Pass { XDP_PASS } else { XDP_DROP }
+    if passes { XDP_PASS } else { XDP_DROP }
+}
+
+/// Reads the segment in the scratch; 0 if it does not pass as it is. A function, as the judge of a whole packet is one:
+/// the verifier walks it with fewer registers to tell apart.
+#[inline(never)]
+fn first(packet: XdpPacket, scratch: &mut Scratch, flow: &mut Flow) -> u32 {
+    let segment = scratch.segment;
+    let piece = Piece::fresh(&segment, flow);
+    u32::from(judge::read(&Kernel::new(packet), scratch, &segment, flow, piece).fate == Fate::Pass)
 }
 
 /// The least that an XDP program can do: what the others are measured beside. Never attached.
@@ -66,32 +88,49 @@ pub(crate) fn bench_drop(_ctx: XdpContext) -> u32 {
     XDP_DROP
 }
 
+/// Judges a packet; whether it goes on, as it was or rewritten.
+#[inline(always)]
+fn passes(ctx: &impl EbpfContext, packet: impl Packet) -> bool {
+    // The first bytes of a frame can always be copied; were it otherwise, nothing could be said of it.
+    let Some((scratch, frame)) = begin(packet) else { return false };
+    let verdict = judge::packet(&Kernel::new(packet), scratch, frame);
+    let passes = act(packet, scratch, frame, verdict);
+    packet::wipe(scratch, frame);
+    if verdict.fate != Fate::Pass {
+        let Segment { tuple, seq, len, .. } = scratch.segment;
+        let (from, to) = (tuple.source_port(), tuple.destination_port());
+        // Compiled out of what the verifier sees unless the daemon was started with `-v`.
+        debug!(ctx, "not passed as it was: port {} to {}, sequence {}, {} bytes", from, to, seq, len);
+    }
+    passes
+}
+
 /// This CPU's scratch with the frame's first bytes, and the frame's length.
 #[inline(always)]
-fn begin(ctx: &XdpContext) -> Option<(Kernel, &'static mut Scratch, u32)> {
+fn begin(packet: impl Packet) -> Option<(&'static mut Scratch, u32)> {
     let scratch = maps::scratch()?;
-    let packet = Packet::new(ctx.ctx);
     let frame = packet.len();
     let len = if frame < HEAD { frame } else { HEAD };
     // SAFETY: the head has room for HEAD bytes.
     let loaded = unsafe { packet.load::<{ HEAD as u64 }>(0, scratch.head.bytes_mut().as_mut_ptr(), len) };
-    loaded.then_some((Kernel::new(packet), scratch, frame))
+    loaded.then_some((scratch, frame))
 }
 
+/// Does what the verdict says; whether the packet goes on.
 #[inline(always)]
-fn act(packet: Packet, scratch: &mut Scratch, frame: u32, verdict: Verdict) -> u32 {
+fn act(packet: impl Packet, scratch: &mut Scratch, frame: u32, verdict: Verdict) -> bool {
     let Verdict { fate, rewrite } = verdict;
     match fate {
-        Fate::Pass => return XDP_PASS,
-        Fate::Drop => return XDP_DROP,
+        Fate::Pass => return true,
+        Fate::Drop => return false,
         Fate::Rewritten => {}
     }
     // SAFETY: the head has HEAD bytes.
     if !unsafe { packet.store::<{ HEAD as u64 }>(scratch.head.bytes_mut().as_mut_ptr(), rewrite.head) } {
-        return XDP_DROP;
+        return false;
     }
     packet.truncate(frame, rewrite.frame);
-    XDP_PASS
+    true
 }
 
 /// A panic that is reachable is refused by the verifier: this never ends.

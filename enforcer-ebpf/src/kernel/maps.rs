@@ -2,12 +2,13 @@
 
 use aya_ebpf::Global;
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
-use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray};
+use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use aya_ebpf::macros::btf_map;
 use enforcer_ebpf::abi::{self, Key, KeyTag, Meter, Policy, Service, SocketOffsets};
-use enforcer_ebpf::flow::{Flow, Set};
+use enforcer_ebpf::flow::{Flow, Handshake, Mark, Place, Set};
 use enforcer_ebpf::judge::Scratch;
 use enforcer_ebpf::limit::Charge;
+use enforcer_ebpf::wire::Tuple;
 
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
 
@@ -28,6 +29,12 @@ pub(crate) static TOTALS: PerCpuArray<u64, { abi::TOTALS as usize }> = PerCpuArr
 #[btf_map]
 pub(crate) static FLOWS: Array<Set, { abi::FLOW_SETS as usize }, MMAPABLE> = Array::new();
 #[btf_map]
+pub(crate) static MARKS: LruHashMap<Place, Mark, { abi::MARKS as usize }> = LruHashMap::new();
+#[btf_map]
+pub(crate) static CHARGES: LruHashMap<Place, KeyTag, { abi::CHARGES as usize }> = LruHashMap::new();
+#[btf_map]
+pub(crate) static HANDSHAKES: LruHashMap<Tuple, Handshake, { abi::HANDSHAKES as usize }> = LruHashMap::new();
+#[btf_map]
 static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 #[btf_map]
 static CHARGE: PerCpuArray<Charge, 1> = PerCpuArray::new();
@@ -42,7 +49,7 @@ pub(crate) static FLOW_SECRET: Global<[u64; 2]> = Global::new([0; 2]);
 pub(crate) static FLOW_MASK: Global<u32> = Global::new(abi::FLOW_SETS - 1);
 #[unsafe(no_mangle)]
 pub(crate) static SOCKET_OFFSETS: Global<SocketOffsets> =
-    Global::new(SocketOffsets { rcv_nxt: 0, bytes_received: 0, request_rcv_nxt: 0, reserved: 0 });
+    Global::new(SocketOffsets { rcv_nxt: 0, bytes_received: 0, request_rcv_nxt: 0, request_snt_isn: 0 });
 
 /// This CPU's scratch; a program runs to its end before another begins on the CPU, so there is one user at a time.
 #[inline(always)]

@@ -1,16 +1,53 @@
-//! The packet behind an XDP context: read and written through helpers, so that fragments and the non-linear part of
-//! an skb are reached too; bounds-checked pointers would see the first buffer only.
+//! The packet behind a program's context: read and written through helpers, so that fragments and the non-linear part
+//! of an skb are reached too; bounds-checked pointers would see the first buffer only.
 
-use aya_ebpf::bindings::xdp_md;
+use aya_ebpf::bindings::{__sk_buff, BPF_F_RECOMPUTE_CSUM, bpf_sock, bpf_sock_tuple, xdp_md};
 use aya_ebpf::helpers::generated::{
-    bpf_probe_read_kernel, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len, bpf_xdp_load_bytes, bpf_xdp_store_bytes,
+    bpf_probe_read_kernel, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes, bpf_skc_lookup_tcp,
+    bpf_xdp_adjust_tail, bpf_xdp_get_buff_len, bpf_xdp_load_bytes, bpf_xdp_store_bytes,
 };
+use enforcer_ebpf::flow::{Flow, Receiver};
 use enforcer_ebpf::http::bytes::CAPACITY;
-use enforcer_ebpf::judge::Scratch;
+use enforcer_ebpf::judge::{Reading, Scratch};
+use enforcer_ebpf::wire::Tuple;
 
-/// The packet under judgement.
-#[derive(Clone, Copy)]
-pub(crate) struct Packet(*mut xdp_md);
+use crate::part;
+
+/// The network namespace of the packet's interface (BPF_F_CURRENT_NETNS).
+const CURRENT_NETNS: u64 = u64::MAX;
+
+/// A packet under judgement, as its hook hands it over.
+pub(crate) trait Packet: Copy {
+    /// Bytes of the frame.
+    fn len(self) -> u32;
+
+    /// Copies `len` bytes at `at` to `to`; `false` if the frame does not have them, or `len` is not 1–`MAX`.
+    ///
+    /// # Safety
+    /// `to` has room for `MAX` bytes.
+    unsafe fn load<const MAX: u64>(self, at: u32, to: *mut u8, len: u32) -> bool;
+
+    /// Writes the frame's first `len` bytes from `from`; as [`Packet::load`].
+    ///
+    /// # Safety
+    /// `from` has `MAX` bytes.
+    unsafe fn store<const MAX: u64>(self, from: *mut u8, len: u32) -> bool;
+
+    /// Shortens the frame to `len` bytes. Where that fails nothing is lost: receivers trim to the IP length.
+    fn truncate(self, frame: u32, len: u32);
+
+    /// Looks a connection's socket up; the caller releases it.
+    ///
+    /// # Safety
+    /// `tuple` has `size` bytes.
+    unsafe fn socket(self, tuple: *mut bpf_sock_tuple, size: u32) -> *mut bpf_sock;
+
+    /// [`enforcer_ebpf::judge::World::receiver`], as a function that the verifier checks once.
+    fn find_socket(self, tuple: &Tuple, known: &mut Receiver);
+
+    /// [`enforcer_ebpf::judge::World::refill`], likewise.
+    fn refill(self, reading: &mut Reading, flow: &mut Flow) -> u32;
+}
 
 /// A length of 1–`MAX` as the verifier can bound it: what is compared is hidden from the compiler, which would fold
 /// the comparison away, and it is the length less one, since kernels before 6.8 learn nothing from "not zero".
@@ -22,53 +59,121 @@ fn bounded<const MAX: u64>(len: u32) -> Option<u32> {
     if less < MAX { Some(less as u32 + 1) } else { None }
 }
 
-impl Packet {
-    /// The packet of a program's context.
-    #[inline(always)]
-    pub(crate) fn new(ctx: *mut xdp_md) -> Self {
-        Self(ctx)
-    }
+/// What an XDP program is given.
+#[derive(Clone, Copy)]
+pub(crate) struct XdpPacket(pub(crate) *mut xdp_md);
 
-    /// The context, for helpers that ask for it.
+impl Packet for XdpPacket {
     #[inline(always)]
-    pub(crate) fn context(self) -> *mut xdp_md {
-        self.0
-    }
-
-    /// Bytes of the frame.
-    #[inline(always)]
-    pub(crate) fn len(self) -> u32 {
+    fn len(self) -> u32 {
         // SAFETY: the context is this program's.
         (unsafe { bpf_xdp_get_buff_len(self.0) }) as u32
     }
 
-    /// Copies `len` bytes at `at` to `to`; `false` if the frame does not have them, or `len` is not 1–`MAX`.
-    ///
-    /// # Safety
-    /// `to` has room for `MAX` bytes.
     #[inline(always)]
-    pub(crate) unsafe fn load<const MAX: u64>(self, at: u32, to: *mut u8, len: u32) -> bool {
+    unsafe fn load<const MAX: u64>(self, at: u32, to: *mut u8, len: u32) -> bool {
         let Some(len) = bounded::<MAX>(len) else { return false };
         // SAFETY: the caller's, and `len` is at most `MAX`.
         unsafe { bpf_xdp_load_bytes(self.0, at, to.cast(), len) == 0 }
     }
 
-    /// Writes the frame's first `len` bytes from `from`; as [`Packet::load`].
-    ///
-    /// # Safety
-    /// `from` has `MAX` bytes.
     #[inline(always)]
-    pub(crate) unsafe fn store<const MAX: u64>(self, from: *mut u8, len: u32) -> bool {
+    unsafe fn store<const MAX: u64>(self, from: *mut u8, len: u32) -> bool {
         let Some(len) = bounded::<MAX>(len) else { return false };
         // SAFETY: the caller's, and `len` is at most `MAX`.
         unsafe { bpf_xdp_store_bytes(self.0, 0, from.cast(), len) == 0 }
     }
 
-    /// Shortens the frame to `len` bytes. A driver may not let go of them: receivers trim to the IP length anyway.
     #[inline(always)]
-    pub(crate) fn truncate(self, frame: u32, len: u32) {
+    fn truncate(self, frame: u32, len: u32) {
         // SAFETY: the context is this program's.
         unsafe { bpf_xdp_adjust_tail(self.0, len as i32 - frame as i32) };
+    }
+
+    #[inline(always)]
+    unsafe fn socket(self, tuple: *mut bpf_sock_tuple, size: u32) -> *mut bpf_sock {
+        // SAFETY: the caller's.
+        unsafe { bpf_skc_lookup_tcp(self.0.cast(), tuple, size, CURRENT_NETNS, 0) }
+    }
+
+    #[inline(always)]
+    fn find_socket(self, tuple: &Tuple, known: &mut Receiver) {
+        part::find_socket_xdp(self.0, tuple, known);
+    }
+
+    #[inline(always)]
+    fn refill(self, reading: &mut Reading, flow: &mut Flow) -> u32 {
+        part::refill_xdp(self.0, reading, flow)
+    }
+}
+
+/// What a TC program is given: it may be merged of several segments, and lie in many pieces.
+#[derive(Clone, Copy)]
+pub(crate) struct TcPacket(pub(crate) *mut __sk_buff);
+
+impl TcPacket {
+    /// Whether a socket of this host sent it.
+    #[inline(always)]
+    pub(crate) fn is_local(self) -> bool {
+        const AF_INET: u32 = 2;
+        const AF_INET6: u32 = 10;
+        /// include/net/tcp_states.h: of such a socket nothing but a RST comes.
+        const CLOSE: u32 = 7;
+        // SAFETY: the context is this program's.
+        let socket = unsafe { core::ptr::read_volatile(&raw const (*self.0).__bindgen_anon_2.sk) };
+        if socket.is_null() {
+            return false;
+        }
+        // SAFETY: the packet holds it.
+        let family = unsafe { core::ptr::read_volatile(&raw const (*socket).family) };
+        // SAFETY: as above.
+        let state = unsafe { core::ptr::read_volatile(&raw const (*socket).state) };
+        (family == AF_INET || family == AF_INET6) && state != CLOSE
+    }
+}
+
+impl Packet for TcPacket {
+    #[inline(always)]
+    fn len(self) -> u32 {
+        // SAFETY: the context is this program's.
+        unsafe { (*self.0).len }
+    }
+
+    #[inline(always)]
+    unsafe fn load<const MAX: u64>(self, at: u32, to: *mut u8, len: u32) -> bool {
+        let Some(len) = bounded::<MAX>(len) else { return false };
+        // SAFETY: the caller's, and `len` is at most `MAX`.
+        unsafe { bpf_skb_load_bytes(self.0.cast(), at, to.cast(), len) == 0 }
+    }
+
+    #[inline(always)]
+    unsafe fn store<const MAX: u64>(self, from: *mut u8, len: u32) -> bool {
+        let Some(len) = bounded::<MAX>(len) else { return false };
+        // A sum that the card made of the whole packet must go on holding.
+        // SAFETY: the caller's, and `len` is at most `MAX`.
+        unsafe { bpf_skb_store_bytes(self.0, 0, from.cast(), len, u64::from(BPF_F_RECOMPUTE_CSUM)) == 0 }
+    }
+
+    #[inline(always)]
+    fn truncate(self, _frame: u32, len: u32) {
+        // SAFETY: the context is this program's.
+        unsafe { bpf_skb_change_tail(self.0, len, 0) };
+    }
+
+    #[inline(always)]
+    unsafe fn socket(self, tuple: *mut bpf_sock_tuple, size: u32) -> *mut bpf_sock {
+        // SAFETY: the caller's.
+        unsafe { bpf_skc_lookup_tcp(self.0.cast(), tuple, size, CURRENT_NETNS, 0) }
+    }
+
+    #[inline(always)]
+    fn find_socket(self, tuple: &Tuple, known: &mut Receiver) {
+        part::find_socket_tc(self.0, tuple, known);
+    }
+
+    #[inline(always)]
+    fn refill(self, reading: &mut Reading, flow: &mut Flow) -> u32 {
+        part::refill_tc(self.0, reading, flow)
     }
 }
 

@@ -2,15 +2,15 @@
 //! state of its callers (kernel 5.6, commit 51c39bb1d5d1). They take pointers that may be null, since that is all
 //! that the verifier knows of them, and hand on numbers.
 
-use aya_ebpf::bindings::xdp_md;
-use enforcer_ebpf::flow::{Flow, Set, Socket, WAYS};
+use aya_ebpf::bindings::{__sk_buff, xdp_md};
+use enforcer_ebpf::flow::{Flow, Mark, Place, Receiver, Set, WAYS};
 use enforcer_ebpf::http::Step;
 use enforcer_ebpf::judge::{self, Decision, Reading, Refill};
 use enforcer_ebpf::verdict::Reason;
 use enforcer_ebpf::wire::Tuple;
 
-use crate::maps::KEY_SECRET;
-use crate::packet::Packet;
+use crate::maps::{KEY_SECRET, MARKS};
+use crate::packet::{Packet, TcPacket, XdpPacket};
 use crate::socket;
 use crate::world::Kernel;
 
@@ -23,13 +23,25 @@ pub(crate) fn way(number: u32) -> Option<u32> {
     if number < NOWHERE { Some(number) } else { None }
 }
 
-/// [`enforcer_ebpf::judge::World::socket`].
+/// [`enforcer_ebpf::judge::World::receiver`], for XDP: the type of the context is part of what the verifier checks.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn find_socket(ctx: *mut xdp_md, tuple: *const Tuple, known: *mut Socket) -> u32 {
+pub(crate) extern "C" fn find_socket_xdp(ctx: *mut xdp_md, tuple: *const Tuple, known: *mut Receiver) -> u32 {
+    find_socket(XdpPacket(ctx), tuple, known)
+}
+
+/// [`enforcer_ebpf::judge::World::receiver`], for TC.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn find_socket_tc(ctx: *mut __sk_buff, tuple: *const Tuple, known: *mut Receiver) -> u32 {
+    find_socket(TcPacket(ctx), tuple, known)
+}
+
+#[inline(always)]
+fn find_socket(packet: impl Packet, tuple: *const Tuple, known: *mut Receiver) -> u32 {
     // SAFETY: of this size, or null.
     let (Some(tuple), Some(known)) = (unsafe { tuple.as_ref() }, unsafe { known.as_mut() }) else { return 0 };
-    *known = socket::lookup(Packet::new(ctx), tuple);
+    *known = socket::lookup(packet, tuple);
     1
 }
 
@@ -45,21 +57,33 @@ pub(crate) extern "C" fn find_way(set: *const Set, tuple: *const Tuple, hash: u6
 /// [`Set::room`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn find_room(set: *const Set, now: u64, for_syn: u32) -> u32 {
+pub(crate) extern "C" fn find_room(set: *const Set, now: u64, refused: u32) -> u32 {
     // SAFETY: of this size, or null.
     let Some(set) = (unsafe { set.as_ref() }) else { return NOWHERE };
-    set.room(now, for_syn != 0).unwrap_or(NOWHERE)
+    set.room(now, refused != 0).unwrap_or(NOWHERE)
 }
 
-/// [`judge::refill`].
+/// [`judge::refill`], for XDP.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn refill_window(ctx: *mut xdp_md, reading: *mut Reading, flow: *mut Flow) -> u32 {
+pub(crate) extern "C" fn refill_xdp(ctx: *mut xdp_md, reading: *mut Reading, flow: *mut Flow) -> u32 {
+    refill(XdpPacket(ctx), reading, flow)
+}
+
+/// [`judge::refill`], for TC.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn refill_tc(ctx: *mut __sk_buff, reading: *mut Reading, flow: *mut Flow) -> u32 {
+    refill(TcPacket(ctx), reading, flow)
+}
+
+#[inline(always)]
+fn refill(packet: impl Packet, reading: *mut Reading, flow: *mut Flow) -> u32 {
     // SAFETY: of this size, or null.
     let (Some(reading), Some(flow)) = (unsafe { reading.as_mut() }, unsafe { flow.as_mut() }) else {
         return Refill::Ended as u32;
     };
-    judge::refill(&Kernel::new(Packet::new(ctx)), reading, flow) as u32
+    judge::refill(&Kernel::new(packet), reading, flow) as u32
 }
 
 /// [`enforcer_ebpf::http::Machine::step`].
@@ -77,12 +101,24 @@ pub(crate) extern "C" fn advance_machine(reading: *mut Reading, flow: *mut Flow)
 /// [`judge::decide`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn decide_request(flow: *const Flow, now: u64) -> u64 {
+pub(crate) extern "C" fn decide_request(flow: *mut Flow, position: u64, again: u32, now: u64) -> u64 {
     // SAFETY: of this size, or null.
-    let Some(flow) = (unsafe { flow.as_ref() }) else {
-        return Decision { principal: 0, refused: Some(Reason::Unparsable) }.to_word();
+    let Some(flow) = (unsafe { flow.as_mut() }) else {
+        return Decision { principal: 0, refused: Some(Reason::Unparsable), again: false }.to_word();
     };
     // A decision looks at no packet.
-    let kernel = Kernel::new(Packet::new(core::ptr::null_mut()));
-    judge::decide(&kernel, flow.machine.key(), now).to_word()
+    let kernel = Kernel::new(XdpPacket(core::ptr::null_mut()));
+    judge::decide(&kernel, flow, position, again != 0, now).to_word()
+}
+
+/// [`enforcer_ebpf::judge::World::mark`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn find_mark(flow: u64, position: u64, mark: *mut Mark) -> u32 {
+    // SAFETY: of this size, or null.
+    let Some(mark) = (unsafe { mark.as_mut() }) else { return 0 };
+    // SAFETY: copied at once; one that is replaced meanwhile belongs to another connection, and its set is locked.
+    let Some(kept) = (unsafe { MARKS.get(Place { flow, position }) }) else { return 0 };
+    *mark = *kept;
+    1
 }

@@ -7,9 +7,9 @@ use core::ffi::c_void;
 
 use aya_ebpf::bindings::{bpf_sock, bpf_sock_tuple};
 use aya_ebpf::helpers::generated::{
-    bpf_probe_read_kernel, bpf_sk_release, bpf_skc_lookup_tcp, bpf_skc_to_tcp_request_sock, bpf_skc_to_tcp_sock,
+    bpf_probe_read_kernel, bpf_sk_release, bpf_skc_to_tcp_request_sock, bpf_skc_to_tcp_sock,
 };
-use enforcer_ebpf::flow::{Socket, socket as state};
+use enforcer_ebpf::flow::{Receiver, receiver as state};
 use enforcer_ebpf::wire::Tuple;
 
 use crate::maps::SOCKET_OFFSETS;
@@ -20,16 +20,13 @@ const TIME_WAIT: u32 = 6;
 const LISTEN: u32 = 10;
 const NEW_SYN_RECV: u32 = 12;
 
-/// The network namespace of the interface (BPF_F_CURRENT_NETNS).
-const CURRENT_NETNS: u64 = u64::MAX;
-
 /// `bpf_sock_tuple` in words of known alignment.
 #[repr(C, align(8))]
 struct SockTuple([u32; 9], u32);
 
 /// What the host knows of the connection.
 #[inline(always)]
-pub(crate) fn lookup(packet: Packet, tuple: &Tuple) -> Socket {
+pub(crate) fn lookup(packet: impl Packet, tuple: &Tuple) -> Receiver {
     let ports = u32::from(tuple.source_port().to_be()) | (u32::from(tuple.destination_port().to_be()) << 16);
     let halves = |word: u64| [word as u32, (word >> 32) as u32];
     let (words, size) = if tuple.is_v6() {
@@ -42,10 +39,9 @@ pub(crate) fn lookup(packet: Packet, tuple: &Tuple) -> Socket {
     let mut words = SockTuple(words, 0);
     let words: *mut SockTuple = &mut words;
     // SAFETY: the tuple is on the stack and as long as `size` says; the socket is released below.
-    let socket =
-        unsafe { bpf_skc_lookup_tcp(packet.context().cast(), words.cast::<bpf_sock_tuple>(), size, CURRENT_NETNS, 0) };
+    let socket = unsafe { packet.socket(words.cast::<bpf_sock_tuple>(), size) };
     if socket.is_null() {
-        return Socket::ABSENT;
+        return Receiver::ABSENT;
     }
     // SAFETY: not null, and ours until it is released.
     let known = unsafe { read(socket) };
@@ -57,9 +53,9 @@ pub(crate) fn lookup(packet: Packet, tuple: &Tuple) -> Socket {
 /// # Safety
 /// The socket is held.
 #[inline(always)]
-unsafe fn read(socket: *mut bpf_sock) -> Socket {
+unsafe fn read(socket: *mut bpf_sock) -> Receiver {
     let offsets = SOCKET_OFFSETS.load();
-    let mut known = Socket { state: state::LISTENING, next: 0, base: 0 };
+    let mut known = Receiver { state: state::LISTENING, next: 0, base: 0, ack: 0 };
     // SAFETY: the socket is held.
     match unsafe { core::ptr::read_volatile(&raw const (*socket).state) } {
         LISTEN => {}
@@ -68,10 +64,13 @@ unsafe fn read(socket: *mut bpf_sock) -> Socket {
             // SAFETY: the socket is held.
             let request = unsafe { bpf_skc_to_tcp_request_sock(socket.cast()) }.cast::<u8>();
             if !request.is_null() {
-                known.state = state::STREAM;
+                known.state = state::REQUEST;
                 // SAFETY: the offset is within the structure.
                 known.next = unsafe { read_u32(request.wrapping_add(offsets.request_rcv_nxt as usize)) };
                 known.base = known.next;
+                // SAFETY: the offset is within the structure.
+                let isn = unsafe { read_u32(request.wrapping_add(offsets.request_snt_isn as usize)) };
+                known.ack = isn.wrapping_add(1);
             }
         }
         _ => {

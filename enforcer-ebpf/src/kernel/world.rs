@@ -5,7 +5,7 @@ use core::ops::{Deref, DerefMut};
 
 use aya_ebpf::helpers::generated::{bpf_ktime_get_boot_ns, bpf_loop};
 use enforcer_ebpf::abi::{Key, KeyTag, Meter, Principal, Service};
-use enforcer_ebpf::flow::{Flow, Set, Socket};
+use enforcer_ebpf::flow::{Flow, Handshake, Mark, Place, Receiver, Set};
 use enforcer_ebpf::http::Step;
 use enforcer_ebpf::http::bytes::{CAPACITY, Window};
 use enforcer_ebpf::judge::{self, Decision, Reading, Refill, Sum, Tally, World};
@@ -14,7 +14,9 @@ use enforcer_ebpf::verdict::Count;
 use enforcer_ebpf::wire::Tuple;
 
 use crate::atomic::Word;
-use crate::maps::{FLOW_MASK, FLOW_SECRET, FLOWS, KEY_SECRET, KEYS, METERS, PORTS, PRINCIPALS, SERVICES, TOTALS};
+use crate::maps::{
+    CHARGES, FLOW_MASK, FLOW_SECRET, FLOWS, HANDSHAKES, KEY_SECRET, KEYS, MARKS, METERS, PORTS, PRINCIPALS, SERVICES, TOTALS,
+};
 use crate::packet::Packet;
 use crate::{charge, part};
 
@@ -25,14 +27,14 @@ const LOCK_TRIES: u32 = 256;
 
 /// The world of one packet.
 #[derive(Clone, Copy)]
-pub(crate) struct Kernel {
-    packet: Packet,
+pub(crate) struct Kernel<P> {
+    packet: P,
 }
 
-impl Kernel {
+impl<P: Packet> Kernel<P> {
     /// The world of this packet.
     #[inline(always)]
-    pub(crate) fn new(packet: Packet) -> Self {
+    pub(crate) fn new(packet: P) -> Self {
         Self { packet }
     }
 }
@@ -68,15 +70,15 @@ impl Drop for Guard {
 
 /// What a step needs, handed through `bpf_loop`.
 #[repr(C)]
-struct Steps {
-    packet: Packet,
+struct Steps<P> {
+    packet: P,
     reading: *mut Reading,
     flow: *mut Flow,
 }
 
-unsafe extern "C" fn step(_index: u32, steps: *mut c_void) -> i64 {
+unsafe extern "C" fn step<P: Packet>(_index: u32, steps: *mut c_void) -> i64 {
     // SAFETY: `drive` made it of references that outlive the loop.
-    let Steps { packet, reading, flow } = *unsafe { &*steps.cast::<Steps>() };
+    let Steps { packet, reading, flow } = *unsafe { &*steps.cast::<Steps<P>>() };
     // SAFETY: as above.
     let more = unsafe { judge::step(&Kernel { packet }, &mut *reading, &mut *flow) };
     i64::from(!more)
@@ -84,15 +86,15 @@ unsafe extern "C" fn step(_index: u32, steps: *mut c_void) -> i64 {
 
 /// What a step of a sum needs.
 #[repr(C)]
-struct Sums {
-    packet: Packet,
+struct Sums<P> {
+    packet: P,
     sum: *mut Sum,
     window: *mut Window,
 }
 
-unsafe extern "C" fn sum_step(_index: u32, sums: *mut c_void) -> i64 {
+unsafe extern "C" fn sum_step<P: Packet>(_index: u32, sums: *mut c_void) -> i64 {
     // SAFETY: `drive_sum` made it of references that outlive the loop.
-    let Sums { packet, sum, window } = *unsafe { &*sums.cast::<Sums>() };
+    let Sums { packet, sum, window } = *unsafe { &*sums.cast::<Sums<P>>() };
     // SAFETY: as above.
     let more = unsafe { judge::sum_step(&Kernel { packet }, &mut *sum, &mut *window) };
     i64::from(!more)
@@ -100,19 +102,16 @@ unsafe extern "C" fn sum_step(_index: u32, sums: *mut c_void) -> i64 {
 
 /// A copy, word by word: of a whole value the compiler makes a loop over bytes.
 #[inline(always)]
-fn words(service: &Service) -> Service {
-    const WORDS: usize = size_of::<Service>() / 8;
-    let from = core::ptr::from_ref(service).cast::<u64>();
-    let mut copy = Service::DEFAULT;
-    let to = core::ptr::from_mut(&mut copy).cast::<u64>();
-    for index in 0..WORDS {
-        // SAFETY: both are WORDS words long, and aligned.
+fn copy<T: Copy>(from: &T, to: &mut T) {
+    let from = core::ptr::from_ref(from).cast::<u64>();
+    let to = core::ptr::from_mut(to).cast::<u64>();
+    for index in 0..size_of::<T>() / 8 {
+        // SAFETY: both are as long, and aligned: all that lies in maps is made of words.
         unsafe { to.add(index).write_volatile(from.add(index).read_volatile()) };
     }
-    copy
 }
 
-impl World for Kernel {
+impl<P: Packet> World for Kernel<P> {
     type Guard = Guard;
 
     #[inline(always)]
@@ -122,9 +121,11 @@ impl World for Kernel {
     }
 
     #[inline(always)]
-    fn service(&self, port: u16) -> Option<Service> {
-        let slot = *PORTS.get(u32::from(port))?;
-        if slot == 0 { None } else { SERVICES.get(slot - 1).map(words) }
+    fn service(&self, port: u16, service: &mut Service) -> bool {
+        let Some(&slot) = PORTS.get(u32::from(port)) else { return false };
+        let Some(guard) = SERVICES.get(slot.wrapping_sub(1)) else { return false };
+        copy(guard, service);
+        true
     }
 
     #[inline(always)]
@@ -151,10 +152,50 @@ impl World for Kernel {
     }
 
     #[inline(always)]
-    fn socket(&self, tuple: &Tuple) -> Socket {
-        let mut known = Socket::ABSENT;
-        part::find_socket(self.packet.context(), tuple, &mut known);
+    fn receiver(&self, tuple: &Tuple) -> Receiver {
+        let mut known = Receiver::ABSENT;
+        self.packet.find_socket(tuple, &mut known);
         known
+    }
+
+    #[inline(always)]
+    fn mark(&self, place: Place, mark: &mut Mark) -> bool {
+        part::find_mark(place.flow, place.position, mark) != 0
+    }
+
+    #[inline(always)]
+    fn put_mark(&self, place: Place, mark: &Mark) {
+        // Without it the bytes are not passed again: see `Memory::None`.
+        let _ = MARKS.insert(&place, mark, 0);
+    }
+
+    #[inline(always)]
+    fn payer(&self, place: Place) -> KeyTag {
+        // SAFETY: copied at once; see `find_mark`.
+        unsafe { CHARGES.get(&place) }.copied().unwrap_or_default()
+    }
+
+    #[inline(always)]
+    fn put_payer(&self, place: Place, tag: KeyTag) {
+        // Without it the request is charged again if it comes again.
+        let _ = CHARGES.insert(&place, &tag, 0);
+    }
+
+    #[inline(always)]
+    fn handshake(&self, tuple: &Tuple) -> Handshake {
+        // SAFETY: copied at once.
+        unsafe { HANDSHAKES.get(tuple) }.copied().unwrap_or_default()
+    }
+
+    #[inline(always)]
+    fn put_handshake(&self, tuple: &Tuple, handshake: Handshake) {
+        // Without it the connection is refused.
+        let _ = HANDSHAKES.insert(tuple, &handshake, 0);
+    }
+
+    #[inline(always)]
+    fn end_handshake(&self, tuple: &Tuple) {
+        let _ = HANDSHAKES.remove(tuple);
     }
 
     #[inline(always)]
@@ -205,14 +246,14 @@ impl World for Kernel {
     fn drive(&self, reading: &mut Reading, flow: &mut Flow) {
         let mut steps = Steps { packet: self.packet, reading, flow };
         // SAFETY: the callback takes what is handed to it here.
-        unsafe { bpf_loop(MAX_STEPS, step as *mut c_void, (&raw mut steps).cast(), 0) };
+        unsafe { bpf_loop(MAX_STEPS, step::<P> as *mut c_void, (&raw mut steps).cast(), 0) };
     }
 
     #[inline(always)]
     fn drive_sum(&self, sum: &mut Sum, window: &mut Window) {
         let mut sums = Sums { packet: self.packet, sum, window };
         // SAFETY: the callback takes what is handed to it here.
-        unsafe { bpf_loop(MAX_STEPS, sum_step as *mut c_void, (&raw mut sums).cast(), 0) };
+        unsafe { bpf_loop(MAX_STEPS, sum_step::<P> as *mut c_void, (&raw mut sums).cast(), 0) };
     }
 
     #[inline(always)]
@@ -221,13 +262,13 @@ impl World for Kernel {
     }
 
     #[inline(always)]
-    fn room(&self, set: &Set, now: u64, for_syn: bool) -> Option<u32> {
-        part::way(part::find_room(set, now, u32::from(for_syn)))
+    fn room(&self, set: &Set, now: u64, refused: bool) -> Option<u32> {
+        part::way(part::find_room(set, now, u32::from(refused)))
     }
 
     #[inline(always)]
     fn refill(&self, reading: &mut Reading, flow: &mut Flow) -> Refill {
-        match part::refill_window(self.packet.context(), reading, flow) {
+        match self.packet.refill(reading, flow) {
             0 => Refill::Ready,
             1 => Refill::Skipped,
             _ => Refill::Ended,
@@ -240,7 +281,7 @@ impl World for Kernel {
     }
 
     #[inline(always)]
-    fn decide(&self, flow: &Flow, now: u64) -> Decision {
-        Decision::from_word(part::decide_request(flow, now))
+    fn decide(&self, flow: &mut Flow, position: u64, again: bool, now: u64) -> Decision {
+        Decision::from_word(part::decide_request(flow, position, u32::from(again), now))
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::doctor;
 use crate::{client, config, daemon, kernel};
 
 /// Wrong usage or input that only a handler could see.
@@ -33,6 +34,9 @@ pub fn sentence(error: &anyhow::Error) -> String {
 fn of(error: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if error.is::<Usage>() {
         return Some(2);
+    }
+    if let Some(error) = error.downcast_ref::<doctor::Failed>() {
+        return Some(error.exit_code());
     }
     if let Some(error) = error.downcast_ref::<client::Error>() {
         return Some(error.exit_code());

@@ -8,7 +8,7 @@ use clap::{ArgAction, Args};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{Metrics, Mode, OnRefuse, Overrides, Settings};
+use crate::config::{Existing, HeadTimeout, Metrics, Mode, OnRefuse, OpenHeads, Overrides, Settings};
 use crate::daemon;
 use crate::kernel::Hook;
 use crate::policy::Limits;
@@ -76,6 +76,28 @@ pub(super) struct Arguments {
     #[arg(long, env = "ENFORCER_MODE", value_name = "MODE", hide_env_values = true)]
     mode: Option<Mode>,
 
+    /// What becomes of connections that were there before the guard: reset or adopt [default: reset]
+    ///
+    /// Where in a request such a connection stands cannot be known. `reset` ends, once, those on which bytes have come;
+    /// clients connect again and are judged from their first byte. `adopt` leaves them, with a response that is under
+    /// way, until the client sends again, and ends them then. One on which nothing has come yet is judged either way.
+    #[arg(long, env = "ENFORCER_EXISTING", value_name = "WHAT", hide_env_values = true)]
+    existing: Option<Existing>,
+
+    /// Longest time for a connection's first byte and for a request's head, 1s to 1h [default: 10s]
+    ///
+    /// What takes longer is reset on both sides, however steadily bytes of it drip in. Bodies, responses and the time
+    /// between two requests are not bounded by it.
+    #[arg(long, env = "ENFORCER_HEAD_TIMEOUT", value_name = "TIME", hide_env_values = true)]
+    head_timeout: Option<HeadTimeout>,
+
+    /// Connections of one source that may wait for their first byte or within a head at once [default: 64]
+    ///
+    /// A source is an IPv4 address or an IPv6 /64. Of those that wait for longer than a second, the oldest beyond this
+    /// number are reset.
+    #[arg(long, env = "ENFORCER_MAX_OPEN_HEADS", value_name = "N", hide_env_values = true)]
+    max_open_heads: Option<OpenHeads>,
+
     /// Limit of a new principal that is given none [default: 100/minute]
     #[arg(long, env = "ENFORCER_DEFAULT_LIMIT", value_name = "LIMIT", hide_env_values = true)]
     default_limit: Option<Limits>,
@@ -120,6 +142,9 @@ impl Arguments {
             hook,
             on_refuse,
             mode,
+            existing,
+            head_timeout,
+            max_open_heads,
             default_limit,
             detach_on_exit,
             verbose: _,
@@ -131,6 +156,9 @@ impl Arguments {
             hook,
             on_refuse,
             mode,
+            existing,
+            head_timeout,
+            max_open_heads,
             default_limit,
             state_dir,
             socket,

@@ -100,6 +100,14 @@ fn show(status: &Status, now: Timestamp) -> String {
     section(&mut shown, &table(["REASON", "REFUSED", "WOULD-REFUSE"], reasons));
     section(&mut shown, &counts("MALFORMED", &totals.malformed_by));
     section(&mut shown, &counts("EVENT", &totals.events));
+    let mut reaped = Vec::new();
+    for (cause, &ended) in &status.reaped {
+        let would = status.would_reap.get(cause).copied().unwrap_or(0);
+        if ended != 0 || would != 0 {
+            reaped.push([text(cause), number(ended), number(would)]);
+        }
+    }
+    section(&mut shown, &table(["CONNECTIONS", "ENDED", "WOULD-END"], reaped));
     let maps = status.maps.iter().map(|fill| {
         let percent = 100.0 * fill.entries as f64 / (fill.capacity.max(1)) as f64;
         [text(&fill.map), number(fill.entries), number(fill.capacity), number(format!("{percent:.1} %"))]
@@ -121,6 +129,15 @@ fn head(status: &Status, now: Timestamp) -> String {
         ("since", Timestamp::from_second(status.since.as_second()).unwrap_or(status.since).to_string()),
         ("mode", mode),
         ("ports", ports.join(", ")),
+        (
+            "waiting",
+            format!(
+                "{} for a first byte or a head, {} connections of one source at once; older connections: {}",
+                duration(status.head_timeout_ns),
+                status.max_open_heads,
+                status.existing
+            ),
+        ),
         (
             "keys",
             format!("{} of {} principals, default limit {}", status.keys, status.principals, status.default_limit),
@@ -164,6 +181,9 @@ mod tests {
             since: Timestamp::UNIX_EPOCH,
             mode: "enforce".into(),
             on_refuse: "reset".into(),
+            existing: "reset".into(),
+            head_timeout_ns: 10_000_000_000,
+            max_open_heads: 64,
             ports: vec![8000, 8001],
             attachments: vec![Attachment {
                 interface: "lo".into(),
@@ -184,6 +204,8 @@ mod tests {
                 events: named(&[("reset", 12)]),
                 ..Totals::default()
             },
+            reaped: named(&[("silent", 3), ("source", 0)]),
+            would_reap: named(&[("silent", 0), ("source", 0)]),
             maps: vec![MapFill { map: "KEYS".into(), entries: 2, capacity: 1000 }],
             socket: "/c".into(),
             metrics: None,
@@ -202,6 +224,7 @@ mod tests {
              since    1970-01-01T00:00:00Z\n\
              mode     enforce (a refused request is answered with: reset)\n\
              ports    8000, 8001\n\
+             waiting  10s for a first byte or a head, 64 connections of one source at once; older connections: reset\n\
              keys     2 of 1 principals, default limit 100/minute\n\
              metrics  off\n\
              state    /s\n\
@@ -220,6 +243,9 @@ mod tests {
              \n\
              EVENT  COUNT\n\
              reset     12\n\
+             \n\
+             CONNECTIONS  ENDED  WOULD-END\n\
+             silent           3          0\n\
              \n\
              MAP   ENTRIES  CAPACITY  FILL\n\
              KEYS        2      1000  0.2 %\n"

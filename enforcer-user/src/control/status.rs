@@ -16,5 +16,5 @@ pub(super) fn routes() -> Router<Arc<Daemon>> {
 
 async fn show(State(daemon): Shared) -> Answer<Status> {
     let shared = Arc::clone(&daemon);
-    answer(daemon.with(move |registry| registry.status(&shared.settings, shared.since)).await?)
+    answer(daemon.with(move |registry| registry.status(&shared.settings, shared.since, &shared.reaped)).await?)
 }

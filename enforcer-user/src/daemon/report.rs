@@ -5,6 +5,7 @@ use enforcer_ebpf::limit;
 use enforcer_ebpf::verdict::{Count, Event, Malformation, Reason};
 use jiff::{SignedDuration, Timestamp};
 
+use super::reaper::tally::Tally;
 use super::registry::{Error, Registry, find_principal};
 use crate::api::{Attachment, Counts, Key, Keys, Limits, MapFill, PrincipalLimits, RuleUsage, Status, Totals};
 use crate::config::{Metrics, Settings};
@@ -113,7 +114,7 @@ impl Registry {
     }
 
     /// The state of the whole.
-    pub(crate) fn status(&self, settings: &Settings, since: Timestamp) -> Result<Status, Error> {
+    pub(crate) fn status(&self, settings: &Settings, since: Timestamp, reaped: &Tally) -> Result<Status, Error> {
         let (keys, principals) = self.store.sizes()?;
         let kernel = self.tables.kernel();
         let fill = |fill: kernel::MapFill| MapFill {
@@ -137,12 +138,17 @@ impl Registry {
             since,
             mode: settings.mode.as_str().to_owned(),
             on_refuse: settings.on_refuse.as_str().to_owned(),
+            existing: settings.existing.as_str().to_owned(),
+            head_timeout_ns: settings.head_timeout.ns(),
+            max_open_heads: settings.max_open_heads.get(),
             ports: settings.ports.clone(),
             attachments: kernel.attachments().iter().map(attachment).collect(),
             default_limit: settings.default_limit.to_string(),
             keys,
             principals,
             totals: totals(&kernel.totals()?),
+            reaped: reaped.counts().map(|(cause, ended, _)| (cause.to_owned(), ended)).collect(),
+            would_reap: reaped.counts().map(|(cause, _, would)| (cause.to_owned(), would)).collect(),
             maps: kernel.fill()?.into_iter().map(fill).collect(),
             socket: settings.socket.clone(),
             metrics: match settings.metrics {
@@ -155,7 +161,7 @@ impl Registry {
     }
 
     /// What the metrics are rendered from.
-    pub(crate) fn snapshot(&self) -> Result<Snapshot, Error> {
+    pub(crate) fn snapshot(&self, reaped: &Tally) -> Result<Snapshot, Error> {
         let kernel = self.tables.kernel();
         let keys = self.store.keys_by_principal()?;
         let mut principals = Vec::new();
@@ -168,6 +174,7 @@ impl Registry {
             keys: keys.values().sum(),
             principals,
             totals: kernel.totals()?,
+            reaped: reaped.counts().collect(),
             maps: kernel.fill()?.into_iter().map(|fill| (fill.name.to_owned(), fill.entries, fill.capacity)).collect(),
             attachments: attachments.map(|at| (at.interface.clone(), at.mode.to_string())).collect(),
         })

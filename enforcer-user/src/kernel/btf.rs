@@ -42,7 +42,7 @@ mod kind {
 ///
 /// # Errors
 /// [`Error::NoBtf`] if the kernel has no type information, or a socket does not hold what is read of it.
-pub(super) fn socket_offsets() -> Result<SocketOffsets, Error> {
+pub(crate) fn socket_offsets() -> Result<SocketOffsets, Error> {
     let no_btf = |reason: String| Error::NoBtf { reason };
     let bytes = fs::read(PATH).map_err(|error| no_btf(format!("cannot be read ({error})")))?;
     let types = Types::parse(&bytes).map_err(no_btf)?;
@@ -51,7 +51,7 @@ pub(super) fn socket_offsets() -> Result<SocketOffsets, Error> {
         rcv_nxt: offset("tcp_sock", "rcv_nxt", 4)?,
         bytes_received: offset("tcp_sock", "bytes_received", 8)?,
         request_rcv_nxt: offset("tcp_request_sock", "rcv_nxt", 4)?,
-        reserved: 0,
+        request_snt_isn: offset("tcp_request_sock", "snt_isn", 4)?,
     })
 }
 

@@ -20,7 +20,7 @@ const CAP_PERFMON: u32 = 38;
 const CAP_BPF: u32 = 39;
 
 /// Refuses a kernel that is too old.
-pub(super) fn kernel() -> Result<(), Error> {
+pub(crate) fn kernel() -> Result<(), Error> {
     const RELEASE: &str = "/proc/sys/kernel/osrelease";
     let release = fs::read_to_string(RELEASE).map_err(|source| Error::path(RELEASE, "read", source))?;
     let release = release.trim();
@@ -32,7 +32,7 @@ pub(super) fn kernel() -> Result<(), Error> {
 }
 
 /// Refuses a process that may not load, attach or trace.
-pub(super) fn rights() -> Result<(), Error> {
+pub(crate) fn rights() -> Result<(), Error> {
     const STATUS: &str = "/proc/self/status";
     let status = fs::read_to_string(STATUS).map_err(|source| Error::path(STATUS, "read", source))?;
     let missing = effective(&status).map(missing).unwrap_or_default();
@@ -40,7 +40,7 @@ pub(super) fn rights() -> Result<(), Error> {
 }
 
 /// Whether the process may mount file systems.
-pub(super) fn may_mount() -> bool {
+pub(crate) fn may_mount() -> bool {
     fs::read_to_string("/proc/self/status")
         .ok()
         .and_then(|status| effective(&status))
@@ -48,7 +48,7 @@ pub(super) fn may_mount() -> bool {
 }
 
 /// Whether the process has mounts that end with it, as those of `ip netns exec` do.
-pub(super) fn has_own_mounts() -> bool {
+pub(crate) fn has_own_mounts() -> bool {
     outside().is_some() || is_under_netns_exec()
 }
 
@@ -105,7 +105,7 @@ pub(super) fn reach(dir: &Path) -> PathBuf {
 }
 
 /// Whether `dir`, or the nearest of its parents that exists, lies on a BPF file system.
-pub(super) fn is_on_bpffs(dir: &Path) -> bool {
+pub(crate) fn is_on_bpffs(dir: &Path) -> bool {
     let existing = dir.ancestors().find(|ancestor| ancestor.exists());
     existing
         .and_then(|existing| statfs::statfs(existing).ok())

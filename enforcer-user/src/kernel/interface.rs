@@ -5,16 +5,13 @@
 
 use std::{fmt, io};
 
-use netlink_packet_core::{NetlinkBuffer, NlaBuffer, NlasIterator};
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use netlink_packet_core::{NlaBuffer, NlasIterator};
+use netlink_sys::protocols::NETLINK_ROUTE;
 
 use super::{Error, Mode};
+use crate::netlink;
 
-// include/uapi/linux/{netlink,rtnetlink,if_link}.h
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
-const NLM_F_REQUEST: u16 = 0x1;
-const NLM_F_DUMP: u16 = 0x300;
+// include/uapi/linux/{rtnetlink,if_link}.h
 const RTM_NEWLINK: u16 = 16;
 const RTM_GETLINK: u16 = 18;
 const IFLA_IFNAME: u16 = 3;
@@ -22,31 +19,31 @@ const IFLA_XDP: u16 = 43;
 const IFLA_XDP_DRV_PROG_ID: u16 = 5;
 const IFLA_XDP_SKB_PROG_ID: u16 = 6;
 const IFLA_XDP_HW_PROG_ID: u16 = 7;
-/// Size of `struct nlmsghdr` and of `struct ifinfomsg`.
-const HEADER: usize = 16;
+/// Size of `struct ifinfomsg`.
+pub(crate) const HEADER: usize = 16;
 
 /// Names shown when one is not found.
 const SHOWN: usize = 8;
 
 /// A network interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Interface {
-    pub(super) index: u32,
-    pub(super) name: String,
+pub(crate) struct Interface {
+    pub(crate) index: u32,
+    pub(crate) name: String,
     /// The XDP program on it.
-    pub(super) program: Option<Program>,
+    pub(crate) program: Option<Program>,
 }
 
 /// An XDP program on an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Program {
-    pub(super) id: u32,
-    pub(super) place: Place,
+pub(crate) struct Program {
+    pub(crate) id: u32,
+    pub(crate) place: Place,
 }
 
 /// Where an interface runs a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(crate) enum Place {
     Software(Mode),
     Hardware,
 }
@@ -77,39 +74,22 @@ pub(super) fn find<'a>(interfaces: &'a [Interface], name: &str) -> Result<&'a In
 }
 
 fn dump() -> io::Result<Vec<Interface>> {
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    let mut request = [0u8; 2 * HEADER];
-    let mut header = NetlinkBuffer::new(&mut request[..]);
-    header.set_length(2 * HEADER as u32);
-    header.set_message_type(RTM_GETLINK);
-    header.set_flags(NLM_F_REQUEST | NLM_F_DUMP);
-    header.set_sequence_number(1);
-    socket.send(&request, 0)?;
     let mut interfaces = Vec::new();
-    loop {
-        let (datagram, _) = socket.recv_from_full()?;
-        let mut rest = &datagram[..];
-        while !rest.is_empty() {
-            let message = NetlinkBuffer::new_checked(rest).map_err(io::Error::other)?;
-            let payload = message.payload();
-            match message.message_type() {
-                NLMSG_DONE => return Ok(interfaces),
-                NLMSG_ERROR => {
-                    let code = payload.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
-                    return Err(io::Error::from_raw_os_error(-code));
-                }
-                RTM_NEWLINK => interfaces.extend(parse(payload)),
-                _ => {}
-            }
-            rest = rest.get((message.length() as usize).next_multiple_of(4)..).unwrap_or_default();
-        }
-    }
+    list(|payload| interfaces.extend(parse(payload)))?;
+    Ok(interfaces)
 }
 
-/// Reads one RTM_NEWLINK; `None` for one without a name.
-fn parse(payload: &[u8]) -> Option<Interface> {
+/// Gives the payload of the RTM_NEWLINK of each interface of this network namespace to `each`.
+pub(crate) fn list(mut each: impl FnMut(&[u8])) -> io::Result<()> {
+    netlink::dump(NETLINK_ROUTE, RTM_GETLINK, &[0; HEADER], |kind, payload| {
+        if kind == RTM_NEWLINK {
+            each(payload);
+        }
+    })
+}
+
+/// Reads the payload of one RTM_NEWLINK; `None` for one without a name.
+pub(crate) fn parse(payload: &[u8]) -> Option<Interface> {
     let (head, attributes) = payload.split_at_checked(HEADER)?;
     let index = u32::from_ne_bytes(*head.get(4..)?.first_chunk()?);
     let mut name = None;
@@ -117,10 +97,7 @@ fn parse(payload: &[u8]) -> Option<Interface> {
     for attribute in NlasIterator::new(attributes) {
         let Ok(attribute) = attribute else { break };
         match attribute.kind() {
-            IFLA_IFNAME => {
-                let text = attribute.value().split(|&byte| byte == 0).next()?;
-                name = Some(String::from_utf8_lossy(text).into_owned());
-            }
+            IFLA_IFNAME => name = Some(netlink::text(attribute.value())),
             IFLA_XDP => program = NlasIterator::new(attribute.value()).flatten().find_map(parse_program),
             _ => {}
         }

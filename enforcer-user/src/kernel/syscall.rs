@@ -99,6 +99,47 @@ pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<Option<LinkInfo>> {
     Ok(Some(LinkInfo { interface, program: info.prog_id }))
 }
 
+/// Ids of the programs that are attached to `target`, the index of an interface or a descriptor, in their order.
+///
+/// # Errors
+/// EINVAL: the kernel does not know this type of attachment.
+pub(crate) fn query_programs(attach_type: bpf_attach_type, target: u32) -> io::Result<Vec<u32>> {
+    // The kernel runs at most so many at one place (BPF_MPROG_MAX), and says ENOSPC where it runs more.
+    const MOST: usize = 64;
+    #[repr(C)]
+    struct Attributes {
+        target: u32,
+        attach_type: u32,
+        query_flags: u32,
+        attach_flags: u32,
+        ids: u64,
+        count: u32,
+        reserved: u32,
+        // The kernel writes the revision, so the structure is sent whole.
+        more: [u64; 4],
+    }
+    let mut ids = [0u32; MOST];
+    let mut attributes = Attributes {
+        target,
+        attach_type: attach_type as u32,
+        query_flags: 0,
+        attach_flags: 0,
+        ids: ids.as_mut_ptr().addr() as u64,
+        count: MOST as u32,
+        reserved: 0,
+        more: [0; 4],
+    };
+    let pointer = &raw mut attributes;
+    // SAFETY: the structure is the kernel's for this command and has its size; the array has room for as many ids as
+    // it says, and both live until the call returns.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, bpf_cmd::BPF_PROG_QUERY as u32, pointer, size_of::<Attributes>()) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(ids.into_iter().take(attributes.count as usize).collect())
+}
+
 /// Opens the program with this id; needs CAP_SYS_ADMIN.
 pub(super) fn program_by_id(id: u32) -> io::Result<OwnedFd> {
     call(bpf_cmd::BPF_PROG_GET_FD_BY_ID, &id).map(into_fd)

@@ -5,7 +5,6 @@
 
 use std::{
     array,
-    mem::offset_of,
     os::fd::AsFd as _,
     sync::atomic::{
         AtomicU64,
@@ -17,19 +16,16 @@ use aya::{
     Ebpf,
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray},
 };
-use enforcer_ebpf::{
-    abi::{self, Bucket, Key, KeyTag, Meter, Policy, Principal, Service, map},
-    flow,
-};
+use enforcer_ebpf::abi::{self, Bucket, Key, KeyTag, Meter, Policy, Principal, Service, map};
 
-use super::{Error, Kernel, mapped::Mapped};
+use super::{
+    Error, Kernel,
+    connections::{self, Connections},
+    mapped::Mapped,
+};
 
 /// Words of a meter.
 const METER: usize = words::<Meter>();
-/// Words of a set of connections.
-const FLOW_SET: usize = words::<flow::Set>();
-/// The first word of a set's hashes, one for each of its places, 0 where there is no connection.
-const FLOW_HASHES: usize = offset_of!(flow::Set, hashes) / size_of::<u64>();
 
 // include/uapi/linux/bpf.h
 const BPF_NOEXIST: u64 = 1;
@@ -60,7 +56,7 @@ pub(super) struct Tables {
     policies: Array<MapData, Policy>,
     meters: Mapped,
     totals: PerCpuArray<MapData, u64>,
-    flows: Mapped,
+    connections: Connections,
 }
 
 impl Tables {
@@ -90,7 +86,7 @@ impl Tables {
             policies: typed(object, map::POLICIES)?,
             meters: mapped(object, map::METERS, METER)?,
             totals: typed(object, map::TOTALS)?,
-            flows: mapped(object, map::FLOWS, FLOW_SET)?,
+            connections: Connections::new(mapped(object, map::FLOWS, connections::SET)?),
         })
     }
 }
@@ -270,7 +266,7 @@ impl Kernel {
     /// # Errors
     /// None as long as all of them are counted in memory, as now.
     pub fn fill(&self) -> Result<Vec<MapFill>, Error> {
-        let Tables { key_count, key_capacity, principals, flows, .. } = &self.tables;
+        let Tables { key_count, key_capacity, principals, connections, .. } = &self.tables;
         let mut named = vec![false; abi::POLICIES as usize];
         let (mut used, mut policies) = (0, 0);
         for word in principals.words() {
@@ -285,18 +281,19 @@ impl Kernel {
             }
         }
         let capacity = principals.words().len() as u64;
-        let places = flows.words().chunks_exact(FLOW_SET).flat_map(|set| &set[FLOW_HASHES..FLOW_HASHES + flow::WAYS]);
-        let (mut connections, mut room) = (0, 0);
-        for hash in places {
-            room += 1;
-            connections += u64::from(hash.load(Relaxed) != 0);
-        }
+        let (followed, room) = connections.fill();
         Ok(vec![
             MapFill { name: map::KEYS, entries: *key_count, capacity: u64::from(*key_capacity) },
             MapFill { name: map::PRINCIPALS, entries: used, capacity },
             MapFill { name: map::POLICIES, entries: policies, capacity: u64::from(abi::POLICIES) },
-            MapFill { name: map::FLOWS, entries: connections, capacity: room },
+            MapFill { name: map::FLOWS, entries: followed, capacity: room },
         ])
+    }
+
+    /// The connections that the program follows; the answer stays of use while this changes.
+    #[must_use]
+    pub fn connections(&self) -> Connections {
+        self.tables.connections.clone()
     }
 
     fn meter_words(&self, index: u32) -> Result<&[AtomicU64; METER], Error> {

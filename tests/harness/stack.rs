@@ -5,15 +5,17 @@
 
 use std::collections::BTreeMap;
 
-use enforcer_ebpf::flow::{Socket, after, socket};
+use enforcer_ebpf::flow::{Receiver, after, receiver};
 use etherparse::{NetHeaders, PacketHeaders, TcpHeader, TransportHeader};
+
+use crate::packet::flag;
 
 /// How far ahead of the next byte data may be.
 const WINDOW: u32 = 65_535;
 
 /// One end of a connection, and of those that came before it between the same two addresses.
 #[derive(Clone, Debug, Default)]
-pub struct Receiver {
+pub struct Stack {
     open: Option<Open>,
     /// What the connections that have ended had received.
     past: Vec<Received>,
@@ -40,13 +42,13 @@ pub struct Received {
     pub is_edited: bool,
 }
 
-impl Receiver {
+impl Stack {
     /// What the host says of the connection when it is asked.
     #[must_use]
-    pub fn socket(&self) -> Socket {
+    pub fn receiver(&self) -> Receiver {
         match &self.open {
-            Some(open) => Socket { state: socket::STREAM, next: open.next, base: open.base },
-            None => Socket { state: socket::LISTENING, next: 0, base: 0 },
+            Some(open) => Receiver { state: receiver::STREAM, next: open.next, base: open.base, ack: 0 },
+            None => Receiver { state: receiver::LISTENING, ..Receiver::ABSENT },
         }
     }
 
@@ -61,16 +63,17 @@ impl Receiver {
         self.past.iter().chain(self.open.as_ref().map(|open| &open.received))
     }
 
-    /// Takes a frame, as far as the stack does.
-    pub fn deliver(&mut self, frame: &[u8]) {
-        let Some((tcp, payload)) = read(frame) else { return };
+    /// Takes a frame, as far as the stack does; gives flags and acknowledgement number of what it answers.
+    pub fn deliver(&mut self, frame: &[u8]) -> Option<(u8, u32)> {
+        let (tcp, payload) = read(frame)?;
         let Some(open) = &mut self.open else {
-            if tcp.syn && !tcp.ack && !tcp.rst && !tcp.fin {
-                let base = tcp.sequence_number.wrapping_add(1);
-                let received = Received::default();
-                self.open = Some(Open { base, next: base, received, ahead: BTreeMap::new(), end: None });
+            if !tcp.syn || tcp.ack || tcp.rst || tcp.fin {
+                return None;
             }
-            return;
+            let base = tcp.sequence_number.wrapping_add(1);
+            let received = Received::default();
+            self.open = Some(Open { base, next: base, received, ahead: BTreeMap::new(), end: None });
+            return Some((flag::SYN | flag::ACK, base));
         };
         if tcp.rst {
             if tcp.sequence_number == open.next
@@ -78,11 +81,12 @@ impl Receiver {
             {
                 self.past.push(open.received);
             }
-            return;
+            return None;
         }
         if !tcp.syn && tcp.ack {
             open.take(&tcp, payload);
         }
+        Some((flag::ACK, open.next))
     }
 }
 
@@ -143,7 +147,7 @@ fn read(frame: &[u8]) -> Option<(TcpHeader, &[u8])> {
 mod tests {
     use std::net::SocketAddr;
 
-    use super::Receiver;
+    use super::Stack;
     use crate::packet::{Frame, flag};
 
     fn frame(seq: u32, flags: u8, payload: &[u8]) -> Vec<u8> {
@@ -153,13 +157,13 @@ mod tests {
 
     #[test]
     fn the_first_copy_of_a_byte_wins_whether_it_comes_in_order_or_ahead() {
-        let mut receiver = Receiver::default();
-        receiver.deliver(&frame(u32::MAX - 1, flag::SYN, b""));
+        let mut stack = Stack::default();
+        stack.deliver(&frame(u32::MAX - 1, flag::SYN, b""));
         for (seq, bytes) in [(u32::MAX, "ab"), (u32::MAX, "XYc"), (3, "ef"), (2, "d!"), (4, "??g")] {
-            receiver.deliver(&frame(seq, flag::ACK, bytes.as_bytes()));
+            stack.deliver(&frame(seq, flag::ACK, bytes.as_bytes()));
         }
-        receiver.deliver(&frame(7, flag::ACK | flag::FIN, b""));
-        let received: Vec<_> = receiver.received().collect();
+        stack.deliver(&frame(7, flag::ACK | flag::FIN, b""));
+        let received: Vec<_> = stack.received().collect();
         assert_eq!(received.len(), 1);
         assert_eq!(String::from_utf8_lossy(&received[0].bytes), "abcd!f?g");
         assert!(received[0].is_finished && !received[0].is_edited);
@@ -167,15 +171,15 @@ mod tests {
 
     #[test]
     fn only_an_exact_reset_ends_a_connection_and_a_syn_then_begins_another() {
-        let mut receiver = Receiver::default();
-        receiver.deliver(&frame(9, flag::SYN, b""));
-        receiver.deliver(&frame(11, flag::RST, b""));
-        receiver.deliver(&frame(99, flag::SYN, b""));
-        assert_eq!(receiver.next(), Some(10));
-        receiver.deliver(&frame(10, flag::RST, b""));
-        assert_eq!(receiver.next(), None);
-        receiver.deliver(&frame(99, flag::SYN, b""));
-        assert_eq!(receiver.next(), Some(100));
-        assert_eq!(receiver.received().count(), 2);
+        let mut stack = Stack::default();
+        stack.deliver(&frame(9, flag::SYN, b""));
+        stack.deliver(&frame(11, flag::RST, b""));
+        stack.deliver(&frame(99, flag::SYN, b""));
+        assert_eq!(stack.next(), Some(10));
+        stack.deliver(&frame(10, flag::RST, b""));
+        assert_eq!(stack.next(), None);
+        stack.deliver(&frame(99, flag::SYN, b""));
+        assert_eq!(stack.next(), Some(100));
+        assert_eq!(stack.received().count(), 2);
     }
 }

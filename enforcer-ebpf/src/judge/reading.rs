@@ -1,0 +1,368 @@
+//! A payload, read in steps: each sees a window of it, and does a bounded amount of work.
+
+use super::{Decision, Scratch, Tally, Verdict, World, again, cut, observed, refuse};
+use crate::abi::Service;
+use crate::flow::{Flow, Place, after};
+use crate::http::bytes::{BASE, CAPACITY, Window};
+use crate::http::{Cursor, Refusal, Step};
+use crate::opaque::zero;
+use crate::verdict::{Count, Event, Malformation, Reason};
+use crate::wire::{Segment, flag};
+
+/// The part of a segment's payload that is to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Bytes of payload before it.
+    pub from: u32,
+    /// Its bytes.
+    pub len: u32,
+    /// 1 if it was judged before.
+    pub again: u32,
+}
+
+impl Piece {
+    /// What a segment has beyond what was judged.
+    #[must_use]
+    #[inline(always)]
+    pub fn fresh(segment: &Segment, flow: &Flow) -> Self {
+        let judged = flow.next().wrapping_sub(segment.seq);
+        let from = if judged > segment.len { segment.len } else { judged };
+        Self { from, len: segment.len - from, again: 0 }
+    }
+}
+
+/// A payload being read.
+#[repr(C)]
+pub struct Reading {
+    /// How far it has come.
+    pub scan: Scan,
+    /// Whom it is for.
+    pub service: Service,
+    /// The piece of it that is in memory.
+    pub window: Window,
+}
+
+/// How far reading a payload has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Scan {
+    /// When the packet was met.
+    pub now: u64,
+    /// The place in the window.
+    pub cursor: Cursor,
+    /// Where the payload begins in the frame.
+    pub payload: u32,
+    /// Bytes of payload, and how many of them were loaded or skipped.
+    pub len: u32,
+    next: u32,
+    /// Bytes of payload that end with a request that was passed.
+    boundary: u32,
+    /// An [`end`]; 0 while there is none.
+    outcome: u32,
+    /// 1 if the bytes were judged before.
+    again: u32,
+    /// Bytes of the segment's payload before those that are read.
+    from: u32,
+    /// What is kept of where reading began, a [`keep`].
+    keep: u32,
+    /// Bytes that could be skipped when it began.
+    body: u64,
+    /// Bytes of the stream before the payload's first that is read.
+    position: u64,
+    /// For [`end::REFUSED`]: a reason, and 1 + a kind of malformation or 0.
+    reason: u8,
+    kind: u8,
+    reserved: [u8; 6],
+}
+
+/// Where the state is kept that reading began with.
+mod keep {
+    /// With the connection; 0 is nowhere.
+    pub(super) const NEAR: u32 = 1;
+    /// In the map of marks.
+    pub(super) const FAR: u32 = 2;
+}
+
+/// How reading a payload ended.
+mod end {
+    /// At its last byte.
+    pub(super) const READ: u32 = 1;
+    /// At a request that is refused.
+    pub(super) const REFUSED: u32 = 2;
+    /// At a request that is refused, behind one that is not.
+    pub(super) const CUT: u32 = 3;
+}
+
+/// Reads a piece of a segment's payload, and settles what becomes of the segment.
+#[inline(always)]
+pub fn read<W: World>(world: &W, scratch: &mut Scratch, segment: &Segment, flow: &mut Flow, piece: Piece) -> Verdict {
+    let again = piece.again != 0;
+    let begin = segment.seq.wrapping_add(piece.from);
+    if !again {
+        let refused = if segment.has(flag::URG) {
+            // The receiver takes urgent data out of the stream (RFC 6093): what it reads is not what is here.
+            Some(Reason::Unorderly)
+        } else if is_late(&scratch.reading.service, flow) {
+            Some(Reason::SlowHead)
+        } else {
+            None
+        };
+        if let Some(reason) = refused {
+            let Some(refusal) = observed(world, &scratch.reading.service, reason.into()) else {
+                flow.machine.make_opaque();
+                flow.advance(segment.len, false);
+                return Verdict::PASS;
+            };
+            return refuse(world, scratch, segment, flow, begin, refusal);
+        }
+    }
+    let place = flow.place(begin);
+    let Scratch { reading, mark, .. } = scratch;
+    // What is known here is written down and read again behind the loop: carried along in registers, the verifier
+    // would walk the loop once for every combination.
+    reading.scan = Scan::new(flow.touched, segment.payload, piece, place.position);
+    reading.scan.body = flow.machine.skippable();
+    // Within one body any bytes may come again: no mark is needed for what is nothing else.
+    if !again && piece.len > 0 && !(flow.machine.is_in_plain_body() && begin != flow.body) {
+        if flow.marked == u64::MAX || !after(flow.mark.end, flow.accepted) {
+            reading.scan.keep = keep::NEAR;
+            flow.mark.machine = flow.machine;
+        } else {
+            reading.scan.keep = keep::FAR;
+            mark.machine = flow.machine;
+        }
+    }
+    if reading.scan.len > 0 {
+        let pos = flow.machine.resume(&mut reading.window);
+        reading.scan.cursor = Cursor { pos, end: BASE };
+        world.drive(reading, flow);
+    } else {
+        reading.scan.outcome = end::READ;
+    }
+    settle(world, scratch, segment, flow)
+}
+
+/// What becomes of a segment whose piece was read.
+#[inline(always)]
+fn settle<W: World>(world: &W, scratch: &mut Scratch, segment: &Segment, flow: &mut Flow) -> Verdict {
+    let scan = &scratch.reading.scan;
+    let again = scan.again != 0;
+    let begin = segment.seq.wrapping_add(scan.from);
+    let is_cut = scan.outcome == end::CUT && !again;
+    let mut refusal = if is_cut { None } else { scan.refusal() };
+    // Some servers run a request whose head ends so.
+    if refusal.is_none() && segment.has(flag::FIN) && flow.machine.is_in_head() && !is_cut {
+        refusal = observed(world, &scratch.reading.service, Refusal::from(Reason::FinInHead));
+    }
+    if again {
+        let piece = Piece { from: scratch.reading.scan.from, len: scratch.reading.scan.len, again: 1 };
+        return again::compare(world, scratch, segment, flow, piece, refusal);
+    }
+    if let Some(refusal) = refusal {
+        return refuse(world, scratch, segment, flow, begin, refusal);
+    }
+    let Scratch { reading: Reading { scan, .. }, mark, .. } = scratch;
+    let len = if is_cut { scan.boundary } else { scan.len };
+    if is_cut {
+        flow.machine.rewind();
+    }
+    // A body that could not end within these bytes goes on; another begins behind them at the earliest.
+    flow.advance(len, scan.body > u64::from(len));
+    if !flow.machine.is_in_head() {
+        flow.head_since = 0;
+    } else if flow.head_since == 0 {
+        flow.head_since = flow.touched;
+    }
+    if scan.keep == keep::NEAR {
+        flow.marked = scan.position;
+        flow.mark.end = flow.next();
+    } else if scan.keep == keep::FAR {
+        mark.end = flow.next();
+        world.put_mark(Place { flow: flow.id, position: scan.position }, mark);
+    }
+    let passed = scan.from.wrapping_add(len);
+    if is_cut {
+        return cut(world, scratch, segment, passed);
+    }
+    if segment.has(flag::FIN) {
+        flow.finished = 1;
+    }
+    Verdict::PASS
+}
+
+/// Whether the head under way should have ended by now.
+#[inline(always)]
+fn is_late(service: &Service, flow: &Flow) -> bool {
+    flow.head_since != 0 && flow.touched.saturating_sub(flow.head_since) > service.head_timeout_ns
+}
+
+impl Scan {
+    /// Of `piece` of the payload at `payload`, which stands at `position` in the stream, met at `now`.
+    #[inline(always)]
+    fn new(now: u64, payload: u32, piece: Piece, position: u64) -> Self {
+        let zero = zero() as u32;
+        Self {
+            now,
+            cursor: Cursor { pos: zero, end: zero },
+            payload: payload + piece.from,
+            len: piece.len,
+            next: zero,
+            boundary: zero,
+            outcome: zero,
+            again: piece.again,
+            from: piece.from,
+            keep: zero,
+            body: u64::from(zero),
+            position,
+            reason: zero as u8,
+            kind: zero as u8,
+            reserved: [zero as u8; 6],
+        }
+    }
+
+    /// Bytes of the payload that were read or skipped.
+    #[inline(always)]
+    fn position(&self) -> u32 {
+        self.next.wrapping_sub(self.cursor.unread())
+    }
+
+    /// Why the bytes are refused; `None` if they were read to their end.
+    #[inline(always)]
+    fn refusal(&self) -> Option<Refusal> {
+        if self.outcome == end::READ {
+            return None;
+        }
+        let reason = Reason::from_index(self.reason).unwrap_or(Reason::Unparsable);
+        let kind = Malformation::from_index(self.kind.wrapping_sub(1));
+        Some(Refusal { reason, kind })
+    }
+
+    #[inline(always)]
+    fn refuse(&mut self, refusal: Refusal) {
+        self.reason = refusal.reason as u8;
+        self.kind = match refusal.kind {
+            Some(kind) => kind as u8 + 1,
+            None => 0,
+        };
+        self.outcome = if self.boundary > 0 { end::CUT } else { end::REFUSED };
+    }
+}
+
+/// What became of filling the window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Refill {
+    /// It holds all that a step must see.
+    Ready = 0,
+    /// Bytes were skipped instead.
+    Skipped = 1,
+    /// The payload is at its end, or could not be read.
+    Ended = 2,
+}
+
+/// Sees to it that the window holds what the next step must see, or skips what nobody reads.
+#[inline(always)]
+pub fn refill<W: World>(world: &W, reading: &mut Reading, flow: &mut Flow) -> Refill {
+    let Reading { scan, window, .. } = reading;
+    let machine = &mut flow.machine;
+    let left = scan.len.wrapping_sub(scan.next);
+    if left == 0 || scan.cursor.unread() >= BASE {
+        return Refill::Ready;
+    }
+    let skippable = machine.skippable();
+    if skippable > 0 && scan.cursor.unread() == 0 {
+        let count = if skippable < u64::from(left) { skippable as u32 } else { left };
+        machine.skip(count);
+        scan.next = scan.next.wrapping_add(count);
+        if machine.is_between_requests() {
+            scan.boundary = scan.next;
+        }
+        if count != left {
+            return Refill::Skipped;
+        }
+        scan.outcome = end::READ;
+        return Refill::Ended;
+    }
+    if scan.next > 0 {
+        machine.suspend(window, scan.cursor);
+        scan.cursor.pos = machine.resume(window);
+    }
+    let len = if left > CAPACITY { CAPACITY } else { left };
+    if !world.load(window, scan.payload.wrapping_add(scan.next), len) {
+        return Refill::Ended;
+    }
+    scan.next = scan.next.wrapping_add(len);
+    scan.cursor.end = BASE + len;
+    Refill::Ready
+}
+
+/// Reads on by one step; `false` ends the payload.
+#[inline(always)]
+pub fn step<W: World>(world: &W, reading: &mut Reading, flow: &mut Flow) -> bool {
+    match world.refill(reading, flow) {
+        Refill::Ready => {}
+        Refill::Skipped => return true,
+        Refill::Ended => return false,
+    }
+    match world.advance(reading, flow) {
+        Step::More => {}
+        Step::Starved if reading.scan.next == reading.scan.len => {
+            flow.machine.suspend(&reading.window, reading.scan.cursor);
+            reading.scan.outcome = end::READ;
+            return false;
+        }
+        Step::Starved => return true,
+        Step::Head => {
+            let scan = &reading.scan;
+            let position = scan.position.wrapping_add(u64::from(scan.position()));
+            let decision = world.decide(flow, position, scan.again != 0, scan.now);
+            flow.machine.forget_key();
+            flow.head_since = 0;
+            if !account(world, reading, decision) {
+                return false;
+            }
+        }
+        Step::Refused(refusal) => {
+            let Some(refusal) = observed(world, &reading.service, refusal) else {
+                flow.machine.make_opaque();
+                return true;
+            };
+            reading.scan.refuse(refusal);
+            return false;
+        }
+    }
+    if flow.machine.is_between_requests() {
+        reading.scan.boundary = reading.scan.position();
+    }
+    true
+}
+
+/// Counts a decision; `false` if the payload ends with it.
+#[inline(always)]
+fn account<W: World>(world: &W, reading: &mut Reading, decision: Decision) -> bool {
+    let Decision { principal, refused, again } = decision;
+    let Some(reason) = refused else {
+        if again {
+            return true;
+        }
+        world.count(Count::Event(Event::Allowed));
+        world.tally(principal, Tally::Allowed);
+        return true;
+    };
+    let observes = reading.service.observes();
+    // The rest of a segment that is cut comes again, and is counted then.
+    if principal != 0 && (observes || reading.scan.boundary == 0) {
+        let tally = match reason {
+            _ if observes => Tally::WouldRefuse,
+            Reason::OverLimit => Tally::Limited,
+            _ => Tally::Denied,
+        };
+        world.tally(principal, tally);
+    }
+    if observed(world, &reading.service, reason.into()).is_none() {
+        return true;
+    }
+    reading.scan.refuse(reason.into());
+    false
+}
+
