@@ -19,11 +19,10 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use crate::packet::{Frame, flag};
+use crate::stack::Answer;
 
 /// Connections that a script can name.
 pub const CONNECTIONS: usize = 12;
-/// Sequence number of the SYN-ACK of servers that only a model plays.
-const SERVER_ISN: u32 = 0;
 /// Longest segment in bytes.
 const MAX_LEN: usize = 4000;
 /// Ends the lines, and the first stream.
@@ -273,7 +272,7 @@ impl Default for Client {
             ends: std::array::from_fn(usual_ends),
             // Some wrap around within a short stream.
             isns: std::array::from_fn(|number| 0xffff_fff0u32.wrapping_add((number as u32).wrapping_mul(0x4000_0007))),
-            acks: [SERVER_ISN + 1; CONNECTIONS],
+            acks: [1; CONNECTIONS],
             cursors: [0; CONNECTIONS],
         }
     }
@@ -303,12 +302,14 @@ impl Client {
         Frame { flags, ..Frame::data(client, server, seq, payload).acking(self.acks[connection]) }
     }
 
-    /// The frame that a connection's server answers with, which has sent nothing but its SYN-ACK before.
-    #[must_use]
-    pub fn answer(&self, connection: usize, flags: u8, ack: u32) -> Vec<u8> {
+    /// The frame of what a connection's server answers; the client takes note of it.
+    pub fn take_answer(&mut self, connection: usize, answer: Answer) -> Vec<u8> {
+        let Answer { flags, seq, ack } = answer;
+        if flags & flag::SYN != 0 {
+            self.acks[connection] = seq.wrapping_add(1);
+        }
         let (client, server) = self.ends[connection];
-        let sent = if flags & flag::SYN == 0 { SERVER_ISN + 1 } else { SERVER_ISN };
-        Frame::bare(server, client, sent, flags).acking(ack).build()
+        Frame::bare(server, client, seq, flags).acking(ack).build()
     }
 
     /// The frame that an event puts on the wire, if it does; of a new connection, its SYN.

@@ -21,9 +21,22 @@ pub struct Stack {
     past: Vec<Received>,
 }
 
+/// A segment without data that a stack sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Its flags.
+    pub flags: u8,
+    /// Its sequence number.
+    pub seq: u32,
+    /// Its acknowledgement number.
+    pub ack: u32,
+}
+
 /// A connection that is open.
 #[derive(Clone, Debug)]
 struct Open {
+    /// Sequence number of the SYN-ACK.
+    isn: u32,
     base: u32,
     next: u32,
     received: Received,
@@ -63,8 +76,8 @@ impl Stack {
         self.past.iter().chain(self.open.as_ref().map(|open| &open.received))
     }
 
-    /// Takes a frame, as far as the stack does; gives flags and acknowledgement number of what it answers.
-    pub fn deliver(&mut self, frame: &[u8]) -> Option<(u8, u32)> {
+    /// Takes a frame, as far as the stack does; gives what it answers.
+    pub fn deliver(&mut self, frame: &[u8]) -> Option<Answer> {
         let (tcp, payload) = read(frame)?;
         let Some(open) = &mut self.open else {
             if !tcp.syn || tcp.ack || tcp.rst || tcp.fin {
@@ -72,8 +85,10 @@ impl Stack {
             }
             let base = tcp.sequence_number.wrapping_add(1);
             let received = Received::default();
-            self.open = Some(Open { base, next: base, received, ahead: BTreeMap::new(), end: None });
-            return Some((flag::SYN | flag::ACK, base));
+            // No two connections are given the same.
+            let isn = self.past.len() as u32 * 0x10_0000;
+            self.open = Some(Open { isn, base, next: base, received, ahead: BTreeMap::new(), end: None });
+            return Some(Answer { flags: flag::SYN | flag::ACK, seq: isn, ack: base });
         };
         if tcp.rst {
             if tcp.sequence_number == open.next
@@ -86,7 +101,7 @@ impl Stack {
         if !tcp.syn && tcp.ack {
             open.take(&tcp, payload);
         }
-        Some((flag::ACK, open.next))
+        Some(Answer { flags: flag::ACK, seq: open.isn.wrapping_add(1), ack: open.next })
     }
 }
 

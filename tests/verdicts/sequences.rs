@@ -208,9 +208,9 @@ fn sequences_on_forwarded_connections_leave_kernel_and_model_alike() -> Result<(
                 };
                 let fate = pair.judge(&frame).with_context(|| told(&script, &client, number))?;
                 if let (Fate::Passed(bytes), false) = (fate, event.is_lost())
-                    && let Some((flags, ack)) = stacks[connection].deliver(&bytes)
+                    && let Some(answer) = stacks[connection].deliver(&bytes)
                 {
-                    pair.watch(&client.answer(connection, flags, ack))?;
+                    pair.watch(&client.take_answer(connection, answer))?;
                 }
             }
         }
