@@ -36,8 +36,8 @@ pub fn check(stream: &[u8]) -> Check {
 /// Whether what promises nothing yet may be in the stream: controls in the place of letters of an expectation.
 pub(crate) fn has_inexact_expectation(stream: &[u8]) -> bool {
     let expects = stream.windows(7).any(|bytes| bytes.eq_ignore_ascii_case(b"expect:"));
-    expects && stream.iter().any(|byte| matches!(byte, 0x10 | 0x11))
-        || expects && stream.windows(2).any(|pair| pair[0] == b'\r' && pair[1] != b'\n')
+    let has_bare_cr = stream.windows(2).any(|pair| pair[0] == b'\r' && pair[1] != b'\n');
+    expects && (has_bare_cr || stream.iter().any(|byte| matches!(byte, 0x10 | 0x11)))
 }
 
 fn check_within(stream: &[u8], bounds: &Service) -> Result<Vec<Seen>, String> {
@@ -69,7 +69,10 @@ fn agree(one: &[Seen], other: &[Seen]) -> bool {
     one == other
         || !REASONS_DO_NOT_DEPEND_ON_CUTS
             && one.len() == other.len()
-            && one.iter().zip(other).all(|pair| pair.0 == pair.1 || matches!(pair, (Seen::Refused(_), Seen::Refused(_))))
+            && one
+                .iter()
+                .zip(other)
+                .all(|pair| pair.0 == pair.1 || matches!(pair, (Seen::Refused(_), Seen::Refused(_))))
 }
 
 /// Reads a stream a byte at a time; tells after how many it is refused.
@@ -130,7 +133,9 @@ fn compare(reader: &Reader, refused_at: Option<usize>, expected: &Reading, len: 
         (End::Refused(wanted), Some(at)) if (wanted..=wanted + LAG).contains(&at) => Ok(()),
         (End::Refused(wanted), None) if wanted + LAG > len => Ok(()),
         (End::Refused(wanted), at) => Err(format!("refused at {at:?}, by the reference at {wanted}")),
-        (_, Some(at)) => Err(format!("refused at {at}: {:?}, by the reference {:?}", reader.seen().last(), expected.end)),
+        (_, Some(at)) => {
+            Err(format!("refused at {at}: {:?}, by the reference {:?}", reader.seen().last(), expected.end))
+        }
         (end, None) if is_between == (end == End::Between) => Ok(()),
         (end, None) => Err(format!("ends between requests: {is_between}, by the reference {end:?}")),
     }

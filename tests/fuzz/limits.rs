@@ -63,11 +63,8 @@ pub fn check(input: &[u8]) -> Check {
         let fail = |what: String| Err(format!("request {number} at {} ns: {what}", now - BEGIN));
         let would_pass: Vec<bool> =
             models.iter().zip(&limits).map(|(model, limit)| model.would_pass(limit, now)).collect();
-        let remaining: Vec<u64> = limits
-            .iter()
-            .zip(&buckets)
-            .map(|(limit, bucket)| limit::remaining(&bucket.bucket(), limit, now))
-            .collect();
+        let remaining: Vec<u64> =
+            limits.iter().zip(&buckets).map(|(limit, bucket)| limit::remaining(&bucket.bucket(), limit, now)).collect();
         let charged = limit::charge_all(&std::array::from_fn(|index| buckets[index].cells()), &policy, now, 1);
         let expected = would_pass.iter().all(|passes| *passes);
         if charged.is_ok() && !expected {

@@ -91,7 +91,8 @@ fn request(random: &mut Random) -> Vec<u8> {
     let mut stream = match random.below(3) {
         0 => return format!("GET / HTTP/1.1\r\nHost: t\r\n{key}\r\n").into_bytes(),
         1 => format!("POST /u HTTP/1.1\r\n{key}Content-Length: {}\r\n\r\n", body.len()).into_bytes(),
-        _ => format!("PUT /u HTTP/1.1\r\nTransfer-Encoding: chunked\r\n{key}\r\n{:x}\r\n", body.len().max(1)).into_bytes(),
+        _ => format!("PUT /u HTTP/1.1\r\nTransfer-Encoding: chunked\r\n{key}\r\n{:x}\r\n", body.len().max(1))
+            .into_bytes(),
     };
     let chunked = stream.starts_with(b"PUT");
     stream.extend(if chunked && body.is_empty() { b"x" } else { &body[..] });

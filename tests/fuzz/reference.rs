@@ -261,9 +261,7 @@ fn field_value(text: &mut Text<'_>, name: &[u8], framing: &mut Framing, bounds: 
         }
         b"http2-settings" => Err(Stop::Refused),
         b"upgrade" if bounds.flags & Service::UPGRADE == 0 => Err(Stop::Refused),
-        b"connection" if CONNECTION_RULES => {
-            connection_options(text, framing)
-        }
+        b"connection" if CONNECTION_RULES => connection_options(text, framing),
         b"expect" if CONNECTION_RULES => {
             refuse_if(framing.expects || framing.old_version)?;
             framing.expects = true;

@@ -21,8 +21,8 @@ use enforcer_tests::world::{Fate, Host, tuple};
 
 use crate::http::has_inexact_expectation;
 use crate::promises::{
-    CUTS_CHARGE_NOTHING_TWICE, EMPTY_LINES_ARE_COUNTED_ACROSS_CUTS, EXPECTATIONS_ARE_EXACT, HEADS_COME_AGAIN,
-    FIRST_NUMBERS_MAY_COME_AGAIN, IGNORED_SYNS_ARE_HARMLESS,
+    CUTS_CHARGE_NOTHING_TWICE, EMPTY_LINES_ARE_COUNTED_ACROSS_CUTS, EXPECTATIONS_ARE_EXACT,
+    FIRST_NUMBERS_MAY_COME_AGAIN, HEADS_COME_AGAIN, IGNORED_SYNS_ARE_HARMLESS,
 };
 use crate::reference::{self, End};
 use crate::{Check, mutation};
@@ -132,9 +132,7 @@ impl Play {
             self.host.set_receiver(tuple(client, server), self.receivers[connection].receiver());
         }
         let Fate::Passed(bytes) = self.host.judge(frame) else { return "dropped" };
-        if !lost
-            && let Some(answer) = self.receivers[connection].deliver(&bytes)
-        {
+        if !lost && let Some(answer) = self.receivers[connection].deliver(&bytes) {
             let frame = self.client.take_answer(connection, answer);
             if self.place == Place::Elsewhere {
                 self.host.watch(&frame);
@@ -179,7 +177,10 @@ impl Play {
         for (principal, executed) in executed {
             let charged = self.host.meter(principal).allowed;
             if executed > charged {
-                return Err(format!("{:?}: principal {principal} has {executed} requests, {charged} charged", self.place));
+                return Err(format!(
+                    "{:?}: principal {principal} has {executed} requests, {charged} charged",
+                    self.place
+                ));
             }
             if principal == 3 && executed > 3 && !self.waited {
                 return Err(format!("{:?}: {executed} requests under a limit of 3", self.place));
@@ -237,7 +238,10 @@ impl Play {
         let charged = self.host.totals()[allowed.index() as usize];
         let most = good + usize::from(!CUTS_CHARGE_NOTHING_TWICE && reading.is_body_refused);
         if !(least as u64 * connections..=most as u64 * connections).contains(&charged) {
-            return Err(format!("{:?}: {charged} charged, for {good} on each of {connections} connections", self.place));
+            return Err(format!(
+                "{:?}: {charged} charged, for {good} on each of {connections} connections",
+                self.place
+            ));
         }
         Ok(())
     }
@@ -257,7 +261,12 @@ fn is_promised(script: &Script) -> bool {
     let in_time = script.events.iter().map(waits).sum::<u64>() < Service::DEFAULT.head_timeout_ns;
     let end = reference::read(&script.stream, &Service::DEFAULT).end;
     let is_known = |end| !matches!(end, End::Refused(at) if may_pass(&script.stream, at));
-    script.is_honest() && is_known(end) && in_time && opened <= WAYS && !limited && (HEADS_COME_AGAIN || !script.events.iter().any(lost))
+    script.is_honest()
+        && is_known(end)
+        && in_time
+        && opened <= WAYS
+        && !limited
+        && (HEADS_COME_AGAIN || !script.events.iter().any(lost))
 }
 
 /// Plays the script with receivers on this host and elsewhere.

@@ -16,9 +16,11 @@ impl Random {
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         // FNV-1a.
-        Self::new(bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        }))
+        Self::new(
+            bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| {
+                (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+            }),
+        )
     }
 
     /// The next number.

@@ -73,7 +73,11 @@ struct Pair {
 impl Pair {
     fn new(sets: u32) -> Result<Self> {
         let tables = tables();
-        Ok(Self { kernel: Loaded::with_sockets(Program::Xdp, &tables, sets)?, host: Host::with_sets(&tables, sets), sets })
+        Ok(Self {
+            kernel: Loaded::with_sockets(Program::Xdp, &tables, sets)?,
+            host: Host::with_sets(&tables, sets),
+            sets,
+        })
     }
 
     /// Fails if something of this has never happened.

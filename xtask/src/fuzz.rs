@@ -76,10 +76,12 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
             let folders = Folders::make(&workspace, target)?;
             clean &= fuzz(&fuzzers, target, &folders, options)?;
             if options.keep {
-                process::run(fuzzers.command(target).args(["-merge=1", "-max_len=4096"]).args([
-                    &workspace.root().join("tests/fuzz/corpus").join(target),
-                    &folders.found,
-                ]))?;
+                process::run(
+                    fuzzers
+                        .command(target)
+                        .args(["-merge=1", "-max_len=4096"])
+                        .args([&workspace.root().join("tests/fuzz/corpus").join(target), &folders.found]),
+                )?;
             }
         }
     }
@@ -100,12 +102,8 @@ impl Folders {
     fn make(workspace: &Workspace, target: &str) -> Result<Self> {
         let base = workspace.target().join("fuzz");
         let folder = |name: &str| base.join(name).join(target);
-        let folders = Self {
-            seeds: folder("seeds"),
-            found: folder("found"),
-            logs: folder("logs"),
-            failures: folder("failures"),
-        };
+        let folders =
+            Self { seeds: folder("seeds"), found: folder("found"), logs: folder("logs"), failures: folder("failures") };
         let _ = fs::remove_dir_all(&folders.seeds);
         for folder in [&folders.seeds, &folders.found, &folders.logs, &folders.failures] {
             fs::create_dir_all(folder).with_context(at("make", folder))?;

@@ -96,7 +96,8 @@ mod tests {
 
     #[test]
     fn reads_how_many_inputs_were_tried() {
-        let running = "INFO: seed corpus: files: 178\n#178\tINITED cov: 9 exec/s: 0\n#4096\tpulse  cov: 12 exec/s: 2048\n";
+        let running =
+            "INFO: seed corpus: files: 178\n#178\tINITED cov: 9 exec/s: 0\n#4096\tpulse  cov: 12 exec/s: 2048\n";
         assert_eq!(executed(running), 4096);
         assert_eq!(executed(&format!("{running}Done 5000 runs\nstat::number_of_executed_units: 5000\n")), 5000);
         assert_eq!(executed("INFO: Running\n"), 0);
