@@ -79,7 +79,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
                 process::run(
                     fuzzers
                         .command(target)
-                        .args(["-merge=1", "-max_len=4096"])
+                        .args(["-merge=1", "-use_counters=0", "-max_len=1024"])
                         .args([&workspace.root().join("tests/fuzz/corpus").join(target), &folders.found]),
                 )?;
             }
