@@ -37,9 +37,8 @@ pub mod map {
     pub const SCRATCH: &str = "SCRATCH";
 
     /// The maps that outlive the daemon.
-    pub const PINNED: &[&str] = &[
-        PORTS, SERVICES, KEYS, PRINCIPALS, POLICIES, METERS, TOTALS, FLOWS, MARKS, CHARGES, HANDSHAKES,
-    ];
+    pub const PINNED: &[&str] =
+        &[PORTS, SERVICES, KEYS, PRINCIPALS, POLICIES, METERS, TOTALS, FLOWS, MARKS, CHARGES, HANDSHAKES];
 }
 
 /// Names of the constants that the loader sets before the program is verified.

@@ -365,4 +365,3 @@ fn account<W: World>(world: &W, reading: &mut Reading, decision: Decision) -> bo
     reading.scan.refuse(reason.into());
     false
 }
-

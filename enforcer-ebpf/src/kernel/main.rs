@@ -45,7 +45,9 @@ pub(crate) fn enforcer_tc(ctx: TcContext) -> i32 {
 #[classifier]
 pub(crate) fn enforcer_watch(ctx: TcContext) -> i32 {
     let packet = TcPacket(ctx.skb.skb);
-    if !packet.is_local() && let Some((scratch, frame)) = begin(packet) {
+    if !packet.is_local()
+        && let Some((scratch, frame)) = begin(packet)
+    {
         judge::watch(&Kernel::new(packet), scratch, frame);
         packet::wipe(scratch, frame);
     }
