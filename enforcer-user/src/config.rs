@@ -581,6 +581,7 @@ mod tests {
                 existing: Existing::Reset,
                 head_timeout: "10s".parse().expect("a time"),
                 max_open_heads: "64".parse().expect("a number"),
+                sizes: Sizes::default(),
                 default_limit: "100/minute".parse().expect("a limit"),
                 state_dir: "/var/lib/enforcer".into(),
                 socket: "/run/enforcer/control.sock".into(),
@@ -658,6 +659,7 @@ mod tests {
                 "e.toml:1:18: max_open_heads: \"0\" is not accepted here; accepted: 1 to 1000000 connections",
             ),
             ("max_open_heads = -1", "e.toml:1:18: "),
+            ("max_head = 16385", "e.toml:1:12: max_head: \"16385\" is not accepted here; accepted: 1 to 16384"),
             ("metrics = \"localhost\"", "e.toml:1:11: metrics: \"localhost\" is not accepted here; accepted: IP:PORT"),
             (
                 "interfaces = [\"lo\", \"a/b\"]",

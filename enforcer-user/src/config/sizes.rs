@@ -12,16 +12,16 @@ use super::{Error, Source, or};
 
 /// A number from 1 to `MAX`, which is the default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AtMost<const MAX: u64>(u64);
+pub(super) struct AtMost<const MAX: u64>(u64);
 
 /// Bytes of a request head, all lines together.
-pub type Head = AtMost<{ Service::DEFAULT.max_head as u64 }>;
+pub(super) type Head = AtMost<{ Service::DEFAULT.max_head as u64 }>;
 /// Field lines of a head.
-pub type Fields = AtMost<{ Service::DEFAULT.max_fields as u64 }>;
+pub(super) type Fields = AtMost<{ Service::DEFAULT.max_fields as u64 }>;
 /// Bytes of a request target.
-pub type Target = AtMost<{ Service::DEFAULT.max_target as u64 }>;
+pub(super) type Target = AtMost<{ Service::DEFAULT.max_target as u64 }>;
 /// Bytes of a body that says its length.
-pub type Body = AtMost<{ Service::DEFAULT.max_body }>;
+pub(super) type Body = AtMost<{ Service::DEFAULT.max_body }>;
 
 /// The bounds in force.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
