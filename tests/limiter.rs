@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use enforcer_ebpf::abi::{Algorithm, LIMITS, Limit, Policy};
 use enforcer_ebpf::limit::{self, Outcome, TICK_NS};
 use enforcer_tests::bucket::{self, Shared, fixed, gcra, sliding};
+use enforcer_tests::limiter_model::{FixedModel, LeakyModel, SlidingModel};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
@@ -60,79 +61,6 @@ fn most_within(admitted: &[u64], length: u64) -> usize {
         most = most.max(recent.len());
     }
     most
-}
-
-/// A window that opens with a first request and forgets everything when it has passed: the `limits` library's fixed
-/// window.
-#[derive(Default)]
-struct FixedModel {
-    start: Option<u64>,
-    used: u64,
-}
-
-impl FixedModel {
-    fn passes(&mut self, limit: &Limit, now: u64) -> bool {
-        let now = now / TICK_NS;
-        if self.start.is_none_or(|start| now.saturating_sub(start) >= limit.window) {
-            if limit.count == 0 {
-                return false;
-            }
-            (self.start, self.used) = (Some(now), 0);
-        }
-        if self.used >= u64::from(limit.count) {
-            return false;
-        }
-        self.used += 1;
-        true
-    }
-}
-
-/// A sliding window by its definition: remembers every admitted instant and its window.
-#[derive(Default)]
-struct SlidingModel {
-    start: Option<u64>,
-    admitted: VecDeque<(u64, u64)>,
-}
-
-impl SlidingModel {
-    fn would_pass(&self, limit: &Limit, now: u64) -> (bool, u64) {
-        let now = now / TICK_NS;
-        let start = match self.start {
-            Some(start) if now - start < limit.window => start,
-            Some(start) if now - start < 2 * limit.window => start + limit.window,
-            _ => now,
-        };
-        let count = |from: u64| self.admitted.iter().filter(|(window, _)| *window == from).count() as u128;
-        let current = count(start);
-        let previous = start.checked_sub(limit.window).map_or(0, count);
-        let left = u128::from(limit.window - (now - start));
-        let used = current + (previous * left).div_ceil(u128::from(limit.window));
-        (used < u128::from(limit.count), start)
-    }
-
-    fn admit(&mut self, start: u64, now: u64) {
-        self.start = Some(start);
-        self.admitted.push_back((start, now));
-    }
-}
-
-/// The generic cell rate algorithm in its other form (ITU-T I.371): a bucket that leaks continuously.
-#[derive(Default)]
-struct LeakyModel {
-    level: u128,
-    last: u64,
-}
-
-impl LeakyModel {
-    fn passes(&mut self, limit: &Limit, now: u64) -> bool {
-        let level = self.level.saturating_sub(u128::from(now - self.last));
-        if level > u128::from(limit.tolerance) {
-            return false;
-        }
-        self.level = level + u128::from(limit.interval);
-        self.last = now;
-        true
-    }
 }
 
 proptest! {
@@ -190,7 +118,7 @@ proptest! {
             if passes(&bucket, &limit, now) {
                 anchored.admit(start, now);
                 admitted.push(now / TICK_NS);
-                let within = anchored.admitted.iter().filter(|(window, _)| *window == start).count();
+                let within = anchored.within(start);
                 prop_assert!(within <= count as usize, "{} in one window", within);
             }
         }
@@ -237,7 +165,7 @@ proptest! {
         burst in 1u32..20, interval in 1..MINUTE, steps in steps(MINUTE),
     ) {
         let (bucket, limit) = (Shared::default(), gcra(burst, interval));
-        let mut model = LeakyModel { last: BEGIN, level: 0 };
+        let mut model = LeakyModel::at(BEGIN);
         for now in instants(&steps) {
             prop_assert_eq!(passes(&bucket, &limit, now), model.passes(&limit, now), "at {}", now - BEGIN);
         }

@@ -2,6 +2,8 @@
 
 #[path = "verdicts/scenarios.rs"]
 mod scenarios;
+#[path = "verdicts/sequences.rs"]
+mod sequences;
 
 use anyhow::{Result, ensure};
 use enforcer_ebpf::wire::flag;

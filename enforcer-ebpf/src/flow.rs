@@ -85,6 +85,8 @@ pub struct Flow {
     pub id: u64,
     /// Bytes judged.
     pub judged: u64,
+    /// Up to here heads were decided on, although what is judged may end before: a segment was cut.
+    pub decided: u64,
     /// When a segment of it was last judged, CLOCK_BOOTTIME in ns.
     pub touched: u64,
     /// When the head under way began; 0 if there is none.
@@ -131,7 +133,7 @@ const _: () = {
     assert!(size_of::<Tuple>() == 40);
     assert!(size_of::<Machine>() == 104);
     assert!(size_of::<Mark>() == 112);
-    assert!(size_of::<Flow>() == 40 + 104 + 112 + 8 * 8 + 4 * 10);
+    assert!(size_of::<Flow>() == 40 + 104 + 112 + 8 * 9 + 4 * 10);
     assert!(size_of::<Set>() == 8 + WAYS * (8 + size_of::<Flow>()));
 };
 
@@ -307,6 +309,7 @@ impl Flow {
         // Of the same tuple, no two begin at the same time.
         self.id = hash ^ now;
         self.judged = zero();
+        self.decided = zero();
         self.touched = now;
         self.head_since = zero();
         self.base = base;

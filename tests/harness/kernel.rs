@@ -1,19 +1,22 @@
 //! The BPF object in the running kernel, attached to nothing: packets go in by BPF_PROG_TEST_RUN.
 
 use std::borrow::BorrowMut;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 use aya::programs::{Program as Loadable, SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader, Pod, TestRunResult};
-use enforcer_ebpf::abi::{Key, KeyTag, Meter, Policy, Principal, Service, TOTALS, global, map};
+use enforcer_ebpf::abi::{Key, KeyTag, Meter, Policy, Principal, Service, SocketOffsets, TOTALS, global, map};
+use enforcer_ebpf::flow::{Flow, Set};
 use enforcer_ebpf::judge::Scratch;
 
 use crate::reader::SECRET;
 use crate::tables::Tables;
-use crate::world::Fate;
-use crate::{enforcer, root};
+use crate::world::{self, Fate};
+use crate::{enforcer, process, root};
 
 // Action codes of XDP and of traffic control (include/uapi/linux/{bpf,pkt_cls}.h).
 const XDP_DROP: u32 = 1;
@@ -36,6 +39,29 @@ fn object() -> Result<Vec<u8>> {
         }
     };
     std::fs::read(&path).with_context(|| format!("reading the BPF object {}", path.display()))
+}
+
+/// Where the running kernel keeps what the program reads of a socket, by another reader of its BTF than the daemon's.
+fn socket_offsets() -> Result<SocketOffsets> {
+    let mut bpftool = Command::new("bpftool");
+    let types = process::run(bpftool.args(["btf", "dump", "file", "/sys/kernel/btf/vmlinux", "format", "raw"]))?;
+    let offset = |structure: &str, member: &str| -> Result<u32> {
+        let named = format!(" STRUCT '{structure}' ");
+        let begin = types.lines().skip_while(|line| !line.contains(&named)).skip(1);
+        let member = format!("'{member}' ");
+        let bits = begin
+            .take_while(|line| line.starts_with('\t'))
+            .find(|line| line.trim_start().starts_with(&member))
+            .and_then(|line| line.split("bits_offset=").nth(1))
+            .with_context(|| format!("bpftool shows no {member}in {structure}"))?;
+        Ok(bits.trim().parse::<u32>()? / 8)
+    };
+    Ok(SocketOffsets {
+        rcv_nxt: offset("tcp_sock", "rcv_nxt")?,
+        bytes_received: offset("tcp_sock", "bytes_received")?,
+        request_rcv_nxt: offset("tcp_request_sock", "rcv_nxt")?,
+        request_snt_isn: offset("tcp_request_sock", "snt_isn")?,
+    })
 }
 
 /// A program of the object.
@@ -71,8 +97,24 @@ impl Loaded {
     /// # Errors
     /// Without root, or when the kernel refuses the object or a table.
     pub fn new(program: Program, tables: &Tables) -> Result<Self> {
+        Self::load(&mut EbpfLoader::new(), program, tables)
+    }
+
+    /// Loads the attached program so that it understands the sockets of the network namespace that it is run in, with a
+    /// table of connections of so many sets, a power of two.
+    ///
+    /// # Errors
+    /// As [`Loaded::new`], or when the kernel's type information cannot be read.
+    pub fn with_sockets(tables: &Tables, sets: u32) -> Result<Self> {
+        let (offsets, mask) = (socket_offsets()?, sets - 1);
+        let mut loader = EbpfLoader::new();
+        loader.override_global(global::SOCKET_OFFSETS, &offsets, true).override_global(global::FLOW_MASK, &mask, true);
+        Self::load(&mut loader, Program::Xdp, tables)
+    }
+
+    fn load<'a>(loader: &mut EbpfLoader<'a>, program: Program, tables: &Tables) -> Result<Self> {
         root::require()?;
-        let mut object = EbpfLoader::new()
+        let mut object = loader
             .override_global(global::KEY_SECRET, &SECRET, true)
             .override_global(global::FLOW_SECRET, &SECRET, true)
             .load(&object()?)
@@ -188,6 +230,22 @@ impl Loaded {
             *total = map.get(&index, 0)?.iter().sum();
         }
         Ok(totals)
+    }
+
+    /// The followed connections in the first `sets` sets of the table, by their hashes.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn flows(&self, sets: u32) -> Result<BTreeMap<u64, Flow>> {
+        let map = self.object.map(map::FLOWS).context("no map of connections")?;
+        let map: Array<_, Set> = map.try_into()?;
+        let mut flows = BTreeMap::new();
+        for index in 0..sets {
+            let set = map.get(&index, 0)?;
+            ensure!(set.lock == 0, "set {index} is left locked");
+            flows.extend(world::flows(&set));
+        }
+        Ok(flows)
     }
 
     /// What lies in the scratch of all CPUs between two packets.

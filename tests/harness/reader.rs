@@ -22,11 +22,12 @@ pub enum Seen {
 }
 
 /// A machine with its window.
-#[derive(Default)]
 pub struct Reader {
     machine: Machine,
     window: Box<Window>,
+    bounds: Service,
     taken: usize,
+    steps: usize,
     seen: Vec<Seen>,
 }
 
@@ -34,24 +35,43 @@ impl Reader {
     /// Reads a stream that comes in these segments.
     #[must_use]
     pub fn read<'a>(segments: impl IntoIterator<Item = &'a [u8]>) -> Self {
-        let mut reader = Self::default();
+        let mut reader = Self::within(&Service::DEFAULT);
         for segment in segments {
-            for piece in segment.chunks(CAPACITY as usize) {
-                reader.take(piece);
-            }
+            reader.go_on(segment);
         }
         reader
     }
 
+    /// Begins to read under these bounds.
+    #[must_use]
+    pub fn within(bounds: &Service) -> Self {
+        Self {
+            machine: Machine::default(),
+            window: Box::default(),
+            bounds: *bounds,
+            taken: 0,
+            steps: 0,
+            seen: Vec::new(),
+        }
+    }
+
+    /// Reads the stream's next segment; nothing behind a refusal.
+    pub fn go_on(&mut self, segment: &[u8]) {
+        for piece in segment.chunks(CAPACITY as usize) {
+            self.take(piece);
+        }
+    }
+
     fn take(&mut self, piece: &[u8]) {
-        if matches!(self.seen.last(), Some(Seen::Refused(_))) {
+        if self.is_refused() {
             return;
         }
         let begin = self.machine.resume(&mut self.window);
         self.window.fresh()[..piece.len()].copy_from_slice(piece);
         let mut cursor = Cursor { pos: begin, end: BASE + piece.len() as u32 };
         loop {
-            match self.machine.step(&self.window, &mut cursor, &Service::DEFAULT, SECRET) {
+            self.steps += 1;
+            match self.machine.step(&self.window, &mut cursor, &self.bounds, SECRET) {
                 Step::More => {}
                 Step::Starved => break,
                 Step::Head => {
@@ -72,6 +92,18 @@ impl Reader {
     #[must_use]
     pub fn seen(&self) -> &[Seen] {
         &self.seen
+    }
+
+    /// How many steps the machine took.
+    #[must_use]
+    pub fn steps(&self) -> usize {
+        self.steps
+    }
+
+    /// Whether the stream was refused.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        matches!(self.seen.last(), Some(Seen::Refused(_)))
     }
 
     /// Whether the stream ends between two requests.

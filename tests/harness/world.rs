@@ -2,6 +2,7 @@
 
 use std::cell::{Cell as StdCell, RefCell, RefMut};
 use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
 
 use enforcer_ebpf::abi::{Key, KeyTag, LIMITS, Meter, Service, TOTALS};
 use enforcer_ebpf::flow::{Flow, Handshake, Mark, Place, Receiver, Set};
@@ -15,8 +16,8 @@ use crate::bucket::Shared;
 use crate::reader::SECRET;
 use crate::tables::Tables;
 
-/// Sets of the table of connections, a power of two.
-const SETS: usize = 256;
+/// Sets of the table of connections, where a test does not say otherwise.
+const SETS: u32 = 256;
 
 /// What becomes of a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,9 +38,37 @@ pub struct Host {
     marks: RefCell<BTreeMap<Place, Mark>>,
     payers: RefCell<BTreeMap<Place, KeyTag>>,
     handshakes: RefCell<HashMap<Tuple, Handshake>>,
-    receivers: RefCell<HashMap<Tuple, Receiver>>,
+    sockets: RefCell<Vec<(Tuple, Receiver)>>,
     scratch: RefCell<Box<Scratch>>,
     now: StdCell<u64>,
+}
+
+/// The followed connections of a set, with their hashes.
+pub fn flows(set: &Set) -> Vec<(u64, Flow)> {
+    set.hashes.into_iter().zip(set.flows).filter(|(hash, _)| *hash != 0).collect()
+}
+
+/// The ends of a connection as its client's packets name them.
+///
+/// # Panics
+/// When the two are of different families.
+#[must_use]
+pub fn tuple(source: SocketAddr, destination: SocketAddr) -> Tuple {
+    let ports = u64::from(source.port()) << 32 | u64::from(destination.port());
+    let four = |address: [u8; 4]| [u64::from(u32::from_ne_bytes(address)), 0];
+    let six = |address: [u8; 16]| {
+        let (words, _) = address.as_chunks();
+        [u64::from_ne_bytes(words[0]), u64::from_ne_bytes(words[1])]
+    };
+    match (source.ip(), destination.ip()) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            Tuple { source: four(source.octets()), destination: four(destination.octets()), ports }
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            Tuple { source: six(source.octets()), destination: six(destination.octets()), ports: ports | 1 << 63 }
+        }
+        _ => panic!("a connection has addresses of one family"),
+    }
 }
 
 /// One packet in the host's world.
@@ -52,19 +81,45 @@ impl Host {
     /// A world with these tables.
     #[must_use]
     pub fn new(tables: &Tables) -> Self {
+        Self::with_sets(tables, SETS)
+    }
+
+    /// A world with these tables and a table of connections of so many sets, a power of two.
+    #[must_use]
+    pub fn with_sets(tables: &Tables, sets: u32) -> Self {
         Self {
             tables: tables.clone(),
             buckets: tables.policies.keys().map(|&principal| (principal, Default::default())).collect(),
             meters: RefCell::default(),
             totals: RefCell::new([0; TOTALS as usize]),
-            sets: (0..SETS).map(|_| RefCell::default()).collect(),
+            sets: (0..sets).map(|_| RefCell::default()).collect(),
             marks: RefCell::default(),
             payers: RefCell::default(),
             handshakes: RefCell::default(),
-            receivers: RefCell::default(),
+            sockets: RefCell::default(),
             scratch: RefCell::default(),
             now: StdCell::new(1 << 40),
         }
+    }
+
+    /// Lets the local host answer so when it is asked for a connection's socket; of any other it has none.
+    pub fn tell(&self, tuple: Tuple, socket: Receiver) {
+        let mut sockets = self.sockets.borrow_mut();
+        match sockets.iter_mut().find(|(known, _)| *known == tuple) {
+            Some((_, known)) => *known = socket,
+            None => sockets.push((tuple, socket)),
+        }
+    }
+
+    /// Lets time pass, in ns.
+    pub fn wait(&self, time: u64) {
+        self.now.set(self.now.get() + time);
+    }
+
+    /// The followed connections, by their hashes.
+    #[must_use]
+    pub fn flows(&self) -> BTreeMap<u64, Flow> {
+        self.sets.iter().flat_map(|set| flows(&set.borrow())).collect()
     }
 
     /// Judges a frame.
@@ -91,11 +146,6 @@ impl Host {
         let head = frame.len().min(HEAD as usize);
         scratch.head.bytes_mut()[..head].copy_from_slice(&frame[..head]);
         judge::watch(&Packet { host: self, frame }, &mut scratch, frame.len() as u32);
-    }
-
-    /// From now on a connection's local socket is this.
-    pub fn set_receiver(&self, tuple: Tuple, receiver: Receiver) {
-        self.receivers.borrow_mut().insert(tuple, receiver);
     }
 
     /// The counters, by [`Count::index`].
@@ -133,11 +183,12 @@ impl<'m> World for Packet<'m> {
     }
 
     fn lock(&self, hash: u64) -> Option<RefMut<'m, Set>> {
-        self.host.sets[hash as usize & (SETS - 1)].try_borrow_mut().ok()
+        self.host.sets[hash as usize & (self.host.sets.len() - 1)].try_borrow_mut().ok()
     }
 
     fn receiver(&self, tuple: &Tuple) -> Receiver {
-        self.host.receivers.borrow().get(tuple).copied().unwrap_or(Receiver::ABSENT)
+        let sockets = self.host.sockets.borrow();
+        sockets.iter().find(|(known, _)| known == tuple).map_or(Receiver::ABSENT, |(_, socket)| *socket)
     }
 
     fn mark(&self, place: Place, mark: &mut Mark) -> bool {

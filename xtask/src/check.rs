@@ -54,6 +54,7 @@ fn lints(workspace: &Workspace) -> Result<()> {
         "--locked",
         "--workspace",
         "--all-targets",
+        "--features=enforcer-fuzz/libfuzzer",
         "--",
         "--deny=warnings",
     ]))

@@ -5,6 +5,7 @@
 
 mod bench;
 mod check;
+mod fuzz;
 mod process;
 mod run;
 mod setup;
@@ -15,7 +16,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Set up, run, test, check and measure the enforcer from this checkout.
+/// Set up, run, test, check, measure and fuzz the enforcer from this checkout.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", version)]
 struct Cli {
@@ -30,6 +31,7 @@ enum Task {
     Test(test::Options),
     Check(check::Options),
     Bench(bench::Options),
+    Fuzz(fuzz::Options),
 }
 
 fn main() -> ExitCode {
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         Task::Test(options) => test::run(options),
         Task::Check(options) => check::run(options).map(|()| ExitCode::SUCCESS),
         Task::Bench(options) => bench::run(options).map(|()| ExitCode::SUCCESS),
+        Task::Fuzz(options) => fuzz::run(options),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

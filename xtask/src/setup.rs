@@ -24,7 +24,7 @@ use crate::{process, workspace::Workspace};
 /// nightly with rust-src and a bpf-linker on PATH are used as they are.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Also what `cargo xtask test` and `cargo xtask check` need.
+    /// Also what `cargo xtask test`, `cargo xtask check` and `cargo xtask fuzz` need.
     #[arg(long)]
     tests: bool,
     /// Only show what is missing, and the commands that would install it.
@@ -45,6 +45,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if options.tests {
         setup.environment("venv", "tests/requirements.txt")?;
         tools::ensure(&setup)?;
+        tools::ensure_compiler(&setup)?;
         bpf::ensure_linter(&setup)?;
     }
     if setup.dry {
@@ -75,9 +76,15 @@ pub(crate) fn for_tests(workspace: &Workspace) -> Result<()> {
     tools::ensure(&setup)
 }
 
-/// What the checks need: that the program can be built, loaded and linted.
+/// What the fuzzers need: a compiler for libFuzzer.
+pub(crate) fn for_fuzz(workspace: &Workspace) -> Result<()> {
+    tools::ensure_compiler(&Setup::new(workspace))
+}
+
+/// What the checks need: that everything can be built and linted, and the program loaded.
 pub(crate) fn for_check(workspace: &Workspace) -> Result<()> {
     for_run(workspace)?;
+    for_fuzz(workspace)?;
     bpf::ensure_linter(&Setup::new(workspace))
 }
 

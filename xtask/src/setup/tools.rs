@@ -51,6 +51,21 @@ pub(crate) fn ensure(setup: &Setup<'_>) -> Result<()> {
     unpacked.into_iter().try_for_each(|tool| unpack(setup, tool.package, tool.program).map(|_| ()))
 }
 
+/// Installs a C++ compiler if there is none: libFuzzer comes as source.
+///
+/// # Errors
+/// There is none, and none can be installed.
+pub(crate) fn ensure_compiler(setup: &Setup<'_>) -> Result<()> {
+    if process::find("c++").is_some() || env::var_os("CXX").is_some() {
+        say("C++ compiler", "there");
+        return Ok(());
+    }
+    if !apt::can_install(setup, &["g++"])? {
+        bail!("a C++ compiler is needed for libFuzzer, and was not found: install one as `c++`, or name it in CXX");
+    }
+    apt::install(setup, &["g++"], "installing a C++ compiler")
+}
+
 /// PATH, followed by the folder of the tools that were unpacked.
 ///
 /// # Errors
