@@ -282,7 +282,7 @@ impl Default for Client {
 /// The ends of a connection, of addresses that belong to nobody; every other one is of IPv6.
 fn usual_ends(number: usize) -> (SocketAddr, SocketAddr) {
     let port = 20_000 + number as u16;
-    if number % 2 == 0 {
+    if number.is_multiple_of(2) {
         (([10, 9, 0, 1], port).into(), ([10, 9, 0, 2], 8000).into())
     } else {
         (([0xfd09, 0, 0, 0, 0, 0, 0, 1], port).into(), ([0xfd09, 0, 0, 0, 0, 0, 0, 2], 8000).into())
