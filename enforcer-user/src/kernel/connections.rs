@@ -183,7 +183,7 @@ mod tests {
         set.hashes[6] = 6;
         set.flows[6] = Flow { tuple: v6, stage: stage::FOLLOWED, ..Flow::default() };
         set.hashes[0] = 9;
-        set.flows[0] = Flow { tuple: v4, stage: stage::HANDSHAKE, ..Flow::default() };
+        set.flows[0] = Flow { tuple: v4, stage: stage::FREE, ..Flow::default() };
         set.hashes[4] = 9;
         set.flows[4] = Flow { tuple: v4, head_since: 78, stage: stage::REFUSED, ..Flow::default() };
         // Left of a connection that has gone.
