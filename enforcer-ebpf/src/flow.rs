@@ -288,6 +288,12 @@ impl Set {
         best
     }
 
+    /// Makes a place free.
+    #[inline(always)]
+    pub fn forget(&mut self, way: u32) {
+        self.hashes[opaque(way) as usize & (WAYS - 1)] = 0;
+    }
+
     /// Enters a connection at a place.
     #[inline(always)]
     pub fn enter(&mut self, way: u32, hash: u64, tuple: &Tuple, base: u32, stage: u32, now: u64) -> &mut Flow {
@@ -303,24 +309,30 @@ impl Flow {
     #[inline(always)]
     pub fn begin(&mut self, hash: u64, tuple: &Tuple, base: u32, stage: u32, now: u64) {
         self.tuple = *tuple;
-        self.machine.restart();
-        self.marked = u64::MAX;
-        self.charged = zero();
+        self.base = base;
+        self.go_back();
         // Of the same tuple, no two begin at the same time.
         self.id = hash ^ now;
-        self.judged = zero();
-        self.decided = zero();
         self.touched = now;
-        self.head_since = zero();
-        self.base = base;
         self.stage = stage;
         self.accepted = base;
-        self.body = base;
-        self.past = [base; 2];
         self.after = zero() as u32;
         self.reason = zero() as u32;
         self.local = zero() as u32;
         self.finished = zero() as u32;
+    }
+
+    /// Goes back to the connection's first byte, as if none had been judged.
+    #[inline(always)]
+    pub fn go_back(&mut self) {
+        self.machine.restart();
+        self.marked = u64::MAX;
+        self.charged = zero();
+        self.judged = zero();
+        self.decided = zero();
+        self.head_since = zero();
+        self.body = self.base;
+        self.past = [self.base; 2];
     }
 
     /// Sequence number of the next byte to judge.

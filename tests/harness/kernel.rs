@@ -42,7 +42,10 @@ fn object() -> Result<Vec<u8>> {
 }
 
 /// Where the running kernel keeps what the program reads of a socket, by another reader of its BTF than the daemon's.
-fn socket_offsets() -> Result<SocketOffsets> {
+///
+/// # Errors
+/// When bpftool does not tell.
+pub fn socket_offsets() -> Result<SocketOffsets> {
     let mut bpftool = Command::new("bpftool");
     let types = process::run(bpftool.args(["btf", "dump", "file", "/sys/kernel/btf/vmlinux", "format", "raw"]))?;
     let offset = |structure: &str, member: &str| -> Result<u32> {
