@@ -257,6 +257,10 @@ pub struct SocketOffsets {
     pub rcv_nxt: u32,
     /// `tcp_sock.bytes_received`, u64.
     pub bytes_received: u32,
+    /// `tcp_sock.snd_una`, u32.
+    pub snd_una: u32,
+    /// `tcp_sock.bytes_acked`, u64.
+    pub bytes_acked: u32,
     /// `tcp_request_sock.rcv_nxt`, u32.
     pub request_rcv_nxt: u32,
     /// `tcp_request_sock.snt_isn`, u32.
@@ -271,5 +275,5 @@ const _: () = {
     assert!(size_of::<Bucket>() == 24);
     assert!(size_of::<Meter>() == 128);
     assert!(size_of::<Service>() == 64);
-    assert!(size_of::<SocketOffsets>() == 16);
+    assert!(size_of::<SocketOffsets>() == 24);
 };

@@ -122,7 +122,11 @@ impl Play {
         if !lost {
             self.receivers[connection].deliver(&bytes);
         }
-        if let (Place::Elsewhere, Some(next)) = (self.place, self.receivers[connection].next()) {
+        let next = self.receivers[connection].next();
+        if before.is_none() && next.is_some() {
+            self.client.acks[connection] = self.receivers[connection].server();
+        }
+        if let (Place::Elsewhere, Some(next)) = (self.place, next) {
             self.host.watch(&self.client.answer(connection, next, before.is_none()));
         }
         if bytes == frame { "passed" } else { "rewritten" }

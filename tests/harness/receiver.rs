@@ -15,6 +15,8 @@ const WINDOW: u32 = 65_535;
 #[derive(Clone, Debug, Default)]
 pub struct Receiver {
     open: Option<Open>,
+    /// Connections that have begun.
+    begun: u32,
     /// What the connections that have ended had received.
     past: Vec<Received>,
 }
@@ -45,9 +47,17 @@ impl Receiver {
     #[must_use]
     pub fn socket(&self) -> flow::Receiver {
         match &self.open {
-            Some(open) => flow::Receiver { state: receiver::STREAM, next: open.next, base: open.base, ack: 0 },
+            Some(open) => {
+                flow::Receiver { state: receiver::STREAM, next: open.next, base: open.base, server: self.server() }
+            }
             None => flow::Receiver { state: receiver::LISTENING, ..flow::Receiver::ABSENT },
         }
+    }
+
+    /// Sequence number of the present connection's first byte the other way; no two have the same.
+    #[must_use]
+    pub fn server(&self) -> u32 {
+        self.begun.wrapping_mul(0x0101_0101)
     }
 
     /// Sequence number of the next byte, if there is a connection.
@@ -68,6 +78,7 @@ impl Receiver {
             if tcp.syn && !tcp.ack && !tcp.rst && !tcp.fin {
                 let base = tcp.sequence_number.wrapping_add(1);
                 let received = Received::default();
+                self.begun += 1;
                 self.open = Some(Open { base, next: base, received, ahead: BTreeMap::new(), end: None });
             }
             return;

@@ -24,8 +24,6 @@ use crate::packet::{Frame, flag};
 pub const CONNECTIONS: usize = 12;
 /// Longest segment in bytes.
 const MAX_LEN: usize = 4000;
-/// Sequence number of the SYN of a server that is nowhere.
-const SERVER_ISN: u32 = 0;
 /// Ends the lines, and the first stream.
 const SEPARATOR: &[u8] = b"====\n";
 
@@ -273,7 +271,7 @@ impl Default for Client {
             ends: std::array::from_fn(usual_ends),
             // Some wrap around within a short stream.
             isns: std::array::from_fn(|number| 0xffff_fff0u32.wrapping_add((number as u32).wrapping_mul(0x4000_0007))),
-            acks: [SERVER_ISN + 1; CONNECTIONS],
+            acks: [1; CONNECTIONS],
             cursors: [0; CONNECTIONS],
         }
     }
@@ -307,7 +305,8 @@ impl Client {
     #[must_use]
     pub fn answer(&self, connection: usize, next: u32, to_syn: bool) -> Vec<u8> {
         let (client, server) = self.ends[connection];
-        let (seq, flags) = if to_syn { (SERVER_ISN, flag::SYN | flag::ACK) } else { (SERVER_ISN + 1, flag::ACK) };
+        let first = self.acks[connection];
+        let (seq, flags) = if to_syn { (first.wrapping_sub(1), flag::SYN | flag::ACK) } else { (first, flag::ACK) };
         Frame::bare(server, client, seq, flags).acking(next).build()
     }
 

@@ -213,6 +213,9 @@ fn sequences_on_forwarded_connections_leave_kernel_and_model_alike() -> Result<(
                     receivers[on].deliver(&bytes);
                 }
                 if let Some(next) = receivers[on].next() {
+                    if before.is_none() {
+                        client.acks[on] = receivers[on].server();
+                    }
                     pair.watch(&client.answer(on, next, before.is_none()))?;
                 }
             }
@@ -247,7 +250,10 @@ impl Local {
     }
 
     fn socket(&self) -> flow::Receiver {
-        if self.receiver.next().is_some() { self.receiver.socket() } else { self.after }
+        if self.receiver.next().is_none() {
+            return self.after;
+        }
+        flow::Receiver { server: self.peer.acknowledges(), ..self.receiver.socket() }
     }
 }
 

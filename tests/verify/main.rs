@@ -65,7 +65,14 @@ fn line(bytes: &[u8], name: &str) -> Result<String> {
 /// Creates the maps of the object, with constants that stand for the daemon's.
 fn open(bytes: &[u8]) -> Result<Ebpf> {
     // Any values do, but not 0, which would let the verifier skip what they guard.
-    let offsets = SocketOffsets { rcv_nxt: 1600, bytes_received: 1568, request_rcv_nxt: 300, request_snt_isn: 304 };
+    let offsets = SocketOffsets {
+        rcv_nxt: 1600,
+        bytes_received: 1568,
+        snd_una: 1608,
+        bytes_acked: 1576,
+        request_rcv_nxt: 300,
+        request_snt_isn: 304,
+    };
     EbpfLoader::new()
         .override_global(global::KEY_SECRET, &[1u64, 2], true)
         .override_global(global::FLOW_SECRET, &[3u64, 4], true)
