@@ -37,9 +37,8 @@ pub mod map {
     pub const SCRATCH: &str = "SCRATCH";
 
     /// The maps that outlive the daemon.
-    pub const PINNED: &[&str] = &[
-        PORTS, SERVICES, KEYS, PRINCIPALS, POLICIES, METERS, TOTALS, FLOWS, MARKS, CHARGES, HANDSHAKES,
-    ];
+    pub const PINNED: &[&str] =
+        &[PORTS, SERVICES, KEYS, PRINCIPALS, POLICIES, METERS, TOTALS, FLOWS, MARKS, CHARGES, HANDSHAKES];
 }
 
 /// Names of the constants that the loader sets before the program is verified.
@@ -258,6 +257,10 @@ pub struct SocketOffsets {
     pub rcv_nxt: u32,
     /// `tcp_sock.bytes_received`, u64.
     pub bytes_received: u32,
+    /// `tcp_sock.snd_una`, u32.
+    pub snd_una: u32,
+    /// `tcp_sock.bytes_acked`, u64.
+    pub bytes_acked: u32,
     /// `tcp_request_sock.rcv_nxt`, u32.
     pub request_rcv_nxt: u32,
     /// `tcp_request_sock.snt_isn`, u32.
@@ -272,5 +275,5 @@ const _: () = {
     assert!(size_of::<Bucket>() == 24);
     assert!(size_of::<Meter>() == 128);
     assert!(size_of::<Service>() == 64);
-    assert!(size_of::<SocketOffsets>() == 16);
+    assert!(size_of::<SocketOffsets>() == 24);
 };

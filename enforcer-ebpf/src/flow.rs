@@ -23,6 +23,9 @@ pub const WAYS: usize = 8;
 /// ns without a segment after which a connection may give way to another.
 pub const IDLE_NS: u64 = 60_000_000_000;
 
+/// ns for which a socket's numbers may not belong together: more than any pause between two of its stores.
+const TORN_NS: u64 = 1_000_000_000;
+
 /// Stages of a [`Flow`]; numbers, since they lie in a map.
 pub mod stage {
     /// Nothing.
@@ -85,12 +88,16 @@ pub struct Flow {
     pub id: u64,
     /// Bytes judged.
     pub judged: u64,
+    /// Up to here heads were decided on, although what is judged may end before: a segment was cut.
+    pub decided: u64,
     /// When a segment of it was last judged, CLOCK_BOOTTIME in ns.
     pub touched: u64,
     /// When the head under way began; 0 if there is none.
     pub head_since: u64,
     /// Sequence number of its first byte; tells it from an earlier or later connection of the same tuple.
     pub base: u32,
+    /// Sequence number of the server's first byte; likewise, where the client chooses the same again.
+    pub server: u32,
     /// A [`stage`].
     pub stage: u32,
     /// What the receiver had accepted when a segment was last judged.
@@ -107,6 +114,8 @@ pub struct Flow {
     pub local: u32,
     /// 1 once an end has closed it.
     pub finished: u32,
+    /// 0.
+    pub reserved: u32,
 }
 
 /// Connections whose hashes end alike, under one lock.
@@ -131,7 +140,7 @@ const _: () = {
     assert!(size_of::<Tuple>() == 40);
     assert!(size_of::<Machine>() == 104);
     assert!(size_of::<Mark>() == 112);
-    assert!(size_of::<Flow>() == 40 + 104 + 112 + 8 * 8 + 4 * 10);
+    assert!(size_of::<Flow>() == 40 + 104 + 112 + 8 * 9 + 4 * 12);
     assert!(size_of::<Set>() == 8 + WAYS * (8 + size_of::<Flow>()));
 };
 
@@ -145,8 +154,9 @@ pub struct Receiver {
     pub next: u32,
     /// The first byte that it ever could.
     pub base: u32,
-    /// [`receiver::REQUEST`]: the acknowledgement that ends the handshake.
-    pub ack: u32,
+    /// Sequence number of the first byte that the other way has. Clients choose `base` as they like, and servers
+    /// choose this by the clock: it tells a connection from an earlier one between the same ends.
+    pub server: u32,
 }
 
 /// States of a [`Receiver`].
@@ -165,7 +175,7 @@ pub mod receiver {
 
 impl Receiver {
     /// No socket.
-    pub const ABSENT: Self = Self { state: receiver::ABSENT, next: 0, base: 0, ack: 0 };
+    pub const ABSENT: Self = Self { state: receiver::ABSENT, next: 0, base: 0, server: 0 };
 }
 
 /// What is to be done with a segment that carries data or a FIN.
@@ -286,6 +296,12 @@ impl Set {
         best
     }
 
+    /// Makes a place free.
+    #[inline(always)]
+    pub fn forget(&mut self, way: u32) {
+        self.hashes[opaque(way) as usize & (WAYS - 1)] = 0;
+    }
+
     /// Enters a connection at a place.
     #[inline(always)]
     pub fn enter(&mut self, way: u32, hash: u64, tuple: &Tuple, base: u32, stage: u32, now: u64) -> &mut Flow {
@@ -301,23 +317,32 @@ impl Flow {
     #[inline(always)]
     pub fn begin(&mut self, hash: u64, tuple: &Tuple, base: u32, stage: u32, now: u64) {
         self.tuple = *tuple;
-        self.machine.restart();
-        self.marked = u64::MAX;
-        self.charged = zero();
+        self.base = base;
+        self.go_back();
         // Of the same tuple, no two begin at the same time.
         self.id = hash ^ now;
-        self.judged = zero();
         self.touched = now;
-        self.head_since = zero();
-        self.base = base;
         self.stage = stage;
         self.accepted = base;
-        self.body = base;
-        self.past = [base; 2];
         self.after = zero() as u32;
         self.reason = zero() as u32;
         self.local = zero() as u32;
         self.finished = zero() as u32;
+        self.server = zero() as u32;
+        self.reserved = zero() as u32;
+    }
+
+    /// Goes back to the connection's first byte, as if none had been judged.
+    #[inline(always)]
+    pub fn go_back(&mut self) {
+        self.machine.restart();
+        self.marked = u64::MAX;
+        self.charged = zero();
+        self.judged = zero();
+        self.decided = zero();
+        self.head_since = zero();
+        self.body = self.base;
+        self.past = [self.base; 2];
     }
 
     /// Sequence number of the next byte to judge.
@@ -359,27 +384,33 @@ impl Flow {
 /// that was seen last between its two ends, all 0 if there was none.
 #[must_use]
 #[inline(always)]
-pub fn plan(flow: Option<&Flow>, segment: &Segment, known: Receiver, handshake: Handshake) -> Plan {
+pub fn plan(flow: Option<&Flow>, segment: &Segment, known: Receiver, handshake: Handshake, now: u64) -> Plan {
     match known.state {
-        receiver::STREAM => plan_stream(flow, segment, known.next, known.base),
+        receiver::STREAM => plan_stream(flow, segment, known, now),
         // Who does not know the acknowledgement has not seen the SYN-ACK: no connection yet, and perhaps never one.
-        receiver::REQUEST if segment.ack == known.ack => plan_stream(flow, segment, known.next, known.base),
+        receiver::REQUEST if segment.ack == known.server => plan_stream(flow, segment, known, now),
         receiver::REQUEST => Plan::new(Course::Strip, 0),
         receiver::CLOSING => Plan::new(Course::Old, 0),
-        state => plan_forwarded(flow, segment, state, handshake),
+        _ => plan_forwarded(flow, segment, known, handshake, now),
     }
 }
 
 #[inline(always)]
-fn plan_stream(flow: Option<&Flow>, segment: &Segment, accepted: u32, base: u32) -> Plan {
+fn plan_stream(flow: Option<&Flow>, segment: &Segment, receiver: Receiver, now: u64) -> Plan {
+    let Receiver { next: accepted, base, server, .. } = receiver;
     if !after(segment.end(), accepted) {
         return Plan::new(Course::Old, 0);
     }
     let known = match flow {
-        Some(flow) if flow.base == base => flow,
+        Some(flow) if flow.base == base && flow.server == server => flow,
         // Not ours, or an earlier connection of the same tuple: this one can be entered at its first byte only.
         _ if segment.seq != accepted => return Plan::new(Course::Ahead, 0),
         _ if accepted == base => return Plan::new(Course::Enter, base),
+        // A socket that is asked while it takes a segment may tell numbers that do not belong together; it will come
+        // again to one that does.
+        Some(flow) if flow.local != 0 && now.saturating_sub(flow.touched) < TORN_NS => {
+            return Plan::new(Course::Ahead, 0);
+        }
         _ => return Plan::new(Course::Unknown, accepted),
     };
     if known.stage == stage::REFUSED {
@@ -409,14 +440,14 @@ fn plan_stream(flow: Option<&Flow>, segment: &Segment, accepted: u32, base: u32)
 
 /// Where no local socket holds the connection.
 #[inline(always)]
-fn plan_forwarded(flow: Option<&Flow>, segment: &Segment, state: u32, handshake: Handshake) -> Plan {
+fn plan_forwarded(flow: Option<&Flow>, segment: &Segment, known: Receiver, handshake: Handshake, now: u64) -> Plan {
     let forwarded = match flow {
         Some(flow) if flow.local == 0 => Some(flow),
         _ => None,
     };
     let agreed = handshake.client != 0 || handshake.server != 0;
     let begun = match forwarded {
-        Some(flow) => flow.base == handshake.client,
+        Some(flow) => flow.base == handshake.client && flow.server == handshake.server,
         None => false,
     };
     if agreed && !begun {
@@ -431,10 +462,13 @@ fn plan_forwarded(flow: Option<&Flow>, segment: &Segment, state: u32, handshake:
         // Twice in turn: a RST for a receiver that may still hold it, then a bare ACK that a closed one answers.
         Some(flow) if flow.stage == stage::REFUSED && flow.after & 1 != 0 => Plan::new(Course::Reset, segment.seq),
         Some(flow) if flow.stage == stage::REFUSED => Plan::new(Course::Strip, 0),
-        Some(flow) => plan_stream(Some(flow), segment, flow.accepted, flow.base),
+        Some(flow) => {
+            let receiver = Receiver { next: flow.accepted, base: flow.base, server: flow.server, ..known };
+            plan_stream(Some(flow), segment, receiver, now)
+        }
         // Passed without its bytes, it is answered by the stack: with a RST where the connection is gone, and where
         // a SYN cookie comes back, it makes the socket, which the retransmission then meets.
-        None if state == receiver::LISTENING || flow.is_some() => Plan::new(Course::Strip, 0),
+        None if known.state == receiver::LISTENING || flow.is_some() => Plan::new(Course::Strip, 0),
         None => Plan::new(Course::Unknown, segment.seq),
     }
 }

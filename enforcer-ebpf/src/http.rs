@@ -245,6 +245,13 @@ impl Machine {
         self.phase == phase::START && self.carried == 0
     }
 
+    /// Whether the bytes so far end with a request, and with nothing behind it that the next one may not have again.
+    #[must_use]
+    #[inline(always)]
+    pub fn is_behind_request(&self) -> bool {
+        self.is_between_requests() && self.flags & LED == 0
+    }
+
     /// Whether the bytes so far end inside a request head.
     #[must_use]
     #[inline(always)]

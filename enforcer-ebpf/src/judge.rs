@@ -27,8 +27,8 @@ use crate::http::{Refusal, Step};
 use crate::reply::{self, Rewrite};
 use crate::verdict::{Action, Count, Event, Reason};
 use crate::wire::{self, Head, NotTcp, Segment, Tuple, flag};
-pub use decision::{Decision, decide};
 use again::Memory;
+pub use decision::{Decision, decide};
 pub use reading::{Piece, Reading, Refill, Scan, read, refill, step};
 pub use sum::{Sum, sum_step};
 pub use watch::watch;
@@ -274,8 +274,8 @@ fn data<W: World>(world: &W, scratch: &mut Scratch, segment: &Segment) -> Verdic
     };
     let found = world.find(&set, hash, &segment.tuple);
     let Plan { course, at } = match found {
-        Some(way) => flow::plan(Some(set.flow(way)), segment, receiver, handshake),
-        None => flow::plan(None, segment, receiver, handshake),
+        Some(way) => flow::plan(Some(set.flow(way)), segment, receiver, handshake, now),
+        None => flow::plan(None, segment, receiver, handshake, now),
     };
     if segment.has(flag::URG) && course != Course::Read && course != Course::Enter {
         return refuse_unread(world, scratch, Reason::Unorderly);
@@ -292,7 +292,9 @@ fn data<W: World>(world: &W, scratch: &mut Scratch, segment: &Segment) -> Verdic
             };
             let flow = set.enter(way, hash, &segment.tuple, at, stage::FOLLOWED, now);
             flow.local = u32::from(receiver.state >= receiver::STREAM);
+            flow.server = receiver.server;
             if flow.local == 0 {
+                flow.server = handshake.server;
                 world.end_handshake(&segment.tuple);
             }
             Some(way)

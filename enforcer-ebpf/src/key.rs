@@ -31,12 +31,7 @@ impl Tagger {
         let [k0, k1] = secret;
         let first = k0 ^ 0x736f_6d65_7073_6575;
         Self {
-            v: [
-                first,
-                k1 ^ 0x646f_7261_6e64_6f6d ^ 0xee,
-                k0 ^ 0x6c79_6765_6e65_7261,
-                k1 ^ 0x7465_6462_7974_6573,
-            ],
+            v: [first, k1 ^ 0x646f_7261_6e64_6f6d ^ 0xee, k0 ^ 0x6c79_6765_6e65_7261, k1 ^ 0x7465_6462_7974_6573],
             tail: first,
             len: zero() as u32,
             reserved: zero() as u32,

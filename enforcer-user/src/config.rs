@@ -5,6 +5,7 @@
 //! store and change while the daemon runs.
 
 mod bounds;
+mod sizes;
 mod targets;
 
 use std::fmt;
@@ -21,6 +22,8 @@ use serde::Deserialize;
 use toml::Spanned;
 
 pub use bounds::{HeadTimeout, OpenHeads, OutOfBounds};
+use sizes::Written;
+pub use sizes::{SizeOverrides, Sizes};
 pub use targets::Targets;
 
 use crate::kernel::Hook;
@@ -63,6 +66,8 @@ pub struct Settings {
     pub head_timeout: HeadTimeout,
     /// How many connections of one source may so wait at once.
     pub max_open_heads: OpenHeads,
+    /// How large a request may be.
+    pub sizes: Sizes,
     /// Limit of a principal that is given none.
     pub default_limit: Limits,
     /// Directory of the store and the key secret.
@@ -243,6 +248,8 @@ pub struct Overrides {
     pub head_timeout: Option<HeadTimeout>,
     /// Overrides [`Settings::max_open_heads`].
     pub max_open_heads: Option<OpenHeads>,
+    /// Overrides [`Settings::sizes`].
+    pub sizes: SizeOverrides,
     /// Overrides [`Settings::default_limit`].
     pub default_limit: Option<Limits>,
     /// Overrides [`Settings::state_dir`].
@@ -315,7 +322,11 @@ struct File {
     mode: Option<Spanned<String>>,
     existing: Option<Spanned<String>>,
     head_timeout: Option<Spanned<String>>,
-    max_open_heads: Option<Spanned<u32>>,
+    max_open_heads: Option<Spanned<u64>>,
+    max_head: Option<Spanned<u64>>,
+    max_fields: Option<Spanned<u64>>,
+    max_target: Option<Spanned<u64>>,
+    max_body: Option<Spanned<u64>>,
     default_limit: Option<Spanned<String>>,
     state_dir: Option<PathBuf>,
     socket: Option<PathBuf>,
@@ -347,6 +358,7 @@ impl Settings {
             existing,
             head_timeout,
             max_open_heads,
+            sizes,
             default_limit,
             state_dir,
             socket,
@@ -354,6 +366,8 @@ impl Settings {
             metrics,
             detach_on_exit,
         } = overrides;
+        let written =
+            Written { head: file.max_head, fields: file.max_fields, target: file.max_target, body: file.max_body };
         let hook = or(hook, source.word("hook", file.hook)?);
         let settings = Self {
             interfaces: merge_interfaces(interfaces, &file.interfaces.unwrap_or_default(), &source)?,
@@ -365,6 +379,7 @@ impl Settings {
             head_timeout: or(head_timeout, source.word("head_timeout", file.head_timeout)?).unwrap_or_default(),
             max_open_heads: or(max_open_heads, source.number("max_open_heads", file.max_open_heads)?)
                 .unwrap_or_default(),
+            sizes: Sizes::merge(sizes, written, &source)?,
             default_limit: match or(default_limit, source.word("default_limit", file.default_limit)?) {
                 Some(limit) => limit,
                 None => value("the built-in default limit", DEFAULT_LIMIT)?,
@@ -393,7 +408,9 @@ impl Settings {
             Mode::Observe => Service::OBSERVE,
         };
         let head_timeout_ns = self.head_timeout.ns();
-        Service { flags, head_timeout_ns, actions: [action as u8; 32], ..Service::DEFAULT }
+        let mut service = Service { flags, head_timeout_ns, actions: [action as u8; 32], ..Service::DEFAULT };
+        self.sizes.apply(&mut service);
+        service
     }
 }
 
@@ -450,10 +467,10 @@ impl Source<'_> {
         }
     }
 
-    fn number<T: TryFrom<u32, Error: fmt::Display>>(
+    fn number<T: TryFrom<u64, Error: fmt::Display>>(
         &self,
         field: &str,
-        written: Option<Spanned<u32>>,
+        written: Option<Spanned<u64>>,
     ) -> Result<Option<T>, Error> {
         let Some(written) = written else { return Ok(None) };
         match T::try_from(*written.get_ref()) {
@@ -564,6 +581,7 @@ mod tests {
                 existing: Existing::Reset,
                 head_timeout: "10s".parse().expect("a time"),
                 max_open_heads: "64".parse().expect("a number"),
+                sizes: Sizes::default(),
                 default_limit: "100/minute".parse().expect("a limit"),
                 state_dir: "/var/lib/enforcer".into(),
                 socket: "/run/enforcer/control.sock".into(),
@@ -641,6 +659,7 @@ mod tests {
                 "e.toml:1:18: max_open_heads: \"0\" is not accepted here; accepted: 1 to 1000000 connections",
             ),
             ("max_open_heads = -1", "e.toml:1:18: "),
+            ("max_head = 16385", "e.toml:1:12: max_head: \"16385\" is not accepted here; accepted: 1 to 16384"),
             ("metrics = \"localhost\"", "e.toml:1:11: metrics: \"localhost\" is not accepted here; accepted: IP:PORT"),
             (
                 "interfaces = [\"lo\", \"a/b\"]",

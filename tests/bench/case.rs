@@ -1,7 +1,9 @@
-//! The requests that are judged: three sizes of head, each with the outcomes that cost differently.
+//! The requests that are judged: three sizes of head, each with the outcomes and the ways that cost differently.
+
+use std::net::SocketAddr;
 
 use enforcer_ebpf::verdict::{Count, Event, Reason};
-use enforcer_tests::packet::Frame;
+use enforcer_tests::{packet::Frame, peer::Peer};
 
 /// The key of a principal whose limit is never reached.
 pub(crate) const KEY: &str = "ek_bench_allowed_0123456";
@@ -10,8 +12,32 @@ pub(crate) const SPENT_KEY: &str = "ek_bench_limited_0123456";
 /// The guarded port.
 pub(crate) const PORT: u16 = 8000;
 
+/// What is run on a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// The decision alone, as on a new connection, without the table of connections.
+    Decision,
+    /// The whole way, as the first segment of a connection: its socket is looked up, and it is entered in the table.
+    First,
+    /// The whole way, as a later segment.
+    Later,
+}
+
+impl Way {
+    /// The program.
+    pub(crate) const fn program(self) -> &'static str {
+        match self {
+            Self::Decision => "bench_judge",
+            Self::First => "bench_first",
+            Self::Later => "bench_later",
+        }
+    }
+}
+
 /// One request.
 pub(crate) struct Case {
+    /// What is run.
+    pub(crate) way: Way,
     /// Its outcome, for the table.
     pub(crate) outcome: &'static str,
     /// The length of its head in bytes.
@@ -39,31 +65,34 @@ const BROWSER: &str = "GET /rates?base=EUR&page=2 HTTP/1.1\r\nHost: api.example.
     Cookie: session=3f9c0a41d7e2; theme=dark; consent=functional.statistics; cart=9b1f04c6e8a\r\n\r\n";
 
 impl Case {
-    /// All cases, by size and then by outcome.
-    pub(crate) fn all() -> Vec<Self> {
-        let outcomes = [
-            ("allowed", format!("X-API-Key: {KEY}"), Count::Event(Event::Allowed)),
+    /// All cases, by size and then by outcome, on this connection.
+    pub(crate) fn all(connection: &Peer, server: SocketAddr) -> Vec<Self> {
+        let allowed = ("allowed", format!("X-API-Key: {KEY}"), Count::Event(Event::Allowed));
+        let decisions = [
+            allowed.clone(),
             // As long as the others, so that sizes compare.
             ("unkeyed", format!("X-API-Kez: {KEY}"), Count::Refused(Reason::Unkeyed)),
             ("over limit", format!("X-API-Key: {SPENT_KEY}"), Count::Refused(Reason::OverLimit)),
         ];
-        let case = |template: &str, (outcome, key, count): &(&'static str, String, Count)| {
+        let mut kinds: Vec<_> = decisions.into_iter().map(|kind| (Way::Decision, kind)).collect();
+        kinds.extend([Way::First, Way::Later].map(|way| (way, allowed.clone())));
+        let case = |template: &str, (way, (outcome, key, count)): &(Way, (&'static str, String, Count))| {
             let head = template.replace("{key}", key);
-            let frame = Frame::data(([192, 0, 2, 1], 40_000).into(), ([192, 0, 2, 2], PORT).into(), 1, head.as_bytes());
-            Self { outcome, head: head.len(), frame: frame.build(), count: *count }
+            let frame = Frame::data(connection.address(), server, connection.first(), head.as_bytes());
+            let frame = frame.acking(connection.acknowledges()).build();
+            Self { way: *way, outcome, head: head.len(), frame, count: *count }
         };
-        let of_size = |template| outcomes.iter().map(move |outcome| case(template, outcome)).collect::<Vec<_>>();
+        let of_size = |template| kinds.iter().map(move |kind| case(template, kind)).collect::<Vec<_>>();
         [SHORT, CLIENT, BROWSER].into_iter().flat_map(of_size).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Case;
-
     #[test]
     fn heads_have_the_sizes_that_the_budget_is_set_for() {
-        let sizes: Vec<usize> = Case::all().iter().map(|case| case.head).collect();
-        assert_eq!(sizes, [55, 55, 55, 185, 185, 185, 700, 700, 700]);
+        let key = format!("X-API-Key: {}", super::KEY);
+        let sizes = [super::SHORT, super::CLIENT, super::BROWSER].map(|head| head.replace("{key}", &key).len());
+        assert_eq!(sizes, [55, 185, 700]);
     }
 }

@@ -7,12 +7,18 @@ mod case;
 mod program;
 mod report;
 
-use std::{fs, path::PathBuf, process::ExitCode};
+use std::{fs, net::Ipv4Addr, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
 
-use crate::{case::Case, program::Judge, report::Report};
+use enforcer_tests::{netns::Namespace, peer::Listener};
+
+use crate::{
+    case::{Case, PORT},
+    program::Judge,
+    report::Report,
+};
 
 /// Measure nanoseconds per decision.
 #[derive(Parser)]
@@ -41,10 +47,18 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<()> {
+    // The connection whose packets are judged is a real one, in a namespace of its own.
+    Namespace::new()?.run(|| {
+        let server = (Ipv4Addr::LOCALHOST, PORT).into();
+        let listener = Listener::new(server, false)?;
+        measure(options, &Case::all(&listener.connect()?, server))
+    })
+}
+
+fn measure(options: &Options, cases: &[Case]) -> Result<()> {
     let object = fs::read(&options.object).with_context(|| format!("cannot read {}", options.object.display()))?;
-    let cases = Case::all();
     let mut judge = Judge::load(&object)?;
-    for case in &cases {
+    for case in cases {
         judge.check(case)?;
     }
     let mut bare = Vec::new();

@@ -7,22 +7,22 @@ use aya::{
     programs::{TestRun as _, TestRunOptions, Xdp},
 };
 use enforcer_ebpf::{
-    abi::{self, Algorithm, Key, LIMITS, Limit, Policy, Principal, Service, SocketOffsets, global, map},
+    abi::{self, Algorithm, Key, LIMITS, Limit, Policy, Principal, Service, global, map},
     key,
     limit::{MAX_COUNT, TICK_NS},
 };
 
-use crate::case::{Case, KEY, PORT, SPENT_KEY};
+use enforcer_tests::kernel;
 
-/// Judges a request as on a new connection, without the table of connections.
-const JUDGE: &str = "bench_judge";
+use crate::case::{Case, KEY, PORT, SPENT_KEY, Way};
+
 /// Drops, and does nothing else.
 const BARE: &str = "bench_drop";
 
 const SECRET: [u64; 2] = [0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908];
 const DAY: u64 = 24 * 3600 * 1_000_000_000 / TICK_NS;
 
-/// The two programs.
+/// The programs.
 pub(crate) struct Judge {
     object: Ebpf,
 }
@@ -36,11 +36,11 @@ impl Judge {
         let mut object = EbpfLoader::new()
             .override_global(global::KEY_SECRET, &SECRET, true)
             .override_global(global::FLOW_SECRET, &SECRET, true)
-            .override_global(global::SOCKET_OFFSETS, &SocketOffsets::default(), true)
+            .override_global(global::SOCKET_OFFSETS, &kernel::socket_offsets()?, true)
             .verifier_log_level(VerifierLogLevel::STATS)
             .load(object)
             .context("cannot create the maps")?;
-        for name in [JUDGE, BARE] {
+        for name in [Way::Decision.program(), Way::First.program(), Way::Later.program(), BARE] {
             program_mut(&mut object, name)?.load().with_context(|| format!("cannot load {name}"))?;
         }
         let mut judge = Self { object };
@@ -76,9 +76,9 @@ impl Judge {
     /// It is judged otherwise.
     pub(crate) fn check(&mut self, case: &Case) -> Result<()> {
         // The first request of a principal opens its window, and uses up a limit of one.
-        self.run(JUDGE, case, 1)?;
+        self.run(case.way.program(), case, 1)?;
         let before = self.total(case)?;
-        self.run(JUDGE, case, 1)?;
+        self.run(case.way.program(), case, 1)?;
         let counted = self.total(case)? - before;
         ensure!(
             counted == 1,
@@ -100,7 +100,7 @@ impl Judge {
     /// # Errors
     /// The kernel does not run the program.
     pub(crate) fn time(&self, case: &Case, repeat: u32) -> Result<u64> {
-        self.run(JUDGE, case, repeat)
+        self.run(case.way.program(), case, repeat)
     }
 
     /// The mean of `repeat` runs of the bare program in ns.

@@ -5,12 +5,17 @@ use std::{fmt, fs};
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
-use crate::case::Case;
+use crate::case::{Case, Way};
 
 /// The budget of a decision, DESIGN: ns for each byte of the head …
 const BUDGET_PER_BYTE: f64 = 0.4;
 /// … and ns besides.
 const BUDGET_FIXED: f64 = 200.0;
+
+/// The budget of what a connection adds to a decision, DESIGN: ns for its first segment …
+const BUDGET_FIRST: i64 = 400;
+/// … and for a later one.
+const BUDGET_LATER: i64 = 150;
 
 /// All figures of one run, with what they were taken on.
 #[derive(Serialize)]
@@ -24,6 +29,8 @@ pub(crate) struct Report {
     repeat: u32,
     bare_drop: Figure,
     decisions: Vec<Decision>,
+    /// What the connection adds to an allowed decision: the table's entry and the socket's look-up.
+    segments: Vec<Segment>,
 }
 
 /// One measured thing: of the rounds' means, in ns.
@@ -44,6 +51,19 @@ struct Decision {
     distance_ns: f64,
 }
 
+/// A segment's whole way.
+#[derive(Serialize)]
+struct Segment {
+    head_bytes: usize,
+    /// Whether it is its connection's first.
+    first: bool,
+    #[serde(flatten)]
+    figure: Figure,
+    /// Median less that of the decision alone.
+    added_ns: i64,
+    budget_ns: i64,
+}
+
 impl Report {
     /// Sums up the rounds.
     ///
@@ -55,12 +75,26 @@ impl Report {
         bare: &[u64],
         cases: impl Iterator<Item = (&'a Case, &'a Vec<u64>)>,
     ) -> Result<Self> {
-        let decision = |(case, figures): (&Case, &Vec<u64>)| -> Result<Decision> {
+        let cases: Vec<_> = cases.collect();
+        let decision = |&(case, figures): &(&Case, &Vec<u64>)| -> Result<Decision> {
             let figure = Figure::of(figures)?;
             let budget_ns = BUDGET_PER_BYTE * case.head as f64 + BUDGET_FIXED;
             let distance_ns = figure.median_ns as f64 - budget_ns;
             Ok(Decision { head_bytes: case.head, outcome: case.outcome, figure, budget_ns, distance_ns })
         };
+        let decisions: Vec<Decision> =
+            cases.iter().filter(|(case, _)| case.way == Way::Decision).map(decision).collect::<Result<_>>()?;
+        let segment = |&(case, figures): &(&Case, &Vec<u64>)| -> Result<Segment> {
+            let figure = Figure::of(figures)?;
+            let alone = decisions.iter().find(|alone| alone.head_bytes == case.head && alone.outcome == case.outcome);
+            let alone = alone.context("the decision alone was not measured")?.figure.median_ns;
+            let added_ns = figure.median_ns.cast_signed() - alone.cast_signed();
+            let first = case.way == Way::First;
+            let budget_ns = if first { BUDGET_FIRST } else { BUDGET_LATER };
+            Ok(Segment { head_bytes: case.head, first, figure, added_ns, budget_ns })
+        };
+        let segments =
+            cases.iter().filter(|(case, _)| case.way != Way::Decision).map(segment).collect::<Result<_>>()?;
         Ok(Self {
             schema: "v1",
             date: jiff::Timestamp::now().round(jiff::Unit::Second)?.to_string(),
@@ -70,7 +104,8 @@ impl Report {
             rounds,
             repeat,
             bare_drop: Figure::of(bare)?,
-            decisions: cases.map(decision).collect::<Result<_>>()?,
+            decisions,
+            segments,
         })
     }
 
@@ -94,7 +129,8 @@ impl Figure {
 
 impl fmt::Display for Report {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { schema: _, date, command: _, kernel, processor, rounds, repeat, bare_drop, decisions } = self;
+        let Self { schema: _, date, command: _, kernel, processor, rounds, repeat, bare_drop, decisions, segments } =
+            self;
         writeln!(formatter, "Linux {kernel}, {processor}, {date}")?;
         writeln!(
             formatter,
@@ -113,6 +149,18 @@ impl fmt::Display for Report {
             writeln!(
                 formatter,
                 "{head_bytes:>10}  {outcome:<10} {median_ns:>7} {least_ns:>7} {budget_ns:>7.0} {distance_ns:>+9.0}"
+            )?;
+        }
+        writeln!(
+            formatter,
+            "\n{:>10}  {:<10} {:>7} {:>7} {:>7} {:>9}",
+            "head bytes", "segment", "median", "least", "added", "budget"
+        )?;
+        for Segment { head_bytes, first, figure: Figure { median_ns, least_ns }, added_ns, budget_ns } in segments {
+            let name = if *first { "first" } else { "later" };
+            writeln!(
+                formatter,
+                "{head_bytes:>10}  {name:<10} {median_ns:>7} {least_ns:>7} {added_ns:>+7} {budget_ns:>9}"
             )?;
         }
         Ok(())

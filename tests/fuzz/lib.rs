@@ -7,7 +7,6 @@
 pub mod http;
 pub mod limits;
 pub mod mutation;
-pub mod promises;
 pub mod reference;
 pub mod seeds;
 pub mod segments;

@@ -6,8 +6,6 @@
 
 use enforcer_ebpf::abi::Service;
 
-use crate::promises::CONNECTION_RULES;
-
 /// One request head.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
@@ -47,10 +45,9 @@ pub fn read(stream: &[u8], bounds: &Service) -> Reading {
     let mut text = Text { bytes: stream, at: 0, limit: usize::MAX };
     let mut heads = Vec::new();
     let mut is_body_refused = false;
-    let mut closed = false;
     let end = loop {
         let begin = text.at;
-        let framing = match head(&mut text, closed, bounds) {
+        let framing = match head(&mut text, bounds) {
             Ok((head, framing)) => {
                 heads.push(head);
                 framing
@@ -68,7 +65,9 @@ pub fn read(stream: &[u8], bounds: &Service) -> Reading {
                 break End::Refused(text.at);
             }
         }
-        closed = framing.closes;
+        if framing.closes {
+            break if text.next().is_ok() { End::Refused(text.at) } else { End::Between };
+        }
     };
     Reading { heads, end, is_body_refused }
 }
@@ -150,8 +149,7 @@ struct Framing {
     keeps: bool,
 }
 
-/// `closed`: the request before has said that none follows.
-fn head(text: &mut Text<'_>, closed: bool, bounds: &Service) -> Result<(Head, Framing)> {
+fn head(text: &mut Text<'_>, bounds: &Service) -> Result<(Head, Framing)> {
     let mut byte = text.next()?;
     let mut begin = text.at - 1;
     // RFC 9112 §2.2: one empty line before the request line is to be overlooked.
@@ -160,7 +158,6 @@ fn head(text: &mut Text<'_>, closed: bool, bounds: &Service) -> Result<(Head, Fr
         begin = text.at;
         byte = text.next()?;
     }
-    refuse_if(closed)?;
     text.limit = begin.saturating_add(bounds.max_head as usize);
     refuse_if(text.at > text.limit)?;
     method(text, byte, bounds)?;
@@ -252,7 +249,7 @@ fn field_value(text: &mut Text<'_>, name: &[u8], framing: &mut Framing, bounds: 
         b"transfer-encoding" => {
             refuse_if(framing.length.is_some() || framing.chunked || framing.old_version)?;
             framing.chunked = true;
-            only_word(text, b"chunked")
+            only(text, b"chunked")
         }
         b"host" => {
             refuse_if(framing.host)?;
@@ -261,11 +258,18 @@ fn field_value(text: &mut Text<'_>, name: &[u8], framing: &mut Framing, bounds: 
         }
         b"http2-settings" => Err(Stop::Refused),
         b"upgrade" if bounds.flags & Service::UPGRADE == 0 => Err(Stop::Refused),
-        b"connection" if CONNECTION_RULES => connection_options(text, framing),
-        b"expect" if CONNECTION_RULES => {
+        b"connection" => {
+            let options = any_value(text)?.to_ascii_lowercase();
+            // Whoever leaves the comma out means two options, too.
+            let options: Vec<&[u8]> = options.split(|byte| b", \t".contains(byte)).collect();
+            framing.closes |= options.contains(&&b"close"[..]);
+            framing.keeps |= options.contains(&&b"keep-alive"[..]);
+            refuse_if(framing.closes && framing.keeps)
+        }
+        b"expect" => {
             refuse_if(framing.expects || framing.old_version)?;
             framing.expects = true;
-            only_word(text, b"100-continue")
+            only(text, b"100-continue")
         }
         _ => any_value(text).map(|_| ()),
     }
@@ -314,34 +318,14 @@ fn length(text: &mut Text<'_>, bounds: &Service) -> Result<u64> {
     Ok(length)
 }
 
-/// A value that must be this word, in any case.
-fn only_word(text: &mut Text<'_>, word: &[u8]) -> Result<()> {
+/// A value that is this word and nothing else.
+fn only(text: &mut Text<'_>, word: &[u8]) -> Result<()> {
     let mut byte = text.behind_blanks()?;
     for wanted in word {
         refuse_if(byte.to_ascii_lowercase() != *wanted)?;
         byte = text.next()?;
     }
     text.blank_line_end(byte)
-}
-
-/// Options with commas or blanks between them; `close` and `keep-alive` not both.
-fn connection_options(text: &mut Text<'_>, framing: &mut Framing) -> Result<()> {
-    let mut option = Vec::new();
-    loop {
-        let byte = text.next()?;
-        if !matches!(byte, b',' | b' ' | b'\t' | b'\r') {
-            refuse_if(byte.is_ascii_control())?;
-            option.push(byte.to_ascii_lowercase());
-            continue;
-        }
-        framing.closes |= option == b"close";
-        framing.keeps |= option == b"keep-alive";
-        refuse_if(framing.closes && framing.keeps)?;
-        option.clear();
-        if byte == b'\r' {
-            return text.expect(b'\n');
-        }
-    }
 }
 
 fn body(text: &mut Text<'_>, framing: &Framing) -> Result<()> {

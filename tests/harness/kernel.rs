@@ -42,7 +42,10 @@ fn object() -> Result<Vec<u8>> {
 }
 
 /// Where the running kernel keeps what the program reads of a socket, by another reader of its BTF than the daemon's.
-fn socket_offsets() -> Result<SocketOffsets> {
+///
+/// # Errors
+/// When bpftool does not tell.
+pub fn socket_offsets() -> Result<SocketOffsets> {
     let mut bpftool = Command::new("bpftool");
     let types = process::run(bpftool.args(["btf", "dump", "file", "/sys/kernel/btf/vmlinux", "format", "raw"]))?;
     let offset = |structure: &str, member: &str| -> Result<u32> {
@@ -59,6 +62,8 @@ fn socket_offsets() -> Result<SocketOffsets> {
     Ok(SocketOffsets {
         rcv_nxt: offset("tcp_sock", "rcv_nxt")?,
         bytes_received: offset("tcp_sock", "bytes_received")?,
+        snd_una: offset("tcp_sock", "snd_una")?,
+        bytes_acked: offset("tcp_sock", "bytes_acked")?,
         request_rcv_nxt: offset("tcp_request_sock", "rcv_nxt")?,
         request_snt_isn: offset("tcp_request_sock", "snt_isn")?,
     })
@@ -100,16 +105,16 @@ impl Loaded {
         Self::load(&mut EbpfLoader::new(), program, tables)
     }
 
-    /// Loads a program so that it understands the sockets of the network namespace that it is run in, with a
+    /// Loads the attached program so that it understands the sockets of the network namespace that it is run in, with a
     /// table of connections of so many sets, a power of two.
     ///
     /// # Errors
     /// As [`Loaded::new`], or when the kernel's type information cannot be read.
-    pub fn with_sockets(program: Program, tables: &Tables, sets: u32) -> Result<Self> {
+    pub fn with_sockets(tables: &Tables, sets: u32) -> Result<Self> {
         let (offsets, mask) = (socket_offsets()?, sets - 1);
         let mut loader = EbpfLoader::new();
         loader.override_global(global::SOCKET_OFFSETS, &offsets, true).override_global(global::FLOW_MASK, &mask, true);
-        Self::load(&mut loader, program, tables)
+        Self::load(&mut loader, Program::Xdp, tables)
     }
 
     fn load<'a>(loader: &mut EbpfLoader<'a>, program: Program, tables: &Tables) -> Result<Self> {

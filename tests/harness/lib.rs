@@ -17,10 +17,10 @@ pub mod peer;
 pub mod process;
 pub mod random;
 pub mod reader;
+pub mod receiver;
 pub mod root;
 pub mod script;
 pub mod script_mutation;
-pub mod stack;
 pub mod tables;
 pub mod world;
 

@@ -46,9 +46,10 @@ impl Listener {
     pub fn connect(&self) -> Result<Peer> {
         let client = TcpStream::connect_timeout(&self.address, PATIENCE)?;
         client.set_nodelay(true)?;
-        let (first, ack) = sequence_numbers(&client)?;
+        let (first, acknowledges) = next_to_send_and_receive(&client)?;
         let listener = self.socket.try_clone()?;
-        let mut peer = Peer { address: client.local_addr()?, client: Some(client), server: None, listener, first, ack };
+        let mut peer =
+            Peer { address: client.local_addr()?, client: Some(client), server: None, listener, first, acknowledges };
         if !self.deferred {
             peer.accept()?;
         }
@@ -64,7 +65,7 @@ pub struct Peer {
     listener: TcpListener,
     address: SocketAddr,
     first: u32,
-    ack: u32,
+    acknowledges: u32,
 }
 
 impl Peer {
@@ -82,14 +83,8 @@ impl Peer {
 
     /// Sequence number of the server's first byte.
     #[must_use]
-    pub fn ack(&self) -> u32 {
-        self.ack
-    }
-
-    /// Whether the server's end is still a request, without a socket of its own.
-    #[must_use]
-    pub fn is_request(&self) -> bool {
-        self.server.is_none() && self.client.is_some()
+    pub fn acknowledges(&self) -> u32 {
+        self.acknowledges
     }
 
     fn accept(&mut self) -> Result<()> {
@@ -167,20 +162,20 @@ impl Peer {
     }
 }
 
-/// Sequence numbers of the next byte that a connection sends, and of the next that it receives.
-fn sequence_numbers(client: &TcpStream) -> Result<(u32, u32)> {
+/// Sequence numbers of the next bytes that a connection sends and receives.
+fn next_to_send_and_receive(client: &TcpStream) -> Result<(u32, u32)> {
     const REPAIR: i32 = 1;
     /// Without the window probe that ends a repair otherwise.
     const REPAIR_OFF: i32 = -1;
-    const RECV_QUEUE: i32 = 1;
+    const RECEIVE_QUEUE: i32 = 1;
     const SEND_QUEUE: i32 = 2;
-    set(client, libc::TCP_REPAIR, REPAIR).context("asking for sequence numbers")?;
+    set(client, libc::TCP_REPAIR, REPAIR).context("asking for a sequence number")?;
     set(client, libc::TCP_REPAIR_QUEUE, SEND_QUEUE)?;
-    let sent = get(client, libc::TCP_QUEUE_SEQ)?;
-    set(client, libc::TCP_REPAIR_QUEUE, RECV_QUEUE)?;
-    let received = get(client, libc::TCP_QUEUE_SEQ)?;
+    let sends = get(client, libc::TCP_QUEUE_SEQ)?;
+    set(client, libc::TCP_REPAIR_QUEUE, RECEIVE_QUEUE)?;
+    let receives = get(client, libc::TCP_QUEUE_SEQ)?;
     set(client, libc::TCP_REPAIR, REPAIR_OFF)?;
-    Ok((sent as u32, received as u32))
+    Ok((sends as u32, receives as u32))
 }
 
 fn set(socket: &impl AsFd, option: i32, value: i32) -> Result<()> {

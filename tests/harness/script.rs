@@ -19,7 +19,6 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use crate::packet::{Frame, flag};
-use crate::stack::Answer;
 
 /// Connections that a script can name.
 pub const CONNECTIONS: usize = 12;
@@ -261,7 +260,7 @@ pub struct Client {
     pub ends: [(SocketAddr, SocketAddr); CONNECTIONS],
     /// Sequence number of each connection's SYN.
     pub isns: [u32; CONNECTIONS],
-    /// What each connection acknowledges: the first byte of its server.
+    /// Sequence number of each server's first byte, which the client acknowledges.
     pub acks: [u32; CONNECTIONS],
     cursors: [usize; CONNECTIONS],
 }
@@ -299,17 +298,16 @@ impl Client {
     #[must_use]
     pub fn frame(&self, connection: usize, seq: u32, flags: u8, payload: &[u8]) -> Frame {
         let (client, server) = self.ends[connection];
-        Frame { flags, ..Frame::data(client, server, seq, payload).acking(self.acks[connection]) }
+        Frame { flags, ack: self.acks[connection], ..Frame::data(client, server, seq, payload) }
     }
 
-    /// The frame of what a connection's server answers; the client takes note of it.
-    pub fn take_answer(&mut self, connection: usize, answer: Answer) -> Vec<u8> {
-        let Answer { flags, seq, ack } = answer;
-        if flags & flag::SYN != 0 {
-            self.acks[connection] = seq.wrapping_add(1);
-        }
+    /// What the server answers when it has accepted all before `next`; a SYN-ACK to a SYN.
+    #[must_use]
+    pub fn answer(&self, connection: usize, next: u32, to_syn: bool) -> Vec<u8> {
         let (client, server) = self.ends[connection];
-        Frame::bare(server, client, seq, flags).acking(ack).build()
+        let first = self.acks[connection];
+        let (seq, flags) = if to_syn { (first.wrapping_sub(1), flag::SYN | flag::ACK) } else { (first, flag::ACK) };
+        Frame::bare(server, client, seq, flags).acking(next).build()
     }
 
     /// The frame that an event puts on the wire, if it does; of a new connection, its SYN.
@@ -355,7 +353,7 @@ impl Client {
 }
 
 impl Event {
-    /// Whom it happens to; all of them, if time passes.
+    /// The connection that it is about.
     #[must_use]
     pub fn connection(&self) -> Option<usize> {
         match self {

@@ -38,7 +38,7 @@ pub struct Host {
     marks: RefCell<BTreeMap<Place, Mark>>,
     payers: RefCell<BTreeMap<Place, KeyTag>>,
     handshakes: RefCell<HashMap<Tuple, Handshake>>,
-    receivers: RefCell<HashMap<Tuple, Receiver>>,
+    sockets: RefCell<Vec<(Tuple, Receiver)>>,
     scratch: RefCell<Box<Scratch>>,
     now: StdCell<u64>,
 }
@@ -96,9 +96,18 @@ impl Host {
             marks: RefCell::default(),
             payers: RefCell::default(),
             handshakes: RefCell::default(),
-            receivers: RefCell::default(),
+            sockets: RefCell::default(),
             scratch: RefCell::default(),
             now: StdCell::new(1 << 40),
+        }
+    }
+
+    /// Lets the local host answer so when it is asked for a connection's socket; of any other it has none.
+    pub fn tell(&self, tuple: Tuple, socket: Receiver) {
+        let mut sockets = self.sockets.borrow_mut();
+        match sockets.iter_mut().find(|(known, _)| *known == tuple) {
+            Some((_, known)) => *known = socket,
+            None => sockets.push((tuple, socket)),
         }
     }
 
@@ -137,11 +146,6 @@ impl Host {
         let head = frame.len().min(HEAD as usize);
         scratch.head.bytes_mut()[..head].copy_from_slice(&frame[..head]);
         judge::watch(&Packet { host: self, frame }, &mut scratch, frame.len() as u32);
-    }
-
-    /// From now on a connection's local socket is this.
-    pub fn set_receiver(&self, tuple: Tuple, receiver: Receiver) {
-        self.receivers.borrow_mut().insert(tuple, receiver);
     }
 
     /// The counters, by [`Count::index`].
@@ -183,7 +187,8 @@ impl<'m> World for Packet<'m> {
     }
 
     fn receiver(&self, tuple: &Tuple) -> Receiver {
-        self.host.receivers.borrow().get(tuple).copied().unwrap_or(Receiver::ABSENT)
+        let sockets = self.host.sockets.borrow();
+        sockets.iter().find(|(known, _)| known == tuple).map_or(Receiver::ABSENT, |(_, socket)| *socket)
     }
 
     fn mark(&self, place: Place, mark: &mut Mark) -> bool {

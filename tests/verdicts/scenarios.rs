@@ -228,7 +228,11 @@ impl Outcome {
         }
         let (before, after) = (read(sent)?, read(&bytes)?);
         ensure!(before.0.source_port == after.0.source_port, "a rewritten segment changed its ends");
-        ensure!(after.0.acknowledgment_number == SERVER + 1, "a rewritten segment lost its acknowledgement: {:?}", after.0);
+        ensure!(
+            after.0.acknowledgment_number == SERVER + 1,
+            "a rewritten segment lost its acknowledgement: {:?}",
+            after.0
+        );
         Ok(match after {
             (tcp, 0) if tcp.rst => Self::Reset(tcp.sequence_number),
             (_, 0) => Self::Stripped,

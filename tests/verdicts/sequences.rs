@@ -8,19 +8,19 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
-use enforcer_ebpf::flow::{Flow, Receiver, receiver};
+use enforcer_ebpf::flow::{self, Flow, receiver};
 use enforcer_ebpf::verdict::{Count, Event, Reason};
 use enforcer_tests::bucket::sliding;
 use enforcer_tests::client::get;
 use enforcer_tests::corpus::{self, KEY};
-use enforcer_tests::kernel::{Loaded, Program};
+use enforcer_tests::kernel::Loaded;
 use enforcer_tests::netns::Namespace;
 use enforcer_tests::packet::flag;
 use enforcer_tests::peer::{Listener, Peer};
 use enforcer_tests::random::Random;
+use enforcer_tests::receiver::Receiver;
 use enforcer_tests::script::{self, Bytes, CONNECTIONS, Client, Manner, Script};
 use enforcer_tests::script_mutation;
-use enforcer_tests::stack::Stack;
 use enforcer_tests::tables::Tables;
 use enforcer_tests::world::{Fate, Host, tuple};
 
@@ -46,6 +46,7 @@ const MET: &[Count] = &[
     Count::Refused(Reason::Upgrade),
     Count::Refused(Reason::FinInHead),
     Count::Refused(Reason::Unorderly),
+    Count::Refused(Reason::Conflict),
 ];
 
 fn tables() -> Tables {
@@ -73,11 +74,7 @@ struct Pair {
 impl Pair {
     fn new(sets: u32) -> Result<Self> {
         let tables = tables();
-        Ok(Self {
-            kernel: Loaded::with_sockets(Program::Xdp, &tables, sets)?,
-            host: Host::with_sets(&tables, sets),
-            sets,
-        })
+        Ok(Self { kernel: Loaded::with_sockets(&tables, sets)?, host: Host::with_sets(&tables, sets), sets })
     }
 
     /// Fails if something of this has never happened.
@@ -111,10 +108,12 @@ impl Pair {
     }
 }
 
-/// Connections without what comes of the clock, since two clocks never show the same.
-fn timeless(flows: BTreeMap<u64, Flow>) -> BTreeMap<u64, Flow> {
-    let timeless = |flow: Flow| Flow { touched: 0, id: 0, head_since: u64::from(flow.head_since != 0), ..flow };
-    flows.into_iter().map(|(hash, flow)| (hash, timeless(flow))).collect()
+/// Connections without the instants that they were last met at: two clocks never show the same.
+fn timeless(mut flows: BTreeMap<u64, Flow>) -> BTreeMap<u64, Flow> {
+    for flow in flows.values_mut() {
+        (flow.touched, flow.id, flow.head_since) = (0, 0, flow.head_since.min(1));
+    }
+    flows
 }
 
 /// Streams that are good, bad, and good up to a place.
@@ -205,16 +204,19 @@ fn sequences_on_forwarded_connections_leave_kernel_and_model_alike() -> Result<(
         for _ in 0..SEQUENCES {
             let script = sequence(&streams, &mut random);
             let mut client = Client::default();
-            let mut stacks: [Stack; CONNECTIONS] = Default::default();
+            let mut receivers: [Receiver; CONNECTIONS] = Default::default();
             for (number, event) in script.events.iter().enumerate() {
-                let (Some(connection), Some(frame)) = (event.connection(), client.play(event, &script)) else {
-                    continue;
-                };
+                let (Some(frame), Some(on)) = (client.play(event, &script), event.connection()) else { continue };
                 let fate = pair.judge(&frame).with_context(|| told(&script, &client, number))?;
-                if let (Fate::Passed(bytes), false) = (fate, event.is_lost())
-                    && let Some(answer) = stacks[connection].deliver(&bytes)
-                {
-                    pair.watch(&client.take_answer(connection, answer))?;
+                let before = receivers[on].next();
+                if let (Fate::Passed(bytes), false) = (fate, event.is_lost()) {
+                    receivers[on].deliver(&bytes);
+                }
+                if let Some(next) = receivers[on].next() {
+                    if before.is_none() {
+                        client.acks[on] = receivers[on].server();
+                    }
+                    pair.watch(&client.answer(on, next, before.is_none()))?;
                 }
             }
         }
@@ -226,42 +228,37 @@ fn sequences_on_forwarded_connections_leave_kernel_and_model_alike() -> Result<(
 /// A connection of the script whose receiver is this host.
 struct Local {
     peer: Peer,
-    stack: Stack,
+    receiver: Receiver,
     /// What the host says of it once it is over.
-    after: Receiver,
+    after: flow::Receiver,
 }
 
 impl Local {
     /// Lets the real socket accept what the model of it does.
     fn deliver(&mut self, frame: &[u8]) -> Result<()> {
-        let Some(before) = self.stack.next() else { return Ok(()) };
+        let Some(before) = self.receiver.next() else { return Ok(()) };
         let finished = self.is_finished();
-        self.stack.deliver(frame);
-        let Some(next) = self.stack.next() else { return self.peer.reset() };
+        self.receiver.deliver(frame);
+        let Some(next) = self.receiver.next() else { return self.peer.reset() };
         let ends = u32::from(self.is_finished() && !finished);
         self.peer.send(next.wrapping_sub(before) - ends)?;
         if ends == 1 { self.peer.finish() } else { Ok(()) }
     }
 
     fn is_finished(&self) -> bool {
-        self.stack.received().last().is_some_and(|received| received.is_finished)
+        self.receiver.received().last().is_some_and(|received| received.is_finished)
     }
 
-    fn receiver(&self) -> Receiver {
-        if self.stack.next().is_none() {
+    fn socket(&self) -> flow::Receiver {
+        if self.receiver.next().is_none() {
             return self.after;
         }
-        let known = self.stack.receiver();
-        if self.peer.is_request() {
-            Receiver { state: receiver::REQUEST, ack: self.peer.ack(), ..known }
-        } else {
-            known
-        }
+        flow::Receiver { server: self.peer.acknowledges(), ..self.receiver.socket() }
     }
 }
 
-const LISTENING: Receiver = Receiver { state: receiver::LISTENING, ..Receiver::ABSENT };
-const CLOSING: Receiver = Receiver { state: receiver::CLOSING, ..Receiver::ABSENT };
+const LISTENING: flow::Receiver = flow::Receiver { state: receiver::LISTENING, ..flow::Receiver::ABSENT };
+const CLOSING: flow::Receiver = flow::Receiver { state: receiver::CLOSING, ..flow::Receiver::ABSENT };
 
 /// Gives the first connections of the script real sockets.
 fn settle(client: &mut Client, listeners: &[Listener; 3]) -> Result<Vec<Local>> {
@@ -271,23 +268,23 @@ fn settle(client: &mut Client, listeners: &[Listener; 3]) -> Result<Vec<Local>> 
         let mut peer = listener.connect()?;
         client.ends[number] = (peer.address(), listener.address());
         client.isns[number] = peer.first().wrapping_sub(1);
-        client.acks[number] = peer.ack();
+        client.acks[number] = peer.acknowledges();
         let (server, port) = (listener.address(), peer.address().port());
-        let mut stack = Stack::default();
+        let mut receiver = Receiver::default();
         let syn = client.frame(number, client.isns[number], flag::SYN, &[]).build();
-        stack.deliver(&syn);
-        ensure!(stack.next() == Some(peer.first()), "the connection from {port} to {server} is modelled otherwise");
+        receiver.deliver(&syn);
+        ensure!(receiver.next() == Some(peer.first()), "the connection from {port} to {server} is modelled otherwise");
         if number == 7 {
             // It has received bytes that no packet of the script brought.
             peer.send(10)?;
-            stack.deliver(&client.frame(number, client.seq(number, 0), flag::ACK, &[0; 10]).build());
+            receiver.deliver(&client.frame(number, client.seq(number, 0), flag::ACK, &[0; 10]).build());
         }
-        locals.push(Local { peer, stack, after: LISTENING });
+        locals.push(Local { peer, receiver, after: LISTENING });
     }
     // The server ends one of them: its socket stays for a while, and reads nothing.
     let over = &mut locals[8];
     over.peer.close_server()?;
-    over.stack = Stack::default();
+    over.receiver = Receiver::default();
     over.after = CLOSING;
     // Nobody has connected from here.
     client.ends[9] = (SocketAddr::new(client.ends[0].0.ip(), 9), client.ends[0].1);
@@ -312,16 +309,15 @@ fn sequences_on_connections_of_real_sockets_leave_kernel_and_model_alike() -> Re
             let mut client = Client::default();
             let mut locals = settle(&mut client, &listeners)?;
             for (number, event) in script.events.iter().enumerate() {
-                let (Some(connection), Some(frame)) = (event.connection(), client.play(event, &script)) else {
-                    continue;
-                };
+                let Some(frame) = client.play(event, &script) else { continue };
                 for (local, (client, server)) in locals.iter().zip(client.ends) {
-                    pair.host.set_receiver(tuple(client, server), local.receiver());
+                    pair.host.tell(tuple(client, server), local.socket());
                 }
                 let (nobody, server) = client.ends[9];
-                pair.host.set_receiver(tuple(nobody, server), LISTENING);
+                pair.host.tell(tuple(nobody, server), LISTENING);
                 let fate = pair.judge(&frame).with_context(|| told(&script, &client, number))?;
-                if let (Some(local), Fate::Passed(bytes), false) = (locals.get_mut(connection), fate, event.is_lost()) {
+                let local = event.connection().and_then(|connection| locals.get_mut(connection));
+                if let (Some(local), Fate::Passed(bytes), false) = (local, fate, event.is_lost()) {
                     local.deliver(&bytes)?;
                 }
             }

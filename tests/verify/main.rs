@@ -8,7 +8,7 @@ use std::{fs, path::PathBuf, process::ExitCode};
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
-    programs::{ProgramError, Xdp},
+    programs::{Program, ProgramError, ProgramInfo},
 };
 use clap::Parser;
 use enforcer_ebpf::abi::{SocketOffsets, global};
@@ -65,7 +65,14 @@ fn line(bytes: &[u8], name: &str) -> Result<String> {
 /// Creates the maps of the object, with constants that stand for the daemon's.
 fn open(bytes: &[u8]) -> Result<Ebpf> {
     // Any values do, but not 0, which would let the verifier skip what they guard.
-    let offsets = SocketOffsets { rcv_nxt: 1600, bytes_received: 1568, request_rcv_nxt: 300, request_snt_isn: 304 };
+    let offsets = SocketOffsets {
+        rcv_nxt: 1600,
+        bytes_received: 1568,
+        snd_una: 1608,
+        bytes_acked: 1576,
+        request_rcv_nxt: 300,
+        request_snt_isn: 304,
+    };
     EbpfLoader::new()
         .override_global(global::KEY_SECRET, &[1u64, 2], true)
         .override_global(global::FLOW_SECRET, &[3u64, 4], true)
@@ -75,17 +82,19 @@ fn open(bytes: &[u8]) -> Result<Ebpf> {
         .context("cannot create the maps")
 }
 
-fn program<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
-    let program = object.program_mut(name).with_context(|| format!("no program {name}"))?;
-    program.try_into().with_context(|| format!("{name} is no XDP program"))
+/// Has a program verified and loaded.
+fn load(object: &mut Ebpf, name: &str) -> Result<ProgramInfo, ProgramError> {
+    match object.program_mut(name) {
+        Some(Program::Xdp(program)) => program.load().and_then(|()| program.info()),
+        Some(Program::SchedClassifier(program)) => program.load().and_then(|()| program.info()),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
 }
 
 /// Instructions as loaded, and bytes of machine code.
 fn sizes(bytes: &[u8], name: &str) -> Result<(u32, u32)> {
     let mut object = open(bytes)?;
-    let program = program(&mut object, name)?;
-    program.load().with_context(|| format!("the kernel refuses {name}"))?;
-    let info = program.info().with_context(|| format!("cannot describe {name}"))?;
+    let info = load(&mut object, name).with_context(|| format!("the kernel refuses {name}"))?;
     let translated = info.size_translated().context("this kernel does not tell a program's size")?;
     Ok((translated / 8, info.size_jitted()))
 }
@@ -96,13 +105,12 @@ fn sizes(bytes: &[u8], name: &str) -> Result<(u32, u32)> {
 /// descriptor is left for the program.
 fn statistics(bytes: &[u8], name: &str) -> Result<Statistics> {
     let mut object = open(bytes)?;
-    let program = program(&mut object, name)?;
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("cannot read the limit of open files")?;
     let next_free = fs::File::open("/dev/null").context("cannot open /dev/null")?;
     let used = u64::try_from(std::os::fd::AsRawFd::as_raw_fd(&next_free)).context("a descriptor is negative")?;
     drop(next_free);
     setrlimit(Resource::RLIMIT_NOFILE, used, hard).context("cannot lower the limit of open files")?;
-    let result = program.load();
+    let result = load(&mut object, name);
     setrlimit(Resource::RLIMIT_NOFILE, soft, hard).context("cannot restore the limit of open files")?;
     match result {
         Err(ProgramError::LoadError { verifier_log, .. }) => {
@@ -110,6 +118,6 @@ fn statistics(bytes: &[u8], name: &str) -> Result<Statistics> {
             Statistics::read(&log).with_context(|| format!("the verifier's log of {name} is not understood: {log}"))
         }
         Err(error) => Err(error).with_context(|| format!("cannot load {name}")),
-        Ok(()) => bail!("{name} was loaded without a descriptor for it"),
+        Ok(_) => bail!("{name} was loaded without a descriptor for it"),
     }
 }

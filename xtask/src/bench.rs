@@ -30,7 +30,7 @@ pub(crate) struct Options {
 /// The set-up, the build or the measurement failed.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let workspace = Workspace::read()?;
-    setup::for_run(&workspace)?;
+    setup::for_tests(&workspace)?;
     process::run(workspace.cargo().args(["build", "--locked", "--package=enforcer-user", "--bin=enforcer"]))?;
     process::run(workspace.cargo().args(["build", "--locked", "--package=enforcer-tests", "--bin=bench"]))?;
     let folder = workspace.target().join("bench");

@@ -2,8 +2,8 @@
 
 use super::bytes::{BASE, Window, controls, first, folded, hyphened, invisible, is_token, lowest, uncommon};
 use super::{
-    CHUNKED, CLOSE, CR, Cursor, EXPECT, HOST, HTTP_1_0, KEYED, LED, LENGTH, LF, LONG, LineEnd, Machine, Step, UNDERSCORE,
-    line_end, phase,
+    CHUNKED, CLOSE, CR, Cursor, EXPECT, HOST, HTTP_1_0, KEYED, LED, LENGTH, LF, LONG, LineEnd, Machine, Step,
+    UNDERSCORE, line_end, phase,
 };
 use crate::abi::Service;
 use crate::key::Tagger;

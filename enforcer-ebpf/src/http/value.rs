@@ -12,8 +12,7 @@ pub(super) type Word = ([u64; 2], u32);
 /// The one transfer coding (RFC 9112 §7.1).
 pub(super) const CHUNKED: Word = ([u64::from_le_bytes(*b"chunked\0"), 0], 7);
 /// The one expectation (RFC 9110 §10.1.1).
-pub(super) const CONTINUE: Word =
-    ([u64::from_le_bytes(*b"100-cont"), u64::from_le_bytes(*b"inue\0\0\0\0")], 12);
+pub(super) const CONTINUE: Word = ([u64::from_le_bytes(*b"100-cont"), u64::from_le_bytes(*b"inue\0\0\0\0")], 12);
 
 /// Connection options (RFC 9112 §9.3, §9.6).
 const CLOSES: u64 = u64::from_le_bytes(*b"close\0\0\0");

@@ -45,13 +45,14 @@ impl Decision {
 }
 
 /// Decides on the request whose head is complete and ends at `position` of the stream, and charges it if it may pass.
-/// One that was charged there before, when its bytes came first, is not charged again.
+/// One that was charged there before, when its bytes came first, is not charged again: `again` says that they were
+/// judged before; those that were read and then cut off are known to the connection.
 #[inline(always)]
 pub fn decide<W: World>(world: &W, flow: &mut Flow, position: u64, again: bool, now: u64) -> Decision {
     let refused = |principal, reason| Decision { principal, refused: Some(reason), again: false };
     let Some(tag) = flow.machine.key() else { return refused(0, Reason::Unkeyed) };
     let place = Place { flow: flow.id, position };
-    if again && payer(world, flow, place) == tag {
+    if (again || position <= flow.decided) && payer(world, flow, place) == tag {
         return Decision { principal: 0, refused: None, again: true };
     }
     let Some(Key { principal, flags, not_before, expires }) = world.key(tag) else {

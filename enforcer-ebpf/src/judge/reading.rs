@@ -164,6 +164,8 @@ fn settle<W: World>(world: &W, scratch: &mut Scratch, segment: &Segment, flow: &
     let Scratch { reading: Reading { scan, .. }, mark, .. } = scratch;
     let len = if is_cut { scan.boundary } else { scan.len };
     if is_cut {
+        // A head among what is cut off may have been charged: see `decide`.
+        flow.decided = scan.position.wrapping_add(u64::from(scan.position()));
         flow.machine.rewind();
     }
     // A body that could not end within these bytes goes on; another begins behind them at the earliest.
@@ -274,7 +276,7 @@ pub fn refill<W: World>(world: &W, reading: &mut Reading, flow: &mut Flow) -> Re
         let count = if skippable < u64::from(left) { skippable as u32 } else { left };
         machine.skip(count);
         scan.next = scan.next.wrapping_add(count);
-        if machine.is_between_requests() {
+        if machine.is_behind_request() {
             scan.boundary = scan.next;
         }
         if count != left {
@@ -331,7 +333,7 @@ pub fn step<W: World>(world: &W, reading: &mut Reading, flow: &mut Flow) -> bool
             return false;
         }
     }
-    if flow.machine.is_between_requests() {
+    if flow.machine.is_behind_request() {
         reading.scan.boundary = reading.scan.position();
     }
     true
@@ -365,4 +367,3 @@ fn account<W: World>(world: &W, reading: &mut Reading, decision: Decision) -> bo
     reading.scan.refuse(reason.into());
     false
 }
-

@@ -8,6 +8,7 @@
 #![expect(internal_features, reason = "BPF's atomics exist only as intrinsics")]
 
 mod atomic;
+mod bench;
 mod charge;
 mod maps;
 mod packet;
@@ -21,9 +22,8 @@ use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use aya_log_ebpf::debug;
-use enforcer_ebpf::flow::{Flow, stage};
-use enforcer_ebpf::judge::{self, Fate, Piece, Scratch, Verdict, World};
-use enforcer_ebpf::wire::{self, HEAD, Segment};
+use enforcer_ebpf::judge::{self, Fate, Scratch, Verdict};
+use enforcer_ebpf::wire::{HEAD, Segment};
 
 use packet::{Packet, TcPacket, XdpPacket};
 use world::Kernel;
@@ -45,47 +45,13 @@ pub(crate) fn enforcer_tc(ctx: TcContext) -> i32 {
 #[classifier]
 pub(crate) fn enforcer_watch(ctx: TcContext) -> i32 {
     let packet = TcPacket(ctx.skb.skb);
-    if !packet.is_local() && let Some((scratch, frame)) = begin(packet) {
+    if !packet.is_local()
+        && let Some((scratch, frame)) = begin(packet)
+    {
         judge::watch(&Kernel::new(packet), scratch, frame);
         packet::wipe(scratch, frame);
     }
     TC_ACT_UNSPEC
-}
-
-/// Judges a packet as the first of its connection, without the table of connections: for measurements and tests of
-/// the decision alone. Never attached.
-#[xdp(frags)]
-pub(crate) fn bench_judge(ctx: XdpContext) -> u32 {
-    let packet = XdpPacket(ctx.ctx);
-    let Some((scratch, frame)) = begin(packet) else { return XDP_PASS };
-    let kernel = Kernel::new(packet);
-    if wire::parse(&scratch.head, frame, &mut scratch.segment).is_err() {
-        return XDP_PASS;
-    }
-    let segment = scratch.segment;
-    if !kernel.service(segment.tuple.destination_port(), &mut scratch.reading.service) {
-        return XDP_PASS;
-    }
-    let Some(flow) = maps::bench_flow() else { return XDP_PASS };
-    flow.begin(0, &segment.tuple, segment.seq, stage::FOLLOWED, kernel.now());
-    let passes = first(packet, scratch, flow) != 0;
-    packet::wipe(scratch, frame);
-    if passes { XDP_PASS } else { XDP_DROP }
-}
-
-/// Reads the segment in the scratch; 0 if it does not pass as it is. A function, as the judge of a whole packet is one:
-/// the verifier walks it with fewer registers to tell apart.
-#[inline(never)]
-fn first(packet: XdpPacket, scratch: &mut Scratch, flow: &mut Flow) -> u32 {
-    let segment = scratch.segment;
-    let piece = Piece::fresh(&segment, flow);
-    u32::from(judge::read(&Kernel::new(packet), scratch, &segment, flow, piece).fate == Fate::Pass)
-}
-
-/// The least that an XDP program can do: what the others are measured beside. Never attached.
-#[xdp(frags)]
-pub(crate) fn bench_drop(_ctx: XdpContext) -> u32 {
-    XDP_DROP
 }
 
 /// Judges a packet; whether it goes on, as it was or rewritten.

@@ -48,8 +48,14 @@ pub(crate) static FLOW_SECRET: Global<[u64; 2]> = Global::new([0; 2]);
 #[unsafe(no_mangle)]
 pub(crate) static FLOW_MASK: Global<u32> = Global::new(abi::FLOW_SETS - 1);
 #[unsafe(no_mangle)]
-pub(crate) static SOCKET_OFFSETS: Global<SocketOffsets> =
-    Global::new(SocketOffsets { rcv_nxt: 0, bytes_received: 0, request_rcv_nxt: 0, request_snt_isn: 0 });
+pub(crate) static SOCKET_OFFSETS: Global<SocketOffsets> = Global::new(SocketOffsets {
+    rcv_nxt: 0,
+    bytes_received: 0,
+    snd_una: 0,
+    bytes_acked: 0,
+    request_rcv_nxt: 0,
+    request_snt_isn: 0,
+});
 
 /// This CPU's scratch; a program runs to its end before another begins on the CPU, so there is one user at a time.
 #[inline(always)]

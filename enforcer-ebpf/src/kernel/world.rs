@@ -15,7 +15,8 @@ use enforcer_ebpf::wire::Tuple;
 
 use crate::atomic::Word;
 use crate::maps::{
-    CHARGES, FLOW_MASK, FLOW_SECRET, FLOWS, HANDSHAKES, KEY_SECRET, KEYS, MARKS, METERS, PORTS, PRINCIPALS, SERVICES, TOTALS,
+    CHARGES, FLOW_MASK, FLOW_SECRET, FLOWS, HANDSHAKES, KEY_SECRET, KEYS, MARKS, METERS, PORTS, PRINCIPALS, SERVICES,
+    TOTALS,
 };
 use crate::packet::Packet;
 use crate::{charge, part};

@@ -8,7 +8,7 @@ use clap::{ArgAction, Args};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{Existing, HeadTimeout, Metrics, Mode, OnRefuse, OpenHeads, Overrides, Settings};
+use crate::config::{Existing, HeadTimeout, Metrics, Mode, OnRefuse, OpenHeads, Overrides, Settings, SizeOverrides};
 use crate::daemon;
 use crate::kernel::Hook;
 use crate::policy::Limits;
@@ -98,6 +98,9 @@ pub(super) struct Arguments {
     #[arg(long, env = "ENFORCER_MAX_OPEN_HEADS", value_name = "N", hide_env_values = true)]
     max_open_heads: Option<OpenHeads>,
 
+    #[command(flatten)]
+    sizes: SizeOverrides,
+
     /// Limit of a new principal that is given none [default: 100/minute]
     #[arg(long, env = "ENFORCER_DEFAULT_LIMIT", value_name = "LIMIT", hide_env_values = true)]
     default_limit: Option<Limits>,
@@ -145,6 +148,7 @@ impl Arguments {
             existing,
             head_timeout,
             max_open_heads,
+            sizes,
             default_limit,
             detach_on_exit,
             verbose: _,
@@ -159,6 +163,7 @@ impl Arguments {
             existing,
             head_timeout,
             max_open_heads,
+            sizes,
             default_limit,
             state_dir,
             socket,

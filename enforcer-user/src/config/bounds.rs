@@ -1,5 +1,6 @@
 //! How long a request head may take, and how many may be unfinished at once.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -19,7 +20,13 @@ pub struct OpenHeads(u32);
 #[error("{found:?} is not accepted here; accepted: {accepted}")]
 pub struct OutOfBounds {
     found: String,
-    accepted: &'static str,
+    accepted: Cow<'static, str>,
+}
+
+impl OutOfBounds {
+    pub(super) fn new(found: impl fmt::Display, accepted: impl Into<Cow<'static, str>>) -> Self {
+        Self { found: found.to_string(), accepted: accepted.into() }
+    }
 }
 
 impl HeadTimeout {
@@ -49,10 +56,10 @@ impl FromStr for HeadTimeout {
     fn from_str(text: &str) -> Result<Self, OutOfBounds> {
         let accepted = Duration::from_secs(1)..=Duration::from_secs(3600);
         let duration = text.parse::<SignedDuration>().ok().and_then(|duration| Duration::try_from(duration).ok());
-        duration.filter(|duration| accepted.contains(duration)).map(Self).ok_or_else(|| OutOfBounds {
-            found: text.to_owned(),
-            accepted: "a time from 1s to 1h, such as 10s, 1m 30s or 2500ms",
-        })
+        duration
+            .filter(|duration| accepted.contains(duration))
+            .map(Self)
+            .ok_or_else(|| OutOfBounds::new(text, "a time from 1s to 1h, such as 10s, 1m 30s or 2500ms"))
     }
 }
 
@@ -79,13 +86,13 @@ impl Default for OpenHeads {
     }
 }
 
-impl TryFrom<u32> for OpenHeads {
+impl TryFrom<u64> for OpenHeads {
     type Error = OutOfBounds;
 
-    fn try_from(number: u32) -> Result<Self, OutOfBounds> {
+    fn try_from(number: u64) -> Result<Self, OutOfBounds> {
         match number {
-            1..=1_000_000 => Ok(Self(number)),
-            _ => Err(OutOfBounds { found: number.to_string(), accepted: "1 to 1000000 connections" }),
+            1..=1_000_000 => Ok(Self(number as u32)),
+            _ => Err(OutOfBounds::new(number, "1 to 1000000 connections")),
         }
     }
 }
@@ -94,9 +101,9 @@ impl FromStr for OpenHeads {
     type Err = OutOfBounds;
 
     fn from_str(text: &str) -> Result<Self, OutOfBounds> {
-        match text.parse::<u32>() {
+        match text.parse::<u64>() {
             Ok(number) => Self::try_from(number),
-            Err(_) => Err(OutOfBounds { found: text.to_owned(), accepted: "1 to 1000000 connections" }),
+            Err(_) => Err(OutOfBounds::new(text, "1 to 1000000 connections")),
         }
     }
 }

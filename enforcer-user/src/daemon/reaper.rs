@@ -2,7 +2,7 @@
 //!
 //! The kernel's program judges what arrives; a client that sends nothing, or stops within a head, gives it nothing to
 //! judge, and a worker that has accepted the connection waits for it. Both ends are told: the client gets a RST, the
-//! worker's call fails. The decision is [`overdue`]'s; right before the end of a connection it is looked at again.
+//! worker's call fails. The decision is [`overdue()`]'s; right before the end of a connection it is looked at again.
 
 mod existing;
 mod overdue;

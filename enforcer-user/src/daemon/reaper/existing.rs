@@ -18,6 +18,10 @@ pub(in crate::daemon) fn end_existing(settings: &Settings, kernel: &Kernel, tall
     let connections = sockets::connections(&settings.ports)?;
     let unknown = unknown(&connections, &kernel.connections().all());
     let older = match unknown.len() {
+        0 => {
+            tracing::info!("no connection is older than the guard and in the middle of its stream");
+            return Ok(());
+        }
         1 => "1 connection is older than the guard and in the middle of its stream".to_owned(),
         count => format!("{count} connections are older than the guard and in the middle of their streams"),
     };

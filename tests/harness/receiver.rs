@@ -5,38 +5,25 @@
 
 use std::collections::BTreeMap;
 
-use enforcer_ebpf::flow::{Receiver, after, receiver};
+use enforcer_ebpf::flow::{self, after, receiver};
 use etherparse::{NetHeaders, PacketHeaders, TcpHeader, TransportHeader};
-
-use crate::packet::flag;
 
 /// How far ahead of the next byte data may be.
 const WINDOW: u32 = 65_535;
 
 /// One end of a connection, and of those that came before it between the same two addresses.
 #[derive(Clone, Debug, Default)]
-pub struct Stack {
+pub struct Receiver {
     open: Option<Open>,
+    /// Connections that have begun.
+    begun: u32,
     /// What the connections that have ended had received.
     past: Vec<Received>,
-}
-
-/// A segment without data that a stack sends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Answer {
-    /// Its flags.
-    pub flags: u8,
-    /// Its sequence number.
-    pub seq: u32,
-    /// Its acknowledgement number.
-    pub ack: u32,
 }
 
 /// A connection that is open.
 #[derive(Clone, Debug)]
 struct Open {
-    /// Sequence number of the SYN-ACK.
-    isn: u32,
     base: u32,
     next: u32,
     received: Received,
@@ -55,14 +42,22 @@ pub struct Received {
     pub is_edited: bool,
 }
 
-impl Stack {
+impl Receiver {
     /// What the host says of the connection when it is asked.
     #[must_use]
-    pub fn receiver(&self) -> Receiver {
+    pub fn socket(&self) -> flow::Receiver {
         match &self.open {
-            Some(open) => Receiver { state: receiver::STREAM, next: open.next, base: open.base, ack: 0 },
-            None => Receiver { state: receiver::LISTENING, ..Receiver::ABSENT },
+            Some(open) => {
+                flow::Receiver { state: receiver::STREAM, next: open.next, base: open.base, server: self.server() }
+            }
+            None => flow::Receiver { state: receiver::LISTENING, ..flow::Receiver::ABSENT },
         }
+    }
+
+    /// Sequence number of the present connection's first byte the other way; no two have the same.
+    #[must_use]
+    pub fn server(&self) -> u32 {
+        self.begun.wrapping_mul(0x0101_0101)
     }
 
     /// Sequence number of the next byte, if there is a connection.
@@ -76,19 +71,17 @@ impl Stack {
         self.past.iter().chain(self.open.as_ref().map(|open| &open.received))
     }
 
-    /// Takes a frame, as far as the stack does; gives what it answers.
-    pub fn deliver(&mut self, frame: &[u8]) -> Option<Answer> {
-        let (tcp, payload) = read(frame)?;
+    /// Takes a frame, as far as the stack does.
+    pub fn deliver(&mut self, frame: &[u8]) {
+        let Some((tcp, payload)) = read(frame) else { return };
         let Some(open) = &mut self.open else {
-            if !tcp.syn || tcp.ack || tcp.rst || tcp.fin {
-                return None;
+            if tcp.syn && !tcp.ack && !tcp.rst && !tcp.fin {
+                let base = tcp.sequence_number.wrapping_add(1);
+                let received = Received::default();
+                self.begun += 1;
+                self.open = Some(Open { base, next: base, received, ahead: BTreeMap::new(), end: None });
             }
-            let base = tcp.sequence_number.wrapping_add(1);
-            let received = Received::default();
-            // No two connections are given the same.
-            let isn = self.past.len() as u32 * 0x10_0000;
-            self.open = Some(Open { isn, base, next: base, received, ahead: BTreeMap::new(), end: None });
-            return Some(Answer { flags: flag::SYN | flag::ACK, seq: isn, ack: base });
+            return;
         };
         if tcp.rst {
             if tcp.sequence_number == open.next
@@ -96,12 +89,11 @@ impl Stack {
             {
                 self.past.push(open.received);
             }
-            return None;
+            return;
         }
         if !tcp.syn && tcp.ack {
             open.take(&tcp, payload);
         }
-        Some(Answer { flags: flag::ACK, seq: open.isn.wrapping_add(1), ack: open.next })
     }
 }
 
@@ -162,7 +154,7 @@ fn read(frame: &[u8]) -> Option<(TcpHeader, &[u8])> {
 mod tests {
     use std::net::SocketAddr;
 
-    use super::Stack;
+    use super::Receiver;
     use crate::packet::{Frame, flag};
 
     fn frame(seq: u32, flags: u8, payload: &[u8]) -> Vec<u8> {
@@ -172,13 +164,13 @@ mod tests {
 
     #[test]
     fn the_first_copy_of_a_byte_wins_whether_it_comes_in_order_or_ahead() {
-        let mut stack = Stack::default();
-        stack.deliver(&frame(u32::MAX - 1, flag::SYN, b""));
+        let mut receiver = Receiver::default();
+        receiver.deliver(&frame(u32::MAX - 1, flag::SYN, b""));
         for (seq, bytes) in [(u32::MAX, "ab"), (u32::MAX, "XYc"), (3, "ef"), (2, "d!"), (4, "??g")] {
-            stack.deliver(&frame(seq, flag::ACK, bytes.as_bytes()));
+            receiver.deliver(&frame(seq, flag::ACK, bytes.as_bytes()));
         }
-        stack.deliver(&frame(7, flag::ACK | flag::FIN, b""));
-        let received: Vec<_> = stack.received().collect();
+        receiver.deliver(&frame(7, flag::ACK | flag::FIN, b""));
+        let received: Vec<_> = receiver.received().collect();
         assert_eq!(received.len(), 1);
         assert_eq!(String::from_utf8_lossy(&received[0].bytes), "abcd!f?g");
         assert!(received[0].is_finished && !received[0].is_edited);
@@ -186,15 +178,15 @@ mod tests {
 
     #[test]
     fn only_an_exact_reset_ends_a_connection_and_a_syn_then_begins_another() {
-        let mut stack = Stack::default();
-        stack.deliver(&frame(9, flag::SYN, b""));
-        stack.deliver(&frame(11, flag::RST, b""));
-        stack.deliver(&frame(99, flag::SYN, b""));
-        assert_eq!(stack.next(), Some(10));
-        stack.deliver(&frame(10, flag::RST, b""));
-        assert_eq!(stack.next(), None);
-        stack.deliver(&frame(99, flag::SYN, b""));
-        assert_eq!(stack.next(), Some(100));
-        assert_eq!(stack.received().count(), 2);
+        let mut receiver = Receiver::default();
+        receiver.deliver(&frame(9, flag::SYN, b""));
+        receiver.deliver(&frame(11, flag::RST, b""));
+        receiver.deliver(&frame(99, flag::SYN, b""));
+        assert_eq!(receiver.next(), Some(10));
+        receiver.deliver(&frame(10, flag::RST, b""));
+        assert_eq!(receiver.next(), None);
+        receiver.deliver(&frame(99, flag::SYN, b""));
+        assert_eq!(receiver.next(), Some(100));
+        assert_eq!(receiver.received().count(), 2);
     }
 }

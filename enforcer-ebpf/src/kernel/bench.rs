@@ -1,0 +1,88 @@
+//! Programs that are measured beside each other and never attached: parts of a packet's way, and the whole of it on
+//! connections that are set back before each packet.
+
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
+use aya_ebpf::macros::xdp;
+use aya_ebpf::programs::XdpContext;
+use enforcer_ebpf::flow::{self, Flow, Set, stage};
+use enforcer_ebpf::judge::{self, Fate, Piece, Scratch, World};
+use enforcer_ebpf::wire;
+
+use crate::packet::XdpPacket;
+use crate::world::Kernel;
+use crate::{begin, maps, packet, passes};
+
+/// Judges a packet as the first of its connection, without the table of connections: for measurements and tests of
+/// the decision alone. Never attached.
+#[xdp(frags)]
+pub(crate) fn bench_judge(ctx: XdpContext) -> u32 {
+    let packet = XdpPacket(ctx.ctx);
+    let Some((scratch, frame)) = begin(packet) else { return XDP_PASS };
+    let kernel = Kernel::new(packet);
+    if wire::parse(&scratch.head, frame, &mut scratch.segment).is_err() {
+        return XDP_PASS;
+    }
+    let segment = scratch.segment;
+    if !kernel.service(segment.tuple.destination_port(), &mut scratch.reading.service) {
+        return XDP_PASS;
+    }
+    let Some(flow) = maps::bench_flow() else { return XDP_PASS };
+    flow.begin(0, &segment.tuple, segment.seq, stage::FOLLOWED, kernel.now());
+    let passes = first(packet, scratch, flow) != 0;
+    packet::wipe(scratch, frame);
+    if passes { XDP_PASS } else { XDP_DROP }
+}
+
+/// Reads the segment in the scratch; 0 if it does not pass as it is. A function, as the judge of a whole packet is one:
+/// the verifier walks it with fewer registers to tell apart.
+#[inline(never)]
+fn first(packet: XdpPacket, scratch: &mut Scratch, flow: &mut Flow) -> u32 {
+    let segment = scratch.segment;
+    let piece = Piece::fresh(&segment, flow);
+    u32::from(judge::read(&Kernel::new(packet), scratch, &segment, flow, piece).fate == Fate::Pass)
+}
+
+/// Judges a packet on its whole way, as the first of its connection: what is known of that is forgotten before, which is
+/// part of the time that this takes. Never attached.
+#[xdp(frags)]
+pub(crate) fn bench_first(ctx: XdpContext) -> u32 {
+    let packet = XdpPacket(ctx.ctx);
+    if !with_flow(packet, |set, way| set.forget(way)) {
+        return XDP_DROP;
+    }
+    if passes(&ctx, packet) { XDP_PASS } else { XDP_DROP }
+}
+
+/// Judges a packet on its whole way, as a later one of its connection, which is set back to its beginning before.
+/// Never attached.
+#[xdp(frags)]
+pub(crate) fn bench_later(ctx: XdpContext) -> u32 {
+    let packet = XdpPacket(ctx.ctx);
+    if !with_flow(packet, |set, way| set.flow(way).go_back()) {
+        return XDP_DROP;
+    }
+    if passes(&ctx, packet) { XDP_PASS } else { XDP_DROP }
+}
+
+/// Does something to the entry of the packet's connection, if it has one; `false` if the packet cannot be read.
+#[inline(always)]
+fn with_flow(packet: XdpPacket, change: impl FnOnce(&mut Set, u32)) -> bool {
+    let Some((scratch, frame)) = begin(packet) else { return false };
+    let kernel = Kernel::new(packet);
+    if wire::parse(&scratch.head, frame, &mut scratch.segment).is_err() {
+        return false;
+    }
+    let tuple = scratch.segment.tuple;
+    let hash = flow::hash(kernel.flow_secret(), &tuple);
+    let Some(mut set) = kernel.lock(hash) else { return false };
+    if let Some(way) = kernel.find(&set, hash, &tuple) {
+        change(&mut set, way);
+    }
+    true
+}
+
+/// The least that an XDP program can do: what the others are measured beside. Never attached.
+#[xdp(frags)]
+pub(crate) fn bench_drop(_ctx: XdpContext) -> u32 {
+    XDP_DROP
+}
