@@ -15,6 +15,7 @@ pub mod other_parser;
 pub mod packet;
 pub mod peer;
 pub mod process;
+pub mod program;
 pub mod random;
 pub mod reader;
 pub mod receiver;
