@@ -11,10 +11,13 @@ pub mod kernel;
 pub mod netns;
 pub mod origin;
 pub mod packet;
+pub mod passage;
 pub mod process;
 pub mod reader;
+pub mod relay;
 pub mod root;
 pub mod tables;
+pub mod weather;
 pub mod world;
 
 /// The folder of this crate, where apps, clients and corpus lie.
