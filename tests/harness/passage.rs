@@ -20,7 +20,7 @@ const CLIENT_INTERFACE: &str = "cli0";
 /// The relay's interfaces: the client's side, and the server's.
 const MIDDLE: [&str; 2] = ["mid0", "mid1"];
 /// How soon a lost segment may be sent again; the system's 200 ms would only make the tests wait.
-const LEAST_RETRANSMISSION_TIME: Duration = Duration::from_millis(50);
+const LEAST_RETRANSMISSION_TIME: Duration = Duration::from_millis(20);
 
 /// A server's side, a client's side, and a place for a relay between them.
 #[derive(Debug)]
@@ -67,8 +67,9 @@ impl Passage {
     /// When `nft` fails.
     pub fn lose_behind_the_hook(&self, per_mille: u32) -> Result<()> {
         let rules = format!(
-            "table netdev misfortune {{ chain behind {{ type filter hook ingress device {INTERFACE} priority 0; \
-             meta l4proto tcp numgen random mod 1000 < {per_mille} counter name lost drop; }}; counter lost {{ }} }}"
+            "table netdev misfortune {{\n counter lost {{ }}\n chain behind {{\n type filter hook ingress device \
+             \"{INTERFACE}\" priority 0;\n meta l4proto tcp numgen random mod 1000 < {per_mille} counter name lost \
+             drop\n }}\n}}"
         );
         process::run(self.server.command("nft").arg(rules)).map(|_| ())
     }

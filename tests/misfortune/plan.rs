@@ -40,8 +40,8 @@ pub(crate) const PLAN: &[Step] = &[
     Step { what: Do::Get, size: 0, count: 10, keep: false },
     Step { what: Do::Fields, size: 12 << 10, count: 4, keep: true },
     Step { what: Do::Fields, size: 12 << 10, count: 2, keep: false },
-    Step { what: Do::Upload, size: MEGABYTE, count: 2, keep: true },
-    Step { what: Do::Chunked, size: MEGABYTE, count: 2, keep: true },
+    Step { what: Do::Upload, size: MEGABYTE, count: 1, keep: true },
+    Step { what: Do::Chunked, size: MEGABYTE, count: 1, keep: true },
     Step { what: Do::Download, size: MEGABYTE, count: 1, keep: true },
 ];
 
