@@ -362,6 +362,21 @@ fn another_namespace_is_examined_by_its_name_or_its_file() -> Result<()> {
 }
 
 #[test]
+fn another_namespaces_interface_of_the_same_number_is_not_taken_for_guarded() -> Result<()> {
+    let link = veth()?;
+    let enforcer = guard(&link, "srv0", "8000")?;
+    let index = |namespace: &Namespace, name: &str| namespace.run(|| Ok(nix::net::if_::if_nametoindex(name)?));
+    let (guarded, other) = (index(&link.server, "srv0")?, index(link.client(), "cli0")?);
+    ensure!(guarded == other, "the pair has the numbers {guarded} and {other}: this shows nothing");
+    let folder = tempfile::tempdir()?;
+    let _app = doors(link.client(), &["tcp:10.77.0.2:8000"], folder.path())?;
+    let name = link.client().name();
+    let ways = [format!("cli0, port 8000 of {name}"), format!("lo, port 8000 of {name}")];
+    let said = Said::of(&enforcer, &["--netns", name])?;
+    said.expect(&[("unguarded_interface", &ways[0]), ("unguarded_interface", &ways[1])])
+}
+
+#[test]
 fn programs_of_others_are_named_wherever_they_are_attached() -> Result<()> {
     let link = veth()?;
     second_nic(&link)?;
@@ -370,10 +385,7 @@ fn programs_of_others_are_named_wherever_they_are_attached() -> Result<()> {
     let enforcer = guard(&link, "srv0", "8000")?;
     Said::of(&enforcer, &[])?.expect(&[])?;
     // Beside the guard on its own interface, and in its place on another.
-    let index = |name: &str| -> Result<u32> {
-        let shown: Value = serde_json::from_str(&link.server.ip(&["-j", "link", "show", name])?)?;
-        Ok(shown[0]["ifindex"].as_u64().context("no index")?.try_into()?)
-    };
+    let index = |name: &str| link.server.run(|| Ok(nix::net::if_::if_nametoindex(name)?));
     let (first, second) = (index("srv0")?, index("srv1")?);
     let mut programs = [
         (Program::load(Kind::Xdp, "others_xdp")?, second),
