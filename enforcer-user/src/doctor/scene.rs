@@ -31,6 +31,8 @@ pub(super) struct Scene {
     pub(super) unix: Vec<Unix>,
     pub(super) udp: Vec<Bound>,
     pub(super) redirects: Vec<Redirect>,
+    /// Whether the tables of legacy iptables, whose rules nftables does not show, include one that redirects.
+    pub(super) legacy_nat: bool,
     /// Names of the devices that take packets to 127.0.0.0/8 from outside.
     pub(super) loopback_routed: Vec<String>,
     /// Whether sockets outside of a VRF take connections from inside.
@@ -99,6 +101,10 @@ impl Scene {
         match redirect::all() {
             Ok(redirects) => scene.redirects = redirects,
             Err(error) => note("redirect", "the firewall's rules cannot be listed", error),
+        }
+        match redirect::legacy_nat() {
+            Ok(there) => scene.legacy_nat = there,
+            Err(error) => note("redirect", "the tables of legacy iptables cannot be listed", error),
         }
         let all = setting("net/ipv4/conf/all/route_localnet").unwrap_or(0) != 0;
         let routed = |name: &str| all || setting(&format!("net/ipv4/conf/{name}/route_localnet")).unwrap_or(0) != 0;
