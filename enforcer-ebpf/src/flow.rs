@@ -472,13 +472,15 @@ fn plan_forwarded(flow: Option<&Flow>, segment: &Segment, known: Receiver, hands
         Some(flow) => flow.base == handshake.client && flow.server == handshake.server,
         None => false,
     };
+    // The server has agreed to another connection than the one that is followed: that one is over.
     if agreed && !begun {
-        if segment.seq == handshake.client && segment.ack == handshake.server {
-            return Plan::new(Course::Enter, handshake.client);
-        }
-        if forwarded.is_none() && after(segment.seq, handshake.client) {
-            return Plan::new(Course::Ahead, 0);
-        }
+        return if segment.seq == handshake.client && segment.ack == handshake.server {
+            Plan::new(Course::Enter, handshake.client)
+        } else if after(segment.seq, handshake.client) {
+            Plan::new(Course::Ahead, 0)
+        } else {
+            Plan::new(Course::Strip, 0)
+        };
     }
     match forwarded {
         Some(flow) => {
