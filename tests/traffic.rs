@@ -15,7 +15,7 @@ use enforcer_tests::netns::{Link, Way};
 use enforcer_tests::origin::{Origin, Workers};
 
 const PORT: u16 = 8000;
-const WAYS: [Way; 2] = [Way::VethNative, Way::LoopbackGeneric];
+const WAYS: [Way; 3] = Way::ALL;
 
 fn addresses(link: &Link) -> [SocketAddr; 2] {
     [link.v4, link.v6].map(|ip: IpAddr| SocketAddr::new(ip, PORT))

@@ -1,7 +1,29 @@
 //! The loaded program by BPF_PROG_TEST_RUN, packet in, verdict, packet and counters out, beside the host library.
 
-#[path = "verdicts/scenarios.rs"]
-mod scenarios;
+/// The scenarios through XDP.
+mod xdp {
+    use super::{Loaded, Program, Result, Tables};
+
+    #[path = "scenarios.rs"]
+    mod scenarios;
+
+    fn load(tables: &Tables) -> Result<Option<Loaded>> {
+        Loaded::new(Program::Xdp, tables).map(Some)
+    }
+}
+
+/// The scenarios through traffic control.
+mod tc {
+    use super::{Loaded, Program, Result, Tables};
+
+    #[path = "scenarios.rs"]
+    mod scenarios;
+
+    fn load(tables: &Tables) -> Result<Option<Loaded>> {
+        Loaded::new(Program::Tc, tables).map(Some)
+    }
+}
+
 #[path = "verdicts/sequences.rs"]
 mod sequences;
 
@@ -15,11 +37,6 @@ use enforcer_tests::tables::Tables;
 
 /// In ns.
 const HOUR: u64 = 3_600_000_000_000;
-
-/// The program that is attached to interfaces.
-fn load(tables: &Tables) -> Result<Option<Loaded>> {
-    Loaded::new(Program::Xdp, tables).map(Some)
-}
 
 #[test]
 fn nothing_of_a_request_stays_in_the_scratch() -> Result<()> {

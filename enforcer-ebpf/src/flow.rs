@@ -439,9 +439,9 @@ fn plan_stream(flow: Option<&Flow>, segment: &Segment, receiver: Receiver, now: 
     }
     // The receiver overlooks what it has accepted.
     let begin = if after(accepted, segment.seq) { accepted } else { segment.seq };
-    // What came before the refused bytes, and has not arrived yet, may still come.
+    // What came before the refused bytes, and has not arrived yet, may still come, and does so first.
     if refused && !after(next, begin) {
-        return Plan::new(Course::Reset, accepted);
+        return Plan::new(if accepted == next { Course::Reset } else { Course::Ahead }, accepted);
     }
     let course = if begin == next {
         Course::Read
