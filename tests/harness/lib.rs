@@ -12,6 +12,7 @@ pub mod netns;
 pub mod origin;
 pub mod packet;
 pub mod process;
+pub mod raw;
 pub mod reader;
 pub mod root;
 pub mod tables;
