@@ -1,5 +1,6 @@
 //! The conditions that a stream is sent under, and which of their combinations are run.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use enforcer_tests::origin::Server;
@@ -57,19 +58,20 @@ impl Cell {
         cells
     }
 
-    /// The pairs of conditions that this combination shows, each as its place and its names.
-    fn pairs(&self) -> Vec<(usize, String)> {
-        let names = [
-            self.server.to_string(),
-            self.hook.to_owned(),
-            format!("{:?}", self.family),
-            self.offload.to_string(),
-            format!("{:?}", self.cut),
+    /// Each pair of this combination's conditions, as a number.
+    fn pairs(&self) -> Vec<usize> {
+        let place = |found: Option<usize>| found.unwrap_or_default();
+        let conditions = [
+            place(Server::EACH.iter().position(|server| *server == self.server)),
+            place(HOOKS.iter().position(|hook| *hook == self.hook)),
+            usize::from(self.family == Family::V6),
+            usize::from(self.offload),
+            place(Cut::EACH.iter().position(|cut| *cut == self.cut)),
         ];
         let mut pairs = Vec::new();
-        for first in 0..names.len() {
-            for second in first + 1..names.len() {
-                pairs.push((first * names.len() + second, format!("{} {}", names[first], names[second])));
+        for first in 0..conditions.len() {
+            for second in first + 1..conditions.len() {
+                pairs.push(((first * 8 + second) * 8 + conditions[first]) * 8 + conditions[second]);
             }
         }
         pairs
@@ -78,29 +80,23 @@ impl Cell {
 
 /// Combinations that show every pair of conditions at least once; other `number`s give other combinations.
 pub(crate) fn pairwise(number: usize) -> Vec<Cell> {
-    let mut candidates = Cell::every();
-    let count = candidates.len();
+    let mut cells: Vec<(Cell, Vec<usize>)> = Cell::every().into_iter().map(|cell| (cell, cell.pairs())).collect();
+    let count = cells.len();
     // Of equally good ones the first is taken, and which one that is differs by number.
-    candidates.rotate_left(number * 37 % count);
-    let mut missing: Vec<(usize, String)> = Vec::new();
-    for pair in candidates.iter().flat_map(Cell::pairs) {
-        if !missing.contains(&pair) {
-            missing.push(pair);
-        }
-    }
+    cells.rotate_left(number * 37 % count);
+    let mut missing: BTreeSet<usize> = cells.iter().flat_map(|(_, pairs)| pairs.clone()).collect();
     let mut chosen = Vec::new();
     while !missing.is_empty() {
-        let shows = |cell: &Cell| cell.pairs().iter().filter(|pair| missing.contains(pair)).count();
-        let mut best = candidates[0];
-        let mut most = 0;
-        for cell in &candidates {
-            let count = shows(cell);
-            if count > most {
-                (best, most) = (*cell, count);
+        let mut most = (0, 0);
+        for (place, (_, pairs)) in cells.iter().enumerate() {
+            let count = pairs.iter().filter(|pair| missing.contains(pair)).count();
+            if count > most.0 {
+                most = (count, place);
             }
         }
-        missing.retain(|pair| !best.pairs().contains(pair));
-        chosen.push(best);
+        let (cell, pairs) = &cells[most.1];
+        missing.retain(|pair| !pairs.contains(pair));
+        chosen.push(*cell);
     }
     chosen
 }
