@@ -28,14 +28,13 @@ pub(crate) struct Player<'a, 'w> {
     client: &'a mut Client<'w>,
     identity: &'a Identity,
     pace: Pace,
-    isn: u32,
     began: bool,
 }
 
 impl<'a, 'w> Player<'a, 'w> {
-    /// Plays for `client`, whose first connection begins with `isn`.
-    pub(crate) fn new(client: &'a mut Client<'w>, identity: &'a Identity, pace: Pace, isn: u32) -> Self {
-        Self { client, identity, pace, isn, began: false }
+    /// Plays for `client`.
+    pub(crate) fn new(client: &'a mut Client<'w>, identity: &'a Identity, pace: Pace) -> Self {
+        Self { client, identity, pace, began: false }
     }
 
     /// Plays all steps.
@@ -70,7 +69,11 @@ impl<'a, 'w> Player<'a, 'w> {
     }
 
     fn connect(&mut self, step: &Step) -> Result<()> {
-        let next = if self.began { self.client.seq(self.client.next()).wrapping_add(LATER) } else { self.isn };
+        let isn = match step.isn {
+            Some(isn) => isn,
+            None if step.same_isn || !self.began => self.client.seq(-1),
+            None => self.client.seq(self.client.next()).wrapping_add(LATER),
+        };
         self.began = true;
         if step.new_port {
             let port = self.client.ends.client.port();
@@ -84,7 +87,7 @@ impl<'a, 'w> Player<'a, 'w> {
         }
         let payload = step.data.as_ref().map(|data| data.bytes(self.identity)).transpose()?.unwrap_or_default();
         let around = Around { identity: self.identity, v6, client: None };
-        let handshake = Handshake { isn: step.isn.unwrap_or(next), timestamps: step.timestamps, hold: step.hold };
+        let handshake = Handshake { isn, timestamps: step.timestamps, hold: step.hold };
         self.client.connect(&handshake, |segment| {
             let begins = segment.flags & flag::SYN != 0;
             if begins {
@@ -99,7 +102,7 @@ impl<'a, 'w> Player<'a, 'w> {
     fn send(&mut self, step: &Step, flags: u16) -> Result<()> {
         let bytes = step.data.as_ref().map(|data| data.bytes(self.identity)).transpose()?.unwrap_or_default();
         let default = if step.verb == Verb::Syn { -1 } else { self.client.next() };
-        let place = step.place(self.client.next()).unwrap_or(default);
+        let place = step.place(self.client.next(), self.identity)?.unwrap_or(default);
         let honest = matches!(step.verb, Verb::Send | Verb::Lose);
         let size = step.size.unwrap_or(bytes.len()).max(1);
         for time in 0..step.times {

@@ -125,7 +125,7 @@ pub(crate) fn load() -> Result<Vec<Script>> {
 }
 
 fn expand(entry: &Entry, variants: &[Variant]) -> Result<Vec<Entry>> {
-    if !entry.steps.contains("{with}") {
+    if !["{with}", "{connect}"].iter().any(|name| entry.steps.contains(name)) {
         return Ok(vec![entry.clone()]);
     }
     ensure!(!variants.is_empty(), "it names a variant, and the file has none");

@@ -30,6 +30,8 @@ const CLIENT_V4: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 100);
 const CLIENT_V6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 0x64);
 /// How long a worker may take to answer a request between two scripts; only a blocked one takes as long.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// After so many scripts in turn that leave no worker free, the server will not come back.
+const STUCK: usize = 5;
 /// The key of those requests.
 const PROBE: &str = "probe_00000000000000000000000000";
 
@@ -131,7 +133,13 @@ impl Stage {
             let mut wire = Wire::open("cli0")?;
             let macs = (CLIENT_MAC, mac_of(&link)?);
             let probe = SocketAddr::new(ip, PORT);
-            runs.iter().map(|run| self.play(run, &mut wire, macs, &link, probe)).collect::<Result<Vec<_>>>()
+            let mut outcomes: Vec<Outcome> = Vec::with_capacity(runs.len());
+            for run in &runs {
+                outcomes.push(self.play(run, &mut wire, macs, &link, probe)?);
+                let stuck = outcomes.iter().rev().take_while(|outcome| !outcome.worker_free).count();
+                ensure!(stuck < STUCK, "no client was served any more, {STUCK} scripts up to {} long", run.script.id);
+            }
+            Ok(outcomes)
         })?;
         // What was executed late is seen too.
         std::thread::sleep(Duration::from_millis(200));
@@ -163,8 +171,8 @@ impl Stage {
                 let number = runs.len() as u16;
                 let identity = Identity {
                     path: format!("/t/{}.{number}", script.id),
-                    key: format!("known_{number:06}_adversary_tcp"),
-                    unknown: format!("never_{number:06}_adversary_tcp"),
+                    key: format!("known{number:06}{}", "k".repeat(16)),
+                    unknown: format!("never{number:06}{}", "n".repeat(16)),
                 };
                 runs.push(Run { number, index, script, manner, identity });
             }
@@ -190,10 +198,10 @@ impl Stage {
             client: SocketAddr::new(client, run.port()),
             server: SocketAddr::new(server, PORT),
         };
-        let mut client = Client::new(wire, ends);
+        let isn = 0x1000_0000 + u32::from(run.number) * 0x0003_0001;
+        let mut client = Client::new(wire, ends, isn);
         client.partial_checksums = run.manner.partial;
-        let isn = 0x1000_0000 + u32::from(run.number) * 0x0010_0001;
-        let played = Player::new(&mut client, &run.identity, run.manner.pace, isn).play(run.script);
+        let played = Player::new(&mut client, &run.identity, run.manner.pace).play(run.script);
         if let Expectation::Served(count) = run.script.expect
             && played.is_ok()
         {

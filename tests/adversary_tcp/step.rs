@@ -52,6 +52,7 @@ pub(crate) enum Verb {
 pub(crate) enum Oddity {
     At(i64),
     AtNext(i64),
+    Behind(Data),
     Ack(i64),
     Flags(u16),
     Urgent(u16),
@@ -98,6 +99,8 @@ pub(crate) struct Step {
     pub(crate) size: Option<usize>,
     /// `connect`: the client's first sequence number.
     pub(crate) isn: Option<u32>,
+    /// `connect`: the first sequence number of the connection before.
+    pub(crate) same_isn: bool,
     /// `connect`: use timestamps.
     pub(crate) timestamps: bool,
     /// `connect`: send no third segment.
@@ -150,6 +153,7 @@ impl Step {
             times: 1,
             size: None,
             isn: None,
+            same_isn: false,
             timestamps: false,
             hold: false,
             new_port: false,
@@ -164,6 +168,7 @@ impl Step {
         match word.split_once('=').unwrap_or((word, "")) {
             ("times", count) => self.times = count.parse()?,
             ("size", size) => self.size = Some(size.parse()?),
+            ("isn", "again") => self.same_isn = true,
             ("isn", number) => self.isn = Some(number_of(number)?),
             ("timestamps", "") => self.timestamps = true,
             ("hold", "") => self.hold = true,
@@ -175,12 +180,19 @@ impl Step {
     }
 
     /// The place in the stream that it names, if it does; `next` is the next honest one.
-    pub(crate) fn place(&self, next: i64) -> Option<i64> {
-        self.oddities.iter().find_map(|oddity| match oddity {
-            Oddity::At(place) => Some(*place),
-            Oddity::AtNext(by) => Some(next + by),
-            _ => None,
-        })
+    ///
+    /// # Errors
+    /// When it is named by data that cannot be built.
+    pub(crate) fn place(&self, next: i64, identity: &Identity) -> Result<Option<i64>> {
+        for oddity in &self.oddities {
+            return Ok(Some(match oddity {
+                Oddity::At(place) => *place,
+                Oddity::AtNext(by) => next + by,
+                Oddity::Behind(data) => data.bytes(identity)?.len() as i64,
+                _ => continue,
+            }));
+        }
+        Ok(None)
     }
 
     /// Whether it can be said over this IP version only.
@@ -219,6 +231,7 @@ impl Oddity {
         let byte = || number_of(value).and_then(|number| Ok(u8::try_from(number)?));
         let half = || number_of(value).and_then(|number| Ok(u16::try_from(number)?));
         Ok(match (name, value) {
+            ("behind", data) => Self::Behind(Data::read(data)?),
             ("at", value) => match value.strip_prefix("next") {
                 Some("") => Self::AtNext(0),
                 Some(by) => Self::AtNext(by.parse()?),
@@ -275,6 +288,7 @@ impl Oddity {
             self,
             Self::At(_)
                 | Self::AtNext(_)
+                | Self::Behind(_)
                 | Self::Ack(_)
                 | Self::Flags(_)
                 | Self::Window(_)
@@ -292,7 +306,7 @@ impl Oddity {
     pub(crate) fn apply(&self, segment: &mut Segment, around: Around<'_>) -> Result<()> {
         let ip: &mut Ip = &mut segment.ip;
         match self {
-            Self::At(_) | Self::AtNext(_) => {}
+            Self::At(_) | Self::AtNext(_) | Self::Behind(_) => {}
             Self::Ack(by) => segment.ack = segment.ack.wrapping_add(*by as u32),
             Self::Flags(flags) => segment.flags = *flags,
             Self::Urgent(pointer) => (segment.urgent, segment.flags) = (*pointer, segment.flags | flag::URG),

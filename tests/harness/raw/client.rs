@@ -14,9 +14,9 @@ use crate::raw::wire::Wire;
 /// How long a handshake or an answer may take; only what has failed waits so long.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Between two honest transmissions of the same bytes.
-const RESEND: Duration = Duration::from_millis(25);
+const RESEND: Duration = Duration::from_millis(20);
 /// Honest transmissions of the same bytes before the client gives up.
-const RESENDS: usize = 40;
+const RESENDS: usize = 20;
 
 /// What a handshake is to be like.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +28,9 @@ pub struct Handshake {
     /// Send no third segment; the first data brings the acknowledgment.
     pub hold: bool,
 }
+
+/// How often a client that is leaving says so.
+const ABORTS: usize = 2;
 
 /// A client's end.
 #[derive(Debug)]
@@ -54,16 +57,16 @@ pub struct Client<'a> {
 }
 
 impl<'a> Client<'a> {
-    /// A client that has sent nothing yet.
+    /// A client that has sent nothing yet; the sequence number of its SYN would be `isn`.
     #[must_use]
-    pub fn new(wire: &'a mut Wire, ends: Ends) -> Self {
+    pub fn new(wire: &'a mut Wire, ends: Ends, isn: u32) -> Self {
         Self {
             wire,
             ends,
             partial_checksums: false,
             acknowledges: true,
             window: 0xffff,
-            isn: 0,
+            isn,
             expected: 0,
             acknowledged: 0,
             timestamps: None,
@@ -231,15 +234,21 @@ impl<'a> Client<'a> {
         self.pump_until(PATIENCE, |client| client.reset || client.closed)
     }
 
-    /// Ends the connection at the server, if it is still there.
+    /// Ends the connection at the server, if it is still there: with a RST where the server last said that it stands,
+    /// where it stands if it has everything, and where it says that it stands when it is asked (RFC 5961 §3.2).
     ///
     /// # Errors
     /// When the interface fails.
     pub fn abort(&mut self) -> Result<()> {
-        if self.connected && !self.reset {
-            let mut segment = self.segment(0, flag::RST | flag::ACK, &[]);
+        for _ in 0..ABORTS {
+            if !self.connected || self.reset {
+                break;
+            }
+            let mut segment = self.segment(self.next, flag::RST | flag::ACK, &[]);
+            self.emit(&segment)?;
             segment.seq = self.acknowledged;
             self.emit(&segment)?;
+            self.pump(Duration::from_millis(1))?;
         }
         Ok(())
     }
