@@ -55,12 +55,21 @@ struct Pending {
     charged: Vec<u64>,
 }
 
+/// Part of the names of the cases that are to be run, from `ADVERSARY_CASE`; all are if it is not set.
+pub(crate) fn chosen_part() -> Option<String> {
+    std::env::var("ADVERSARY_CASE").ok()
+}
+
 /// Runs everything.
 ///
 /// # Errors
 /// When servers or enforcer do not come up, or an ordinary request is not served in between.
 pub(crate) fn run() -> Result<Campaign> {
-    let cases = corpus::load()?;
+    let mut cases = corpus::load()?;
+    if let Some(part) = chosen_part() {
+        cases.retain(|case| case.name.contains(&part));
+        ensure!(!cases.is_empty(), "no case has {part:?} in its name");
+    }
     let fleet = Fleet::start()?;
     let alone = run_alone(&fleet, &cases)?;
     let mut pending: Vec<Pending> = Vec::new();
