@@ -17,6 +17,7 @@ mod stage;
 #[path = "adversary_tcp/step.rs"]
 mod step;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -95,20 +96,22 @@ fn only(variable: &str) -> String {
 #[test]
 fn every_script_comes_to_what_it_must_before_every_server() -> Result<()> {
     let (scripts_named, stages_named) = (only(ONLY_SCRIPTS), only(ONLY_STAGES));
-    let scripts: Vec<Script> =
-        script::load()?.into_iter().filter(|script| script.id.starts_with(&scripts_named)).collect();
+    let scripts: Vec<Script> = script::load()?
+        .into_iter()
+        .filter(|script| !script.attaches() && script.id.starts_with(&scripts_named))
+        .collect();
     let stages: Vec<Stage> = stages().into_iter().filter(|stage| stage.name().contains(&stages_named)).collect();
     ensure!(!scripts.is_empty() && !stages.is_empty(), "nothing is of these names");
 
     let played = play_all(&stages, &scripts)?;
-    let mut failed = Vec::new();
+    let mut failed: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for (stage, outcomes) in &played {
         for outcome in outcomes {
             let script = &scripts[outcome.script];
             let faults = oracle::faults(stage, script, outcome);
             if !faults.is_empty() {
-                let manner = outcome.manner;
-                failed.push(format!("{} before {}, {manner:?}: {}", script.id, stage.name(), faults.join("; ")));
+                let run = format!("{}, {}: {}", stage.name(), outcome.manner, faults.join("; "));
+                failed.entry(&script.id).or_default().push(run);
             }
         }
     }
@@ -119,7 +122,25 @@ fn every_script_comes_to_what_it_must_before_every_server() -> Result<()> {
         ensure!(scripts_named.is_empty() && stages_named.is_empty(), "the report is for a whole run");
         fs::write(folder().join("..").join(path), &report)?;
     }
-    ensure!(failed.is_empty(), "{} runs came to something else:\n{}", failed.len(), failed.join("\n"));
+    let list = |(id, runs): (&&str, &Vec<String>)| format!("{id}:\n    {}", runs.join("\n    "));
+    let lists: Vec<String> = failed.iter().map(list).collect();
+    ensure!(lists.is_empty(), "{} scripts came to something else:\n{}", lists.len(), lists.join("\n"));
+    Ok(())
+}
+
+#[test]
+fn connections_older_than_the_enforcer_are_no_way_around_it() -> Result<()> {
+    let scripts: Vec<Script> = script::load()?.into_iter().filter(Script::attaches).collect();
+    ensure!(!scripts.is_empty(), "there are no such scripts");
+    let manners = vec![Manner { family: V4, pace: Paced, partial: false }];
+    for hook in HOOKS {
+        let stage = Stage { server: THREADS, listens_on_v6: false, hook: Some(hook), manners: manners.clone() };
+        for outcome in stage.run_attaching(&scripts)? {
+            let script = &scripts[outcome.script];
+            let faults = oracle::faults_when_attached(script, &outcome);
+            ensure!(faults.is_empty(), "{} behind {hook}: {}", script.id, faults.join("; "));
+        }
+    }
     Ok(())
 }
 

@@ -49,6 +49,24 @@ pub(crate) fn faults(stage: &Stage, script: &Script, outcome: &Outcome) -> Vec<S
     faults
 }
 
+/// The same for a script that attaches the enforcer: what was executed before, nobody charged.
+pub(crate) fn faults_when_attached(script: &Script, outcome: &Outcome) -> Vec<String> {
+    let mut faults: Vec<String> = outcome.error.iter().cloned().collect();
+    let Outcome { executed, charged, .. } = *outcome;
+    if !outcome.foreign.is_empty() {
+        faults.push(format!("executed without its key: {}", outcome.foreign.join(", ")));
+    }
+    match script.expect {
+        Expectation::Served(count) if executed != count => faults.push(format!("{executed} of {count} executed")),
+        Expectation::Refused | Expectation::Dropped if executed > 0 => faults.push(format!("{executed} executed")),
+        Expectation::AtMost(count) if executed > count || charged > count => {
+            faults.push(format!("{executed} executed and {charged} charged, at most {count} expected"));
+        }
+        _ => {}
+    }
+    faults
+}
+
 /// What the app executed, in words.
 impl fmt::Display for Outcome {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {

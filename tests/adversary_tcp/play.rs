@@ -24,17 +24,23 @@ const PAUSE: Duration = Duration::from_millis(2);
 const LATER: u32 = 100_000;
 
 /// A script under way.
-pub(crate) struct Player<'a, 'w> {
+pub(crate) struct Player<'a, 'w, 'h> {
     client: &'a mut Client<'w>,
     identity: &'a Identity,
     pace: Pace,
+    attach: Option<&'h mut dyn FnMut() -> Result<()>>,
     began: bool,
 }
 
-impl<'a, 'w> Player<'a, 'w> {
-    /// Plays for `client`.
-    pub(crate) fn new(client: &'a mut Client<'w>, identity: &'a Identity, pace: Pace) -> Self {
-        Self { client, identity, pace, began: false }
+impl<'a, 'w, 'h> Player<'a, 'w, 'h> {
+    /// Plays for `client`; `attach` starts the enforcer, for a script that does so.
+    pub(crate) fn new(
+        client: &'a mut Client<'w>,
+        identity: &'a Identity,
+        pace: Pace,
+        attach: Option<&'h mut dyn FnMut() -> Result<()>>,
+    ) -> Self {
+        Self { client, identity, pace, attach, began: false }
     }
 
     /// Plays all steps.
@@ -53,10 +59,11 @@ impl<'a, 'w> Player<'a, 'w> {
             Verb::Rst => self.send(step, flag::RST | flag::ACK),
             Verb::Ack => self.send(step, flag::ACK),
             Verb::Syn => self.send(step, flag::SYN),
-            Verb::Deliver => self.client.deliver(step.size.unwrap_or(1460)),
+            Verb::Deliver => self.client.deliver(step.size.unwrap_or(1400)),
             Verb::Answers(count) => self.client.await_answers(count),
             Verb::Closed => self.client.await_close(),
             Verb::Sleep(time) => self.client.pump(Duration::from_millis(time)),
+            Verb::Attach => self.attach.as_mut().context("nothing can be attached here")?(),
             Verb::Mute => {
                 self.client.acknowledges = false;
                 Ok(())

@@ -58,6 +58,13 @@ pub(crate) struct Script {
     pub(crate) steps: Vec<Step>,
 }
 
+impl Script {
+    /// Whether it begins without the enforcer, and attaches it.
+    pub(crate) fn attaches(&self) -> bool {
+        self.steps.iter().any(|step| step.verb == Verb::Attach)
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {

@@ -4,6 +4,7 @@
 //! told apart afterwards. Behind the enforcer's hook the server's interface drops what is marked as lost.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::Duration;
@@ -44,6 +45,14 @@ pub(crate) struct Manner {
     pub(crate) pace: Pace,
     /// Whether checksums are left to the receiver, as a local sender's are.
     pub(crate) partial: bool,
+}
+
+impl fmt::Display for Manner {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { family, pace, partial } = self;
+        let checksums = if *partial { "partial" } else { "whole" };
+        write!(formatter, "{family:?} {pace:?} with {checksums} checksums")
+    }
 }
 
 /// A server and how it is guarded.
@@ -95,6 +104,15 @@ impl Run<'_> {
         FIRST_PORT + self.number * PORTS
     }
 
+    /// Whether a request that was executed came from here. A server that runs it when the connection is gone already
+    /// may not know the client's port any more.
+    fn sent(&self, request: &Executed) -> bool {
+        match request.port {
+            0 => request.path.strip_prefix(&self.identity.path).is_some_and(|rest| rest.starts_with('/')),
+            port => (self.port()..self.port() + PORTS).contains(&port),
+        }
+    }
+
     fn principal(&self) -> String {
         format!("run-{}", self.number)
     }
@@ -109,7 +127,7 @@ impl Stage {
 
     /// Whether the server serves more than one request on a connection.
     pub(crate) const fn keeps_connections(&self) -> bool {
-        !matches!(self.server, Server::Gunicorn(Workers::Sync(_)))
+        !matches!(self.server, Server::Gunicorn(Workers::Sync(_)) | Server::Werkzeug)
     }
 
     /// How many answers the last connection of a script brings that is served `count` times; a script that opens
@@ -127,7 +145,7 @@ impl Stage {
         lay(&link)?;
         let ip = if self.listens_on_v6 { link.v6 } else { link.v4 };
         let origin = Origin::start(&link.server, "permissive", self.server, SocketAddr::new(ip, PORT))?;
-        let runs = self.runs(scripts);
+        let runs = self.runs(scripts, false);
         let enforcer = self.hook.map(|hook| guard(&link, hook, &runs)).transpose()?;
         let mut outcomes = link.client().run(|| {
             let mut wire = Wire::open("cli0")?;
@@ -135,7 +153,7 @@ impl Stage {
             let probe = SocketAddr::new(ip, PORT);
             let mut outcomes: Vec<Outcome> = Vec::with_capacity(runs.len());
             for run in &runs {
-                outcomes.push(self.play(run, &mut wire, macs, &link, probe)?);
+                outcomes.push(self.play(run, &mut wire, macs, &link, probe, None)?);
                 let stuck = outcomes.iter().rev().take_while(|outcome| !outcome.worker_free).count();
                 ensure!(stuck < STUCK, "no client was served any more, {STUCK} scripts up to {} long", run.script.id);
             }
@@ -146,26 +164,51 @@ impl Stage {
         let executed = origin.executed()?;
         let charged = enforcer.as_ref().map(charges).transpose()?.unwrap_or_default();
         for (outcome, run) in outcomes.iter_mut().zip(&runs) {
-            let ports = run.port()..run.port() + PORTS;
-            let mine = executed.iter().filter(|request| ports.contains(&request.port));
-            let (own, foreign): (Vec<&Executed>, Vec<&Executed>) =
-                mine.partition(|request| request.key == run.identity.key);
-            outcome.executed = own.len() as u64;
-            outcome.foreign = foreign.iter().map(|request| name_of(request, &run.identity)).collect();
-            outcome.charged = charged.get(&run.principal()).copied().unwrap_or(0);
+            outcome.fill(run, &executed, &charged);
         }
-        let strange = executed.iter().find(|request| {
-            request.key != PROBE && !(FIRST_PORT..FIRST_PORT + runs.len() as u16 * PORTS).contains(&request.port)
-        });
+        let strange = executed.iter().find(|request| request.key != PROBE && !runs.iter().any(|run| run.sent(request)));
         ensure!(strange.is_none(), "the app executed a request of no script: {strange:?}");
         Ok(outcomes)
     }
 
-    fn runs<'a>(&self, scripts: &'a [Script]) -> Vec<Run<'a>> {
+    /// Plays the scripts that begin without the enforcer and attach it; each has it to itself.
+    ///
+    /// # Errors
+    /// When the stage cannot be set.
+    pub(crate) fn run_attaching(&self, scripts: &[Script]) -> Result<Vec<Outcome>> {
+        let hook = self.hook.context("nothing to attach")?;
+        let link = Link::new(Way::VethNative)?;
+        lay(&link)?;
+        let ip = if self.listens_on_v6 { link.v6 } else { link.v4 };
+        let probe = SocketAddr::new(ip, PORT);
+        let origin = Origin::start(&link.server, "permissive", self.server, probe)?;
+        let runs = self.runs(scripts, true);
+        link.client().run(|| {
+            let mut wire = Wire::open("cli0")?;
+            let macs = (CLIENT_MAC, mac_of(&link)?);
+            let mut outcomes = Vec::with_capacity(runs.len());
+            for run in &runs {
+                let mut enforcer = None;
+                let mut attach = || -> Result<()> {
+                    enforcer = Some(guard(&link, hook, std::slice::from_ref(run))?);
+                    Ok(())
+                };
+                let mut outcome = self.play(run, &mut wire, macs, &link, probe, Some(&mut attach))?;
+                let charged = enforcer.as_ref().map(charges).transpose()?.unwrap_or_default();
+                outcome.fill(run, &origin.executed()?, &charged);
+                outcomes.push(outcome);
+            }
+            Ok(outcomes)
+        })
+    }
+
+    /// The runs of the scripts that attach the enforcer themselves, or of those that do not.
+    fn runs<'a>(&self, scripts: &'a [Script], attaching: bool) -> Vec<Run<'a>> {
         let mut runs = Vec::new();
         for &manner in &self.manners {
             for (index, script) in scripts.iter().enumerate() {
-                if script.family.is_some_and(|only| only != manner.family) {
+                let sayable = script.family.is_none_or(|only| only == manner.family);
+                if !sayable || script.attaches() != attaching {
                     continue;
                 }
                 let number = runs.len() as u16;
@@ -187,6 +230,7 @@ impl Stage {
         (client_mac, server_mac): ([u8; 6], [u8; 6]),
         link: &Link,
         probe: SocketAddr,
+        attach: Option<&mut dyn FnMut() -> Result<()>>,
     ) -> Result<Outcome> {
         let (client, server): (IpAddr, IpAddr) = match run.manner.family {
             Family::V4 => (CLIENT_V4.into(), link.v4),
@@ -201,7 +245,7 @@ impl Stage {
         let isn = 0x1000_0000 + u32::from(run.number) * 0x0003_0001;
         let mut client = Client::new(wire, ends, isn);
         client.partial_checksums = run.manner.partial;
-        let played = Player::new(&mut client, &run.identity, run.manner.pace).play(run.script);
+        let played = Player::new(&mut client, &run.identity, run.manner.pace, attach).play(run.script);
         if let Expectation::Served(count) = run.script.expect
             && played.is_ok()
         {
@@ -223,6 +267,17 @@ impl Stage {
             worker_free,
             error: played.err().map(|error| format!("{error:#}")),
         })
+    }
+}
+
+impl Outcome {
+    /// Adds what the app and the kernel have on record of the run.
+    fn fill(&mut self, run: &Run<'_>, executed: &[Executed], charged: &HashMap<String, u64>) {
+        let mine = executed.iter().filter(|request| run.sent(request));
+        let (own, foreign): (Vec<_>, Vec<_>) = mine.partition(|request| request.key == run.identity.key);
+        self.executed = own.len() as u64;
+        self.foreign = foreign.iter().map(|request| name_of(request, &run.identity)).collect();
+        self.charged = charged.get(&run.principal()).copied().unwrap_or(0);
     }
 }
 

@@ -41,6 +41,8 @@ pub(crate) enum Verb {
     Closed,
     /// Takes what comes for so many ms.
     Sleep(u64),
+    /// Starts the enforcer, which did not run until here.
+    Attach,
     /// Acknowledges no more of what comes.
     Mute,
     /// Shows another window from now on.
@@ -141,6 +143,7 @@ impl Step {
             "answers" => Verb::Answers(argument()?.parse()?),
             "closed" => Verb::Closed,
             "sleep" => Verb::Sleep(argument()?.parse()?),
+            "attach" => Verb::Attach,
             "mute" => Verb::Mute,
             "window" => Verb::Window(argument()?.parse()?),
             _ => bail!("{verb:?} is no verb"),
@@ -329,7 +332,7 @@ impl Oddity {
             Self::FragmentWord(word) => ip.fragment_word = Some(*word),
             Self::Id(id) => ip.id = *id,
             Self::Fragments { size, reversed } => {
-                ensure!(size % 8 == 0 && *size > 0, "fragments are multiples of eight bytes");
+                ensure!(size.is_multiple_of(8) && *size > 0, "fragments are multiples of eight bytes");
                 let extensions: usize = ip.extensions.iter().map(|extension| 1 + extension.rest.len()).sum();
                 let length = extensions + 20 + segment.options.len().next_multiple_of(4) + segment.payload.len();
                 ip.pieces = (0..length)
@@ -395,6 +398,6 @@ fn number_of(text: &str) -> Result<u32> {
 }
 
 fn bytes(hex: &str) -> Result<Vec<u8>> {
-    ensure!(hex.len() % 2 == 0 && hex.is_ascii(), "hex digits come in pairs");
+    ensure!(hex.len().is_multiple_of(2) && hex.is_ascii(), "hex digits come in pairs");
     (0..hex.len()).step_by(2).map(|at| Ok(u8::from_str_radix(&hex[at..at + 2], 16)?)).collect()
 }

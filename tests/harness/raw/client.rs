@@ -47,7 +47,9 @@ pub struct Client<'a> {
     isn: u32,
     expected: u32,
     acknowledged: u32,
-    timestamps: Option<(Instant, u32)>,
+    /// The last timestamp of the server, on a connection that has them.
+    timestamps: Option<u32>,
+    clock: Instant,
     connected: bool,
     reset: bool,
     closed: bool,
@@ -70,6 +72,7 @@ impl<'a> Client<'a> {
             expected: 0,
             acknowledged: 0,
             timestamps: None,
+            clock: Instant::now(),
             connected: false,
             reset: false,
             closed: false,
@@ -114,7 +117,7 @@ impl<'a> Client<'a> {
         (self.acknowledged, self.expected) = (handshake.isn.wrapping_add(1), 0);
         self.stream.clear();
         self.answer.clear();
-        self.timestamps = handshake.timestamps.then(|| (Instant::now(), 0));
+        self.timestamps = handshake.timestamps.then_some(0);
         let mut syn = self.segment(-1, flag::SYN, &[]);
         syn.ack = 0;
         shape(&mut syn)?;
@@ -149,8 +152,8 @@ impl<'a> Client<'a> {
     /// The timestamp option, `by` ms off its time; `None` for a connection without.
     #[must_use]
     pub fn timestamp_option(&self, by: i64) -> Option<Vec<u8>> {
-        let (begin, echo) = self.timestamps?;
-        let value = (1_000_000 + begin.elapsed().as_millis() as i64 + by) as u32;
+        let echo = self.timestamps?;
+        let value = (1_000_000 + self.clock.elapsed().as_millis() as i64 + by) as u32;
         Some([&[1, 1, 8, 10], &value.to_be_bytes()[..], &echo.to_be_bytes()].concat())
     }
 
@@ -275,7 +278,7 @@ impl<'a> Client<'a> {
             self.reset |= self.connected && *seq == self.expected;
             return Ok(());
         }
-        if let (Some((_, echo)), Some(value)) = (&mut self.timestamps, timestamp) {
+        if let (Some(echo), Some(value)) = (&mut self.timestamps, timestamp) {
             *echo = *value;
         }
         if *syn {

@@ -128,10 +128,11 @@ impl Ip {
     fn v4(&self, source: [u8; 4], destination: [u8; 4], payload: &[u8], piece: Option<Piece>) -> Vec<u8> {
         let header = 20 + self.options.len();
         let words = self.header_words.unwrap_or((header / 4) as u8);
-        let fragment = self.fragment_word.unwrap_or_else(|| match piece {
+        let right = match piece {
             Some(piece) => (piece.offset / 8) as u16 | if piece.more { MORE_FRAGMENTS } else { 0 },
             None => DONT_FRAGMENT,
-        });
+        };
+        let fragment = self.fragment_word.unwrap_or(right);
         let mut packet = vec![self.version.unwrap_or(4) << 4 | words, self.tos];
         packet.extend(adjusted(header + payload.len(), self.length));
         packet.extend(self.id.to_be_bytes());
