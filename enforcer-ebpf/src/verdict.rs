@@ -102,7 +102,7 @@ labelled! {
         Chunk = "chunk",
         /// A trailer field.
         Trailer = "trailer",
-        /// `Expect` is not exactly `100-continue`, or stands in HTTP/1.0.
+        /// `Expect` is not exactly `100-continue`, or stands in HTTP/1.0 or in a request without a body.
         Expect = "expect",
         /// Both connection options `close` and `keep-alive`.
         Connection = "connection",
