@@ -330,7 +330,7 @@ impl Oddity {
             Self::IpChecksum => ip.wrong_checksum = true,
             Self::IpOptions(options) => ip.options.extend(options),
             Self::FragmentWord(word) => ip.fragment_word = Some(*word),
-            Self::Id(id) => ip.id = *id,
+            Self::Id(id) => ip.id = ip.id.wrapping_add(*id),
             Self::Fragments { size, reversed } => {
                 ensure!(size.is_multiple_of(8) && *size > 0, "fragments are multiples of eight bytes");
                 let extensions: usize = ip.extensions.iter().map(|extension| 1 + extension.rest.len()).sum();

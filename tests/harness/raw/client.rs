@@ -140,6 +140,8 @@ impl<'a> Client<'a> {
     pub fn segment(&self, place: i64, flags: u16, payload: &[u8]) -> Segment {
         let mut segment = Segment::new(self.seq(place), self.expected, flags, payload);
         segment.window = self.window;
+        // Not that of another client: the server keeps the fragments of a packet for a while.
+        segment.ip.id = self.ends.client.port().wrapping_mul(16);
         if let Some(options) = self.timestamp_option(0) {
             segment.options = options;
         }
