@@ -69,6 +69,18 @@ pub fn socket_offsets() -> Result<SocketOffsets> {
     })
 }
 
+/// Where the IP packet in a frame ends, by its own length.
+fn ip_end(frame: &[u8]) -> usize {
+    let word =
+        |at: usize| frame.get(at..at + 2).map_or(0, |bytes| usize::from(u16::from_be_bytes([bytes[0], bytes[1]])));
+    let mut at = 12;
+    while matches!(word(at), 0x8100 | 0x88a8) {
+        at += 4;
+    }
+    let ip = at + 2;
+    if word(at) == 0x86dd { ip + 40 + word(ip + 4) } else { ip + word(ip + 2) }
+}
+
 /// A program of the object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Program {
@@ -195,6 +207,10 @@ impl Loaded {
             return Ok(Fate::Dropped);
         }
         out.truncate(result.data_size_out as usize);
+        if out != frame {
+            // What is behind the IP packet is not received, and XDP leaves it there.
+            out.truncate(ip_end(&out));
+        }
         Ok(Fate::Passed(out))
     }
 

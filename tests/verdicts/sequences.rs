@@ -166,6 +166,12 @@ fn sequence(streams: &[Vec<u8>], random: &mut Random) -> Script {
             script.events.push(plain(on, Bytes::Other(at, len)));
             continue;
         }
+        if random.once_in(12) {
+            let last = Manner { flags: flag::FIN, ..Manner::default() };
+            let bytes = Bytes::Next(1 + random.below(60));
+            script.events.push(script::Event::Send { connection: on, bytes, manner: last });
+            continue;
+        }
         if random.once_in(3) {
             let back = 1 + random.below(80);
             script.events.push(plain(on, Bytes::Stream(sent[on].saturating_sub(back), 1 + random.below(80))));

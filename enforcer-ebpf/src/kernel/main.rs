@@ -60,7 +60,7 @@ fn passes(ctx: &impl EbpfContext, packet: impl Packet) -> bool {
     // The first bytes of a frame can always be copied; were it otherwise, nothing could be said of it.
     let Some((scratch, frame)) = begin(packet) else { return false };
     let verdict = judge::packet(&Kernel::new(packet), scratch, frame);
-    let passes = act(packet, scratch, frame, verdict);
+    let passes = act(packet, scratch, verdict);
     packet::wipe(scratch, frame);
     if verdict.fate != Fate::Pass {
         let Segment { tuple, seq, len, .. } = scratch.segment;
@@ -84,7 +84,7 @@ fn begin(packet: impl Packet) -> Option<(&'static mut Scratch, u32)> {
 
 /// Does what the verdict says; whether the packet goes on.
 #[inline(always)]
-fn act(packet: impl Packet, scratch: &mut Scratch, frame: u32, verdict: Verdict) -> bool {
+fn act(packet: impl Packet, scratch: &mut Scratch, verdict: Verdict) -> bool {
     let Verdict { fate, rewrite } = verdict;
     match fate {
         Fate::Pass => return true,
@@ -95,7 +95,7 @@ fn act(packet: impl Packet, scratch: &mut Scratch, frame: u32, verdict: Verdict)
     if !unsafe { packet.store::<{ HEAD as u64 }>(scratch.head.bytes_mut().as_mut_ptr(), rewrite.head) } {
         return false;
     }
-    packet.truncate(frame, rewrite.frame);
+    packet.truncate(rewrite.frame);
     true
 }
 

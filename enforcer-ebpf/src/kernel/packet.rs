@@ -4,7 +4,7 @@
 use aya_ebpf::bindings::{__sk_buff, BPF_F_RECOMPUTE_CSUM, bpf_sock, bpf_sock_tuple, xdp_md};
 use aya_ebpf::helpers::generated::{
     bpf_probe_read_kernel, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes, bpf_skc_lookup_tcp,
-    bpf_xdp_adjust_tail, bpf_xdp_get_buff_len, bpf_xdp_load_bytes, bpf_xdp_store_bytes,
+    bpf_xdp_get_buff_len, bpf_xdp_load_bytes, bpf_xdp_store_bytes,
 };
 use enforcer_ebpf::flow::{Flow, Receiver};
 use enforcer_ebpf::http::bytes::CAPACITY;
@@ -33,8 +33,8 @@ pub(crate) trait Packet: Copy {
     /// `from` has `MAX` bytes.
     unsafe fn store<const MAX: u64>(self, from: *mut u8, len: u32) -> bool;
 
-    /// Shortens the frame to `len` bytes. Where that fails nothing is lost: receivers trim to the IP length.
-    fn truncate(self, frame: u32, len: u32);
+    /// Ends the frame behind `len` bytes, where it must: receivers trim to the IP length anyway.
+    fn truncate(self, len: u32);
 
     /// Looks a connection's socket up; the caller releases it.
     ///
@@ -84,11 +84,10 @@ impl Packet for XdpPacket {
         unsafe { bpf_xdp_store_bytes(self.0, 0, from.cast(), len) == 0 }
     }
 
+    /// Never: when the generic hook has shortened the fragments of an skb, it forgets the skb's own length
+    /// (bpf_prog_run_generic_xdp, net/core/dev.c, seen on 6.18), and other bytes than those judged are received.
     #[inline(always)]
-    fn truncate(self, frame: u32, len: u32) {
-        // SAFETY: the context is this program's.
-        unsafe { bpf_xdp_adjust_tail(self.0, len as i32 - frame as i32) };
-    }
+    fn truncate(self, _len: u32) {}
 
     #[inline(always)]
     unsafe fn socket(self, tuple: *mut bpf_sock_tuple, size: u32) -> *mut bpf_sock {
@@ -154,8 +153,9 @@ impl Packet for TcPacket {
         unsafe { bpf_skb_store_bytes(self.0, 0, from.cast(), len, u64::from(BPF_F_RECOMPUTE_CSUM)) == 0 }
     }
 
+    /// Always: of what was merged, the pieces' size is forgotten with it.
     #[inline(always)]
-    fn truncate(self, _frame: u32, len: u32) {
+    fn truncate(self, len: u32) {
         // SAFETY: the context is this program's.
         unsafe { bpf_skb_change_tail(self.0, len, 0) };
     }
