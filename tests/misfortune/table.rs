@@ -8,7 +8,7 @@ use anyhow::Result;
 use crate::course::Outcome;
 
 /// What the enforcer may do with a good segment that TCP then has to send again, or that it has already.
-const EVENTS: [&str; 5] = ["out_of_order", "old_data", "retransmitted", "not_established", "contended"];
+const EVENTS: [&str; 6] = ["out_of_order", "old_data", "retransmitted", "forgotten", "not_established", "contended"];
 
 /// Prints a run's table, past the test runner's capture.
 ///
