@@ -32,7 +32,7 @@ pub mod stage {
     pub const FREE: u32 = 0;
     /// Its bytes are followed.
     pub const FOLLOWED: u32 = 1;
-    /// A request of it was refused: none of its bytes reaches the receiver any more.
+    /// Bytes of it were refused: none from there on reaches the receiver any more.
     pub const REFUSED: u32 = 2;
 }
 
@@ -413,21 +413,23 @@ fn plan_stream(flow: Option<&Flow>, segment: &Segment, receiver: Receiver, now: 
         }
         _ => return Plan::new(Course::Unknown, accepted),
     };
-    if known.stage == stage::REFUSED {
-        return Plan::new(Course::Reset, accepted);
-    }
+    let refused = known.stage == stage::REFUSED;
     let next = known.next();
     // The receiver has bytes that were never judged here.
     if after(accepted, next) {
-        return Plan::new(Course::Unknown, accepted);
+        return Plan::new(if refused { Course::Reset } else { Course::Unknown }, accepted);
     }
     // The receiver overlooks what it has accepted.
     let begin = if after(accepted, segment.seq) { accepted } else { segment.seq };
+    // What came before the refused bytes, and has not arrived yet, may still come.
+    if refused && !after(next, begin) {
+        return Plan::new(Course::Reset, accepted);
+    }
     let course = if begin == next {
         Course::Read
     } else if after(begin, next) {
         Course::Ahead
-    } else if after(known.body, begin) {
+    } else if after(known.body, begin) || refused {
         Course::Again
     } else if after(segment.end(), next) {
         // Judged bytes of a body, and new ones behind them.
@@ -459,12 +461,20 @@ fn plan_forwarded(flow: Option<&Flow>, segment: &Segment, known: Receiver, hands
         }
     }
     match forwarded {
-        // Twice in turn: a RST for a receiver that may still hold it, then a bare ACK that a closed one answers.
-        Some(flow) if flow.stage == stage::REFUSED && flow.after & 1 != 0 => Plan::new(Course::Reset, segment.seq),
-        Some(flow) if flow.stage == stage::REFUSED => Plan::new(Course::Strip, 0),
         Some(flow) => {
             let receiver = Receiver { next: flow.accepted, base: flow.base, server: flow.server, ..known };
-            plan_stream(Some(flow), segment, receiver, now)
+            // Where nothing was judged, nothing is known of what was accepted.
+            let plan = if flow.stage == stage::REFUSED && flow.judged == 0 {
+                Plan::new(Course::Reset, 0)
+            } else {
+                plan_stream(Some(flow), segment, receiver, now)
+            };
+            // Twice in turn: a RST for a receiver that may still hold it, then a bare ACK that a closed one answers.
+            match plan.course {
+                Course::Reset if flow.after & 1 != 0 => Plan::new(Course::Reset, segment.seq),
+                Course::Reset => Plan::new(Course::Strip, 0),
+                _ => plan,
+            }
         }
         // Passed without its bytes, it is answered by the stack: with a RST where the connection is gone, and where
         // a SYN cookie comes back, it makes the socket, which the retransmission then meets.

@@ -47,8 +47,10 @@ pub struct Scope {
     pub ports: Vec<u16>,
     /// Network namespaces beside that of the calling thread.
     pub namespaces: Vec<Namespace>,
-    /// Where the pins lie, as [`kernel::reach`] gives it.
+    /// Where the pins lie, as the operator names it.
     pub bpffs_dir: PathBuf,
+    /// The same, as this process reaches it; see [`kernel::reach`].
+    pub pins: PathBuf,
 }
 
 /// What an examination gives.
@@ -75,8 +77,8 @@ impl Report {
 /// Blocks for as long as the kernel needs to list its sockets, processes and programs.
 #[must_use]
 pub fn examine(scope: &Scope) -> Report {
-    let mut findings = system::examine(&scope.bpffs_dir);
-    let guard = kernel::guard(&scope.bpffs_dir).unwrap_or_else(|error| {
+    let mut findings = Vec::new();
+    let guard = kernel::guard(&scope.pins).unwrap_or_else(|error| {
         findings.push(system::of_kernel("guard", &scope.bpffs_dir.display().to_string(), &error));
         None
     });
@@ -90,6 +92,8 @@ pub fn examine(scope: &Scope) -> Report {
         findings.push(Finding::failed("programs", "kernel", "the loaded programs cannot be listed", &error));
         Loaded::default()
     });
+    let attached = guard.as_ref().and_then(|guard| guard.places.first()).map(|place| place.program);
+    findings.extend(system::examine(scope, attached.and_then(|program| loaded.is_compiled(program))));
     findings.extend(joining(&loaded));
 
     let mut scenes = Vec::new();
@@ -278,7 +282,8 @@ mod tests {
 
     fn scope(interfaces: &[&str], ports: &[u16]) -> Scope {
         let interfaces = interfaces.iter().map(|&name| name.to_owned()).collect();
-        Scope { interfaces, ports: ports.to_vec(), namespaces: Vec::new(), bpffs_dir: "/sys/fs/bpf/absent".into() }
+        let bpffs_dir = PathBuf::from("/sys/fs/bpf/absent");
+        Scope { interfaces, ports: ports.to_vec(), namespaces: Vec::new(), pins: bpffs_dir.clone(), bpffs_dir }
     }
 
     fn listening(port: u16) -> Scene {

@@ -13,15 +13,19 @@ pub mod netns;
 pub mod origin;
 pub mod other_parser;
 pub mod packet;
+pub mod passage;
 pub mod peer;
 pub mod process;
+pub mod program;
 pub mod random;
 pub mod reader;
 pub mod receiver;
+pub mod relay;
 pub mod root;
 pub mod script;
 pub mod script_mutation;
 pub mod tables;
+pub mod weather;
 pub mod world;
 
 /// The folder of this crate, where apps, clients and corpus lie.

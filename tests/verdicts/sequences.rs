@@ -157,6 +157,15 @@ fn sequence(streams: &[Vec<u8>], random: &mut Random) -> Script {
             sent[on] += len;
             script.events.push(plain(on, Bytes::Next(len)));
         }
+        // Bytes that are lost behind the hook, and others in their place.
+        if random.once_in(4) {
+            let (at, len) = (sent[on], 1 + random.below(60));
+            sent[on] += len;
+            let lost = Manner { lost: true, ..Manner::default() };
+            script.events.push(script::Event::Send { connection: on, bytes: Bytes::Next(len), manner: lost });
+            script.events.push(plain(on, Bytes::Other(at, len)));
+            continue;
+        }
         if random.once_in(3) {
             let back = 1 + random.below(80);
             script.events.push(plain(on, Bytes::Stream(sent[on].saturating_sub(back), 1 + random.below(80))));

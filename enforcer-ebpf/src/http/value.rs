@@ -127,8 +127,12 @@ impl Machine {
         let ([low, high], len) = word;
         let unread = if cursor.unread() > len { len } else { cursor.unread() };
         let behind = unread.saturating_sub(8);
-        if lowest(folded(window.word(cursor.pos)), unread) != lowest(low, unread)
-            || lowest(folded(window.word_behind::<8>(cursor.pos)), behind) != lowest(high, behind)
+        let (first, second) = (window.word(cursor.pos), window.word_behind::<8>(cursor.pos));
+        // Folded, a control byte may look like a digit or a hyphen.
+        let controls = lowest(invisible(first), unread) | lowest(invisible(second), behind);
+        if controls != 0
+            || lowest(folded(first), unread) != lowest(low, unread)
+            || lowest(folded(second), behind) != lowest(high, behind)
         {
             return Step::Refused(kind.into());
         }

@@ -31,6 +31,9 @@ pub(super) enum Memory {
 /// is set back to it. The number is the place where that stretch ends.
 #[inline(always)]
 pub(super) fn recall<W: World>(world: &W, scratch: &mut Scratch, flow: &mut Flow, begin: u32) -> (Memory, u32) {
+    if !after(flow.body, begin) {
+        return (Memory::Body, flow.next());
+    }
     let [first, end] = flow.past;
     if !after(first, begin) && after(end, begin) {
         return (Memory::Body, end);

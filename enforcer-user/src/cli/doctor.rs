@@ -100,12 +100,14 @@ impl Arguments {
         let overrides = Overrides { config, interfaces, ports, bpffs_dir, ..Overrides::default() };
         let Targets { interfaces, ports, bpffs_dir } = Targets::resolve(overrides)?;
         let namespaces = namespaces.iter().map(|name| Namespace::named(name)).collect();
-        let report = examine(&Scope { interfaces, ports, namespaces, bpffs_dir: kernel::reach(&bpffs_dir) });
+        let pins = kernel::reach(&bpffs_dir);
+        let scope = Scope { interfaces, ports, namespaces, bpffs_dir, pins };
+        let report = examine(&scope);
         if report.ports.is_empty() {
             return Err(Usage(format!(
                 "no port to examine: none is guarded by the pins in {}; give --port N, set ENFORCER_PORT, or write \
                  `ports = [8000]` in the configuration",
-                bpffs_dir.display()
+                scope.bpffs_dir.display()
             ))
             .into());
         }

@@ -12,7 +12,8 @@ pub(super) fn warn(settings: &Settings, options: &Options) {
         interfaces: options.interfaces.clone(),
         ports: settings.ports.clone(),
         namespaces: Vec::new(),
-        bpffs_dir: options.bpffs_dir.clone(),
+        bpffs_dir: settings.bpffs_dir.clone(),
+        pins: options.bpffs_dir.clone(),
     };
     tokio::task::spawn_blocking(move || {
         for finding in doctor::examine(&scope).findings {

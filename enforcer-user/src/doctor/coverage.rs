@@ -114,7 +114,14 @@ fn sight(device: &Device, scene: &Scene, guarding: Guarding<'_>, port: u16, dept
     };
     match device.lower {
         Lower::All(index) => below(index).map_or(Sight::Open(Gap::Everything), Sight::Through),
-        Lower::FromOutside(index) => Sight::Open(below(index).map_or(Gap::Everything, Gap::Siblings)),
+        Lower::BehindDriver(index)
+            if scene.device(index).is_some_and(|lower| guarding.covers(lower, port) && lower.sees_behind_driver()) =>
+        {
+            below(index).map_or(Sight::Open(Gap::Everything), Sight::Through)
+        }
+        Lower::BehindDriver(index) | Lower::FromOutside(index) => {
+            Sight::Open(below(index).map_or(Gap::Everything, Gap::Siblings))
+        }
         Lower::Elsewhere => Sight::Open(Gap::Elsewhere),
         Lower::None if device.is_sum_of_members() => through_members(device, scene, guarding, port, depth),
         Lower::None => Sight::Open(Gap::Everything),
@@ -299,18 +306,30 @@ mod tests {
     }
 
     #[test]
-    fn a_vlan_is_seen_on_its_device_and_a_macvlan_only_by_itself() {
+    fn a_vlan_is_seen_on_its_device_and_what_has_siblings_by_itself() {
         let upper = |kind: &str, lower| Device { lower, ..device(7, "up0", kind, 0) };
         let mut devices = host();
         devices.push(upper("vlan", Lower::All(2)));
         assert_eq!(found(&scene(devices.clone(), &["0.0.0.0:8000"]), &["lo", "eth0"]), closed());
         assert_eq!(found(&scene(devices, &["0.0.0.0:8000"]), &["lo"]), [open("eth0"), open("up0")]);
-        for (lower, guarded) in [(Lower::FromOutside(2), "up0"), (Lower::Elsewhere, "up0")] {
+        for lower in [Lower::FromOutside(2), Lower::BehindDriver(2), Lower::Elsewhere] {
             let mut devices = host();
             devices.push(upper("macvlan", lower));
             let scene = scene(devices, &["0.0.0.0:8000"]);
-            assert_eq!(found(&scene, &["lo", "eth0"]), [open("up0")]);
-            assert_eq!(found(&scene, &["lo", "eth0", guarded]), closed());
+            assert_eq!(found(&scene, &["lo", "eth0"]), [open("up0")], "{lower:?}");
+            assert_eq!(found(&scene, &["lo", "eth0", "up0"]), closed(), "{lower:?}");
+        }
+    }
+
+    #[test]
+    fn frames_put_behind_a_driver_are_seen_by_a_program_that_runs_there() {
+        for (lower, seen) in [(Lower::BehindDriver(2), true), (Lower::FromOutside(2), false)] {
+            // The program of this device runs in the kernel's receive path, not in the driver.
+            let mut devices = vec![device(1, "lo", "", 0), device(2, "eth0", "", 7)];
+            devices.push(Device { lower, ..device(7, "up0", "macvlan", 0) });
+            let scene = scene(devices, &["0.0.0.0:8000"]);
+            let expected = if seen { closed() } else { vec![open("up0")] };
+            assert_eq!(found(&scene, &["lo", "eth0"]), expected, "{lower:?}");
         }
     }
 

@@ -4,7 +4,8 @@ use std::io;
 
 use netlink_packet_core::NlasIterator;
 
-use crate::kernel::interface::{self, HEADER, Interface, Program};
+use crate::kernel::Mode;
+use crate::kernel::interface::{self, HEADER, Interface, Place, Program};
 use crate::netlink;
 
 // include/uapi/linux/{if,if_arp,if_link}.h
@@ -54,7 +55,9 @@ pub(super) enum Lower {
     None,
     /// All frames come through the device with this index.
     All(u32),
-    /// Frames from outside come through the device with this index, those of its siblings do not.
+    /// Frames from outside come through the device with this index; those of its siblings are put behind its driver.
+    BehindDriver(u32),
+    /// Frames from outside come through the device with this index; those of its siblings do not.
     FromOutside(u32),
     /// It lies in another network namespace.
     Elsewhere,
@@ -63,6 +66,11 @@ pub(super) enum Lower {
 impl Device {
     pub(super) fn is_loopback(&self) -> bool {
         self.framing == Framing::Loopback
+    }
+
+    /// Whether its program also meets frames that others put behind its driver.
+    pub(super) fn sees_behind_driver(&self) -> bool {
+        self.program.is_some_and(|program| program.place == Place::Software(Mode::XdpGeneric))
     }
 
     pub(super) fn is_vrf(&self) -> bool {
@@ -115,7 +123,9 @@ fn parse(payload: &[u8]) -> Option<Device> {
     let lower = match (kind.as_str(), below) {
         ("vlan" | "macvlan" | "macvtap" | "ipvlan" | "ipvtap", Some(_)) if elsewhere => Lower::Elsewhere,
         ("vlan", Some(below)) => Lower::All(below),
-        ("macvlan" | "macvtap" | "ipvlan" | "ipvtap", Some(below)) if siblings_meet => Lower::FromOutside(below),
+        // macvlan_queue_xmit sends to the lower device's receive path, ipvlan_xmit_mode_l2 and _l3 to the sibling.
+        ("macvlan" | "macvtap", Some(below)) if siblings_meet => Lower::BehindDriver(below),
+        ("ipvlan" | "ipvtap", Some(below)) if siblings_meet => Lower::FromOutside(below),
         ("macvlan" | "macvtap" | "ipvlan" | "ipvtap", Some(below)) => Lower::All(below),
         _ => Lower::None,
     };
@@ -193,7 +203,7 @@ mod tests {
         };
         assert_eq!(lower("vlan", &[], &[]), Lower::All(3));
         let mode = |mode: u32| attribute(IFLA_MACVLAN_MODE, &mode.to_ne_bytes());
-        assert_eq!(lower("macvlan", &mode(MACVLAN_MODE_BRIDGE), &[]), Lower::FromOutside(3));
+        assert_eq!(lower("macvlan", &mode(MACVLAN_MODE_BRIDGE), &[]), Lower::BehindDriver(3));
         assert_eq!(lower("macvlan", &mode(2), &[]), Lower::All(3));
         let flags = |flags: u16| attribute(IFLA_IPVLAN_FLAGS, &flags.to_ne_bytes());
         assert_eq!(lower("ipvlan", &flags(0), &[]), Lower::FromOutside(3));

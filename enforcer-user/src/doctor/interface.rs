@@ -102,14 +102,20 @@ pub(super) fn stacked(scene: &Scene, guarding: Guarding<'_>) -> Vec<Finding> {
         }
     }
     for upper in scene.devices.iter().filter(|device| device.up) {
-        let (Lower::All(index) | Lower::FromOutside(index)) = upper.lower else { continue };
-        let Some(lower) = scene.device(index).filter(|lower| guarding.is_at(lower)) else { continue };
-        let seen = match upper.lower {
-            Lower::FromOutside(_) => "what comes from outside is judged there, what its siblings send is not",
-            _ => "all that arrives is judged there",
+        let (index, seen) = match upper.lower {
+            Lower::All(index) => (index, "all that arrives is judged there"),
+            Lower::BehindDriver(index) if scene.device(index).is_some_and(Device::sees_behind_driver) => {
+                (index, "all that arrives is judged there")
+            }
+            Lower::BehindDriver(index) | Lower::FromOutside(index) => {
+                (index, "what comes from outside is judged there, what its siblings send is not")
+            }
+            Lower::None | Lower::Elsewhere => continue,
         };
+        let Some(lower) = scene.device(index).filter(|lower| guarding.is_at(lower)) else { continue };
         let what = format!("a {} on {}, which is guarded: {seen}", upper.kind, lower.name);
-        findings.push(Finding::new(Level::Note, "stacked", scene.place(&upper.name), what, ""));
+        let next = format!("nothing, unless {} is to be guarded by itself", upper.name);
+        findings.push(Finding::new(Level::Note, "stacked", scene.place(&upper.name), what, next));
     }
     findings
 }

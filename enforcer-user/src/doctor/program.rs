@@ -25,9 +25,17 @@ const TCA_OPTIONS: u16 = 2;
 const TCA_BPF_NAME: u16 = 7;
 const TCA_BPF_ID: u16 = 11;
 
-/// All programs of the system: id → name and type.
+/// All programs of the system, by their ids.
 #[derive(Debug, Default)]
-pub(super) struct Loaded(HashMap<u32, (String, bpf_prog_type)>);
+pub(super) struct Loaded(HashMap<u32, Program>);
+
+/// A loaded program.
+#[derive(Debug)]
+struct Program {
+    name: String,
+    kind: bpf_prog_type,
+    compiled: bool,
+}
 
 /// A filter of traffic control.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,7 +65,8 @@ impl Loaded {
                 }
             };
             let name = info.name_as_str().unwrap_or_default().to_owned();
-            loaded.0.insert(info.id(), (name, info.program_type()));
+            let program = Program { name, kind: info.program_type(), compiled: info.size_jitted() > 0 };
+            loaded.0.insert(info.id(), program);
         }
         Ok(loaded)
     }
@@ -65,15 +74,20 @@ impl Loaded {
     /// A program in words: `name (id 7)`.
     pub(super) fn describe(&self, id: u32) -> String {
         match self.0.get(&id) {
-            Some((name, _)) if !name.is_empty() => format!("{name} (id {id})"),
+            Some(Program { name, .. }) if !name.is_empty() => format!("{name} (id {id})"),
             _ => format!("a program (id {id})"),
         }
+    }
+
+    /// Whether the kernel compiled a program; `None` if it is not loaded.
+    pub(super) fn is_compiled(&self, id: u32) -> Option<bool> {
+        self.0.get(&id).map(|program| program.compiled)
     }
 
     /// Programs that can join two sockets of this host past every interface.
     pub(super) fn joining_sockets(&self) -> Vec<u32> {
         let joins = |kind| matches!(kind, bpf_prog_type::BPF_PROG_TYPE_SK_MSG | bpf_prog_type::BPF_PROG_TYPE_SK_SKB);
-        let mut ids: Vec<u32> = self.0.iter().filter(|(_, (_, kind))| joins(*kind)).map(|(id, _)| *id).collect();
+        let mut ids: Vec<u32> = self.0.iter().filter(|(_, program)| joins(program.kind)).map(|(id, _)| *id).collect();
         ids.sort_unstable();
         ids
     }
@@ -181,11 +195,12 @@ mod tests {
 
     #[test]
     fn a_program_without_a_name_has_its_number() {
-        let programs = Loaded(HashMap::from([(7, ("x".to_owned(), bpf_prog_type::BPF_PROG_TYPE_XDP))]));
+        let loaded = |kind| Loaded(HashMap::from([(7, Program { name: "x".to_owned(), kind, compiled: true })]));
+        let programs = loaded(bpf_prog_type::BPF_PROG_TYPE_XDP);
         assert_eq!((programs.describe(7), programs.describe(8)), ("x (id 7)".into(), "a program (id 8)".into()));
+        assert_eq!((programs.is_compiled(7), programs.is_compiled(8)), (Some(true), None));
         assert!(programs.joining_sockets().is_empty());
-        let programs = Loaded(HashMap::from([(7, ("x".to_owned(), bpf_prog_type::BPF_PROG_TYPE_SK_MSG))]));
-        assert_eq!(programs.joining_sockets(), [7]);
+        assert_eq!(loaded(bpf_prog_type::BPF_PROG_TYPE_SK_MSG).joining_sockets(), [7]);
     }
 
     #[test]

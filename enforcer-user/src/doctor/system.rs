@@ -1,20 +1,19 @@
 //! What the enforcer needs of the system: the checks of a start, without a start.
 
-use std::fs::File;
 use std::io;
 use std::path::Path;
 
+use super::Scope;
 use super::finding::{Finding, Level};
 use super::scene::setting;
 use super::socket;
 use crate::kernel::{self, btf, checks};
-use crate::sockets;
 
 /// [`kernel::Error::exit_code`] of what is not permitted.
 const DENIED: u8 = 5;
 
-/// Findings on the kernel, its settings, and what this process may do.
-pub(super) fn examine(bpffs_dir: &Path) -> Vec<Finding> {
+/// Findings on the kernel, its settings, and what this process may do; `compiled` is whether the attached program is.
+pub(super) fn examine(scope: &Scope, compiled: Option<bool>) -> Vec<Finding> {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     vec![
         required("kernel", "kernel", format!("{} is new enough", release.trim()), checks::kernel()),
@@ -25,8 +24,8 @@ pub(super) fn examine(bpffs_dir: &Path) -> Vec<Finding> {
             btf::socket_offsets().map(drop),
         ),
         required("rights", "this process", "it may load and attach programs".to_owned(), checks::rights()),
-        pins(bpffs_dir),
-        jit(first_setting(JIT)),
+        pins(&scope.bpffs_dir, &scope.pins),
+        jit(compiled, setting("net/core/bpf_jit_enable")),
         reaper(socket::can_destroy()),
     ]
 }
@@ -46,52 +45,33 @@ pub(super) fn of_kernel(check: &str, place: &str, error: &kernel::Error) -> Find
     Finding { denied, ..Finding::new(Level::Error, check, place, error.to_string(), next) }
 }
 
-fn pins(bpffs_dir: &Path) -> Finding {
+fn pins(bpffs_dir: &Path, reached: &Path) -> Finding {
     let place = bpffs_dir.display().to_string();
-    if checks::is_on_bpffs(bpffs_dir) {
+    if checks::is_on_bpffs(reached) {
         return Finding::ok("bpffs", place, "it lies on a BPF file system");
     }
     let what = "no BPF file system is mounted there";
-    let next = "mount -t bpf bpf /sys/fs/bpf";
     if bpffs_dir.starts_with("/sys/fs/bpf") && checks::may_mount() && !checks::has_own_mounts() {
         return Finding::new(Level::Note, "bpffs", place, what, "`enforcer run` mounts it");
     }
-    Finding::new(Level::Error, "bpffs", place, what, next)
+    Finding::new(Level::Error, "bpffs", place, what, "mount -t bpf bpf /sys/fs/bpf")
 }
 
-const JIT: &str = "net/core/bpf_jit_enable";
-
-/// A setting that only the first network namespace shows.
-fn first_setting(path: &'static str) -> io::Result<Option<i64>> {
-    match setting(path) {
-        Some(value) => Ok(Some(value)),
-        None => {
-            // Whether the namespace may be entered; sockets::Error would hide why not.
-            File::open("/proc/1/ns/net")?;
-            sockets::within(Path::new("/proc/1/ns/net"), || setting(path)).map_err(|error| match error {
-                sockets::Error::Namespace { source, .. } => source,
-                error => io::Error::other(error),
-            })
-        }
-    }
-}
-
-fn jit(value: io::Result<Option<i64>>) -> Finding {
+/// `compiled` is what the kernel says of the program that is attached, `setting` what it does with new ones, which only
+/// the first network namespace shows.
+fn jit(compiled: Option<bool>, setting: Option<i64>) -> Finding {
     let place = "net.core.bpf_jit_enable";
-    match value {
-        Ok(Some(0)) => {
+    match compiled.or(setting.map(|setting| setting != 0)) {
+        Some(true) => Finding::ok("jit", place, "programs are compiled"),
+        Some(false) => {
             let what = "programs are interpreted, which makes each packet several times slower";
-            Finding::new(Level::Warning, "jit", place, what, "sysctl net.core.bpf_jit_enable=1")
+            let next = "sysctl net.core.bpf_jit_enable=1, then start `enforcer run` again";
+            Finding::new(Level::Warning, "jit", place, what, next)
         }
-        Ok(Some(_)) => Finding::ok("jit", place, "programs are compiled"),
-        Ok(None) => Finding::new(
-            Level::Note,
-            "jit",
-            place,
-            "whether programs are compiled cannot be seen in this container",
-            "ask on the host: sysctl net.core.bpf_jit_enable",
-        ),
-        Err(error) => Finding::failed("jit", place, "the first network namespace cannot be entered", &error),
+        None => {
+            let what = "whether programs will be compiled can be seen in the first network namespace only";
+            Finding::new(Level::Note, "jit", place, what, "ask there: sysctl net.core.bpf_jit_enable")
+        }
     }
 }
 
@@ -127,11 +107,10 @@ mod tests {
 
     #[test]
     fn interpreted_programs_are_a_warning() {
-        assert_eq!(jit(Ok(Some(0))).level, Level::Warning);
-        assert_eq!(jit(Ok(Some(1))).level, Level::Ok);
-        assert_eq!(jit(Ok(None)).level, Level::Note);
-        let denied = jit(Err(io::ErrorKind::PermissionDenied.into()));
-        assert!(denied.level == Level::Error && denied.denied);
+        let level = |compiled, setting| jit(compiled, setting).level;
+        assert_eq!((level(None, Some(0)), level(None, Some(1))), (Level::Warning, Level::Ok));
+        assert_eq!((level(Some(false), Some(1)), level(Some(true), None)), (Level::Warning, Level::Ok));
+        assert_eq!(level(None, None), Level::Note);
     }
 
     #[test]
@@ -143,6 +122,6 @@ mod tests {
     #[test]
     fn a_directory_that_is_no_bpf_file_system_is_an_error() {
         let dir = tempfile::tempdir().expect("a directory");
-        assert_eq!(pins(dir.path()).level, Level::Error);
+        assert_eq!(pins(dir.path(), dir.path()).level, Level::Error);
     }
 }
