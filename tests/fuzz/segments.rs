@@ -205,11 +205,8 @@ impl Play {
         };
         let good = reading.heads.iter().take_while(|head| is_good(&head.key)).count();
         let all_good = good == reading.heads.len() && !matches!(reading.end, End::Refused(_));
-        // A later refusal ends the connection, also for good requests whose bytes were lost and have not come again.
-        let may_miss = !all_good && script.events.iter().any(|event| event.is_lost());
         // Of a request whose body is refused, the head may have gone before it, or not.
-        let least =
-            if may_miss { 0 } else { good - usize::from(reading.is_body_refused && good == reading.heads.len()) };
+        let least = good - usize::from(reading.is_body_refused && good == reading.heads.len());
         let mut connections = 0;
         for (connection, receiver) in self.receivers.iter().enumerate() {
             let Some(received) = receiver.received().last() else { continue };
