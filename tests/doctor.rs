@@ -155,6 +155,12 @@ fn at(ip: impl Into<IpAddr>, port: u16) -> SocketAddr {
     SocketAddr::new(ip.into(), port)
 }
 
+/// Writes a setting of a namespace, named by its path below `/proc/sys`.
+fn set(namespace: &Namespace, setting: &str, value: &str) -> Result<()> {
+    let path = format!("/proc/sys/{setting}");
+    namespace.run(|| fs::write(&path, value).with_context(|| format!("writing {path}")))
+}
+
 /// A second pair of interfaces between the two sides: `srv1` with 10.78.0.1, `cli1` with 10.78.0.2.
 fn second_nic(link: &Link) -> Result<()> {
     let (server, client) = (&link.server, link.client());
@@ -264,12 +270,12 @@ fn a_loopback_listener_needs_lo_alone_until_its_network_is_routed() -> Result<()
     let app = App::start(&link.server, &["127.0.0.1:8000"])?;
     let enforcer = guard(&link, "lo", "8000")?;
     Said::of(&enforcer, &[])?.expect(&[])?;
-    process::run(link.server.command("sysctl").args(["-q", "net.ipv4.conf.srv0.route_localnet=1"]))?;
+    set(&link.server, "net/ipv4/conf/srv0/route_localnet", "1")?;
     Said::of(&enforcer, &[])?.expect(&[("unguarded_interface", "srv0, port 8000")])?;
     let client = link.client();
     client.ip(&["address", "del", "127.0.0.1/8", "dev", "lo"])?;
     client.ip(&["route", "add", "127.0.0.1/32", "via", "10.77.0.1", "src", "10.77.0.2"])?;
-    process::run(client.command("sysctl").args(["-q", "net.ipv4.conf.cli0.route_localnet=1"]))?;
+    set(client, "net/ipv4/conf/cli0/route_localnet", "1")?;
     ensure!(app.is_reached(client, at([127, 0, 0, 1], PORT))?, "routing 127.0.0.1 is no way in");
     Ok(())
 }
@@ -356,6 +362,21 @@ fn another_namespace_is_examined_by_its_name_or_its_file() -> Result<()> {
 }
 
 #[test]
+fn another_namespaces_interface_of_the_same_number_is_not_taken_for_guarded() -> Result<()> {
+    let link = veth()?;
+    let enforcer = guard(&link, "srv0", "8000")?;
+    let index = |namespace: &Namespace, name: &str| namespace.run(|| Ok(nix::net::if_::if_nametoindex(name)?));
+    let (guarded, other) = (index(&link.server, "srv0")?, index(link.client(), "cli0")?);
+    ensure!(guarded == other, "the pair has the numbers {guarded} and {other}: this shows nothing");
+    let folder = tempfile::tempdir()?;
+    let _app = doors(link.client(), &["tcp:10.77.0.2:8000"], folder.path())?;
+    let name = link.client().name();
+    let ways = [format!("cli0, port 8000 of {name}"), format!("lo, port 8000 of {name}")];
+    let said = Said::of(&enforcer, &["--netns", name])?;
+    said.expect(&[("unguarded_interface", &ways[0]), ("unguarded_interface", &ways[1])])
+}
+
+#[test]
 fn programs_of_others_are_named_wherever_they_are_attached() -> Result<()> {
     let link = veth()?;
     second_nic(&link)?;
@@ -364,10 +385,7 @@ fn programs_of_others_are_named_wherever_they_are_attached() -> Result<()> {
     let enforcer = guard(&link, "srv0", "8000")?;
     Said::of(&enforcer, &[])?.expect(&[])?;
     // Beside the guard on its own interface, and in its place on another.
-    let index = |name: &str| -> Result<u32> {
-        let shown: Value = serde_json::from_str(&link.server.ip(&["-j", "link", "show", name])?)?;
-        Ok(shown[0]["ifindex"].as_u64().context("no index")?.try_into()?)
-    };
+    let index = |name: &str| link.server.run(|| Ok(nix::net::if_::if_nametoindex(name)?));
     let (first, second) = (index("srv0")?, index("srv1")?);
     let mut programs = [
         (Program::load(Kind::Xdp, "others_xdp")?, second),
@@ -510,7 +528,7 @@ fn the_servers_side_of_fast_open_and_an_observing_guard_are_warned_of() -> Resul
     let said = Said::of(&enforcer, &[])?;
     said.expect(&[])?;
     ensure!(said.places("warning", "observe").len() == 1 && said.places("warning", "fast_open").is_empty());
-    process::run(link.server.command("sysctl").args(["-q", "net.ipv4.tcp_fastopen=3"]))?;
+    set(&link.server, "net/ipv4/tcp_fastopen", "3")?;
     let said = Said::of(&enforcer, &[])?;
     ensure!(said.places("warning", "fast_open") == ["net.ipv4.tcp_fastopen"], "{:?}", said.findings);
     Ok(())

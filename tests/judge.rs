@@ -8,6 +8,11 @@ use enforcer_tests::kernel::Loaded;
 use enforcer_tests::tables::Tables;
 
 /// Nothing: the scenarios run on the library alone.
-fn load(_: &Tables) -> Result<Option<Loaded>> {
+fn load(_: &str, _: &Tables) -> Result<Option<Loaded>> {
     Ok(None)
+}
+
+/// All of them.
+fn takes_any_frame(_: &str) -> bool {
+    true
 }

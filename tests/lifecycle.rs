@@ -164,7 +164,7 @@ fn a_clean_stop_leaves_enforcement_and_says_so_and_detach_ends_it_without_a_daem
 
 #[test]
 fn detach_with_a_daemon_ends_enforcement_and_leaves_nothing_pinned() -> Result<()> {
-    for way in [Way::VethNative, Way::LoopbackGeneric] {
+    for way in Way::ALL {
         let link = Link::new(way)?;
         let origin = Origin::start(&link.server, "plain", Workers::Sync(1), SocketAddr::new(link.v4, PORT))?;
         let mut enforcer = Enforcer::guard(&link, PORT, &[])?;
@@ -345,7 +345,7 @@ fn each_error_has_its_exit_code_names_its_cause_and_leaves_nothing_behind() -> R
     };
     fails(&["--interface", "nosuch0"], 12, &["nosuch0"])?;
     fails(&["--interface", "lo", "--hook", "xdp-native"], 15, &["lo", "xdp-native"])?;
-    fails(&["--interface", "lo", "--hook", "tc"], 2, &["tc", "next release"])?;
+    fails(&["--interface", "lo", "--hook", "tcx"], 2, &["tcx", "xdp-generic or tc"])?;
     fails(&["--interface", "lo", "--mode", "maybe"], 2, &["maybe", "observe"])?;
     fails(&["--interface", "lo", "--default-limit", "100/mintue"], 2, &["mintue"])?;
     let plain = Enforcer::new(&link.server, &["--interface", "lo"])?;
@@ -685,7 +685,7 @@ fn promtool_accepts_the_metrics() -> Result<()> {
 
 #[test]
 fn status_tells_where_how_and_what() -> Result<()> {
-    for (way, mode) in [(Way::VethNative, "xdp-native"), (Way::LoopbackGeneric, "xdp-generic")] {
+    for (way, mode) in [(Way::VethNative, "xdp-native"), (Way::LoopbackGeneric, "xdp-generic"), (Way::VethTc, "tc")] {
         let link = Link::new(way)?;
         let origin = Origin::start(&link.server, "plain", Workers::Sync(1), SocketAddr::new(link.v4, PORT))?;
         // Chosen, not told: native where the driver can.

@@ -33,12 +33,19 @@ fn outcomes(reader: &Reader) -> Vec<Result<Option<KeyTag>, Refusal>> {
 fn the_corpus_is_read_as_it_says() -> Result<()> {
     let cases = corpus::load()?;
     ensure!(cases.len() >= 150, "only {} cases were found", cases.len());
+    let mut wrong = Vec::new();
     for case in &cases {
         let reader = Reader::read([&case.stream[..]]);
-        assert_eq!(outcomes(&reader), expected(case), "{}", case.name);
-        let refused = outcomes(&reader).iter().any(Result::is_err);
-        assert!(refused || reader.is_between_requests() == case.whole, "{}: ends elsewhere", case.name);
+        let (seen, expected) = (outcomes(&reader), expected(case));
+        if seen != expected {
+            wrong.push(format!("{}: {seen:?}, not {expected:?}", case.name));
+        }
+        let refused = seen.iter().any(Result::is_err);
+        if !refused && reader.is_between_requests() != case.whole {
+            wrong.push(format!("{}: ends elsewhere", case.name));
+        }
     }
+    ensure!(wrong.is_empty(), "{} cases are read otherwise:\n{}", wrong.len(), wrong.join("\n"));
     Ok(())
 }
 
@@ -46,7 +53,9 @@ fn the_corpus_is_read_as_it_says() -> Result<()> {
 fn a_cut_at_any_byte_changes_no_verdict() -> Result<()> {
     for case in corpus::load()? {
         let whole = Reader::read([&case.stream[..]]);
-        for cut in 0..=case.stream.len() {
+        // What is longer is filler in its middle.
+        let places = (0..=case.stream.len()).filter(|cut| *cut < 18_000 || cut + 1_000 > case.stream.len());
+        for cut in places {
             let (first, second) = case.stream.split_at(cut);
             let reader = Reader::read([first, second]);
             assert_eq!(reader.seen(), whole.seen(), "{} cut at {cut}", case.name);

@@ -1,9 +1,11 @@
 //! The loaded program by BPF_PROG_TEST_RUN, packet in, verdict, packet and counters out, beside the host library.
 
-#[path = "verdicts/scenarios.rs"]
-mod scenarios;
 #[path = "verdicts/sequences.rs"]
 mod sequences;
+#[path = "verdicts/scenarios.rs"]
+mod tc;
+#[path = "verdicts/scenarios.rs"]
+mod xdp;
 
 use anyhow::{Result, ensure};
 use enforcer_ebpf::wire::flag;
@@ -16,9 +18,16 @@ use enforcer_tests::tables::Tables;
 /// In ns.
 const HOUR: u64 = 3_600_000_000_000;
 
-/// The program that is attached to interfaces.
-fn load(tables: &Tables) -> Result<Option<Loaded>> {
-    Loaded::new(Program::Xdp, tables).map(Some)
+/// The program that the scenarios of this module go through.
+fn load(module: &str, tables: &Tables) -> Result<Option<Loaded>> {
+    let program = if module.ends_with("tc") { Program::Tc } else { Program::Xdp };
+    Loaded::new(program, tables).map(Some)
+}
+
+/// Whether the kernel makes a test's packet of any frame: for traffic control it takes none that is larger than a page, or
+/// that ends within its IP header. There `traffic` has large ones.
+fn takes_any_frame(module: &str) -> bool {
+    !module.ends_with("tc")
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! The connections: which bytes of a segment are new to the receiver, and from which state they are read.
 //!
 //! A bypass is any difference between the bytes that are judged here and those that the receiver's TCP accepts
-//! (Ptacek & Newsham 1998). So only bytes at exactly the next place are read; what lies beyond waits for its
-//! retransmission; what the receiver has accepted already passes, since it overlooks it. What lies between, judged but
-//! not accepted, is read once more from the state that it was read from, and passes if it leads to the same state at
-//! the same place: whichever copy the receiver takes, what follows is read rightly ([`Mark`]).
+//! (Ptacek & Newsham 1998). So only bytes at exactly the next place are read. What lies beyond waits for its
+//! retransmission, unless it is within the body under way, of which no byte matters. What the receiver has accepted
+//! already passes, since it overlooks it. What lies between, judged but not accepted, is read once more from the state
+//! that it was read from, and passes if it leads to the same state at the same place: whichever copy the receiver takes,
+//! what follows is read rightly ([`Mark`]).
 //!
 //! What the receiver has accepted is not guessed. Where it is local its socket is asked; where the connection is
 //! forwarded its own acknowledgements tell, on their way back ([`Receiver`]).
@@ -188,7 +189,8 @@ pub enum Course {
     Enter = 1,
     /// Judged before, and not accepted yet: `at` is the first byte that the receiver may still take.
     Again = 2,
-    /// Nothing in it matters: the receiver has it, or it is a body's.
+    /// Nothing in it matters: the receiver has it, or it lies within the body under way, even if bytes before it are
+    /// missing.
     Old = 3,
     /// Bytes before it are missing.
     Ahead = 4,
@@ -366,6 +368,22 @@ impl Flow {
         position <= self.place(self.accepted).position
     }
 
+    /// Goes on to what the receiver has accepted, where that is more than was judged: parts of a body that passed ahead.
+    #[inline(always)]
+    pub fn catch_up(&mut self, receiver: Receiver) {
+        let (accepted, is_this) = if self.local != 0 {
+            (receiver.next, receiver.base == self.base && receiver.server == self.server)
+        } else {
+            (self.accepted, receiver.state < receiver::STREAM)
+        };
+        let ahead = accepted.wrapping_sub(self.next());
+        if is_this && after(accepted, self.next()) && u64::from(ahead) <= self.machine.skippable() {
+            let goes_on = u64::from(ahead) < self.machine.skippable();
+            self.machine.skip(ahead);
+            self.advance(ahead, goes_on);
+        }
+    }
+
     /// Goes on by `len` judged bytes; `in_body` if all of them are of the body that was under way before.
     #[inline(always)]
     pub fn advance(&mut self, len: u32, in_body: bool) {
@@ -421,14 +439,16 @@ fn plan_stream(flow: Option<&Flow>, segment: &Segment, receiver: Receiver, now: 
     }
     // The receiver overlooks what it has accepted.
     let begin = if after(accepted, segment.seq) { accepted } else { segment.seq };
-    // What came before the refused bytes, and has not arrived yet, may still come.
+    // What came before the refused bytes, and has not arrived yet, may still come, and does so first.
     if refused && !after(next, begin) {
-        return Plan::new(Course::Reset, accepted);
+        return Plan::new(if accepted == next { Course::Reset } else { Course::Ahead }, accepted);
     }
     let course = if begin == next {
         Course::Read
     } else if after(begin, next) {
-        Course::Ahead
+        // What is missing is of the same body, whatever it will be.
+        let ends_within = u64::from(segment.end().wrapping_sub(next)) <= known.machine.skippable();
+        if ends_within && !segment.has(flag::FIN) { Course::Old } else { Course::Ahead }
     } else if after(known.body, begin) || refused {
         Course::Again
     } else if after(segment.end(), next) {
@@ -452,13 +472,15 @@ fn plan_forwarded(flow: Option<&Flow>, segment: &Segment, known: Receiver, hands
         Some(flow) => flow.base == handshake.client && flow.server == handshake.server,
         None => false,
     };
+    // The server has agreed to another connection than the one that is followed: that one is over.
     if agreed && !begun {
-        if segment.seq == handshake.client && segment.ack == handshake.server {
-            return Plan::new(Course::Enter, handshake.client);
-        }
-        if forwarded.is_none() && after(segment.seq, handshake.client) {
-            return Plan::new(Course::Ahead, 0);
-        }
+        return if segment.seq == handshake.client && segment.ack == handshake.server {
+            Plan::new(Course::Enter, handshake.client)
+        } else if after(segment.seq, handshake.client) {
+            Plan::new(Course::Ahead, 0)
+        } else {
+            Plan::new(Course::Strip, 0)
+        };
     }
     match forwarded {
         Some(flow) => {

@@ -274,7 +274,11 @@ fn data<W: World>(world: &W, scratch: &mut Scratch, segment: &Segment) -> Verdic
     };
     let found = world.find(&set, hash, &segment.tuple);
     let Plan { course, at } = match found {
-        Some(way) => flow::plan(Some(set.flow(way)), segment, receiver, handshake, now),
+        Some(way) => {
+            let flow = set.flow(way);
+            flow.catch_up(receiver);
+            flow::plan(Some(flow), segment, receiver, handshake, now)
+        }
         None => flow::plan(None, segment, receiver, handshake, now),
     };
     if segment.has(flag::URG) && course != Course::Read && course != Course::Enter {

@@ -102,7 +102,7 @@ labelled! {
         Chunk = "chunk",
         /// A trailer field.
         Trailer = "trailer",
-        /// `Expect` is not exactly `100-continue`, or stands in HTTP/1.0.
+        /// `Expect` is not exactly `100-continue`, or stands in HTTP/1.0 or in a request without a body.
         Expect = "expect",
         /// Both connection options `close` and `keep-alive`.
         Connection = "connection",
@@ -119,7 +119,7 @@ labelled! {
         Allowed = "allowed",
         /// A segment beyond the next expected byte, dropped so that TCP sends it again in order.
         OutOfOrder = "out_of_order",
-        /// A segment whose bytes the receiver already has, passed.
+        /// A segment whose bytes the receiver already has, or of a body of which bytes before it are missing, passed.
         OldData = "old_data",
         /// A segment judged before that the receiver has not accepted yet, and that says the same: passed.
         Retransmitted = "retransmitted",

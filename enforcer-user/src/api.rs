@@ -317,7 +317,7 @@ pub struct Attachment {
     pub interface: String,
     /// Its index.
     pub index: u32,
-    /// `xdp-native` or `xdp-generic`.
+    /// `xdp-native`, `xdp-generic` or `tc`.
     pub mode: String,
     /// Why this mode.
     pub reason: String,
@@ -325,6 +325,8 @@ pub struct Attachment {
     pub since: Timestamp,
     /// Id of the program.
     pub program: u32,
+    /// Whose connections are guarded: `local`, or `local, forwarded`.
+    pub endpoints: String,
     /// Whether the link was there before this daemon.
     pub taken_over: bool,
 }

@@ -168,8 +168,8 @@ mod tests {
     }
 
     #[test]
-    fn the_hook_that_is_not_there_yet_says_so() {
-        let error = Cli::try_parse_from(["enforcer", "run", "--hook", "tc"]).expect_err("not yet");
-        assert!(error.to_string().contains("tc comes with the next release"), "{error}");
+    fn a_wrong_hook_names_the_right_ones() {
+        let error = Cli::try_parse_from(["enforcer", "run", "--hook", "xdp"]).expect_err("no such hook");
+        assert!(error.to_string().contains("auto, xdp-native, xdp-generic or tc"), "{error}");
     }
 }

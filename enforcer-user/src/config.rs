@@ -646,7 +646,7 @@ mod tests {
         for (text, message) in [
             ("mode = \"enforce\"\nmod = 1\n", "e.toml:2:1: unknown field `mod`, expected one of"),
             ("mode = \"strict\"", "e.toml:1:8: mode: \"strict\" is not accepted here; accepted: enforce, observe"),
-            ("\n  hook = \"tc\"", "e.toml:2:10: hook: tc comes with the next release"),
+            ("\n  hook = \"xdp\"", "e.toml:2:10: hook: `xdp` is no hook: auto, xdp-native, xdp-generic or tc"),
             ("default_limit = \"100/mintue\"", "e.toml:1:17: default_limit: column 5: \"mintue\" is no unit of time"),
             ("existing = \"keep\"", "e.toml:1:12: existing: \"keep\" is not accepted here; accepted: reset, adopt"),
             (

@@ -211,6 +211,11 @@ fn redirects(scene: &Scene, ports: &[u16]) -> Vec<Finding> {
         }
     }
     findings.dedup();
+    if scene.legacy_nat {
+        let what = "legacy iptables has a table whose rules may redirect packets, and they cannot be read here";
+        let next = "see that none brings another port to a guarded one: iptables-legacy-save, ip6tables-legacy-save";
+        findings.push(Finding::new(Level::Note, "redirect", scene.place("legacy iptables"), what, next));
+    }
     findings
 }
 
@@ -327,6 +332,8 @@ mod tests {
         assert_eq!(past[0].place, "table t, chain c");
         assert_eq!(levels(&found(None, Target::Unknown)), [(Level::Warning, "redirect")]);
         assert_eq!(found(None, Target::Port(9000)), []);
+        let legacy = Scene { legacy_nat: true, ..Scene::default() };
+        assert_eq!(levels(&redirects(&legacy, &[8000])), [(Level::Note, "redirect")]);
     }
 
     #[test]

@@ -43,6 +43,8 @@ pub use self::{
     error::Error,
     guard::{Guard, Guarded, guard},
     log::Logger,
+    pins::guarded_interface,
+    syscall::Spot,
     tables::MapFill,
 };
 use self::{
@@ -78,6 +80,8 @@ pub enum Hook {
     XdpNative,
     /// In the kernel's own receive path.
     XdpGeneric,
+    /// At the ingress of traffic control.
+    Tc,
 }
 
 /// How a program is attached.
@@ -87,6 +91,17 @@ pub enum Mode {
     XdpNative,
     /// The kernel's receive path runs it.
     XdpGeneric,
+    /// Traffic control runs it, at its ingress.
+    Tc,
+}
+
+/// Whose connections are guarded on an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Endpoints {
+    /// Those that end on this host.
+    Local,
+    /// Those that it forwards too.
+    LocalAndForwarded,
 }
 
 /// An interface under guard.
@@ -104,6 +119,8 @@ pub struct Attachment {
     pub since: jiff::Timestamp,
     /// The program's id in the kernel.
     pub program: u32,
+    /// Whose connections are guarded.
+    pub endpoints: Endpoints,
     /// Whether a program of an earlier daemon was replaced.
     pub taken_over: bool,
 }
@@ -134,11 +151,11 @@ impl Kernel {
         let offsets = btf::socket_offsets()?;
         let pins = Pins::new(&options.bpffs_dir);
         pins.check_name()?;
-        attach::Plan::make(options, &pins)?;
+        let programs = attach::Plan::make(options, &pins)?.programs(options.hook);
         pins.mount()?;
         let (lock, mut added) = pins.open()?;
         added.note_maps(&pins);
-        let mut program = load::load(options, &pins, offsets)?;
+        let mut program = load::load(options, &pins, offsets, &programs)?;
         let tables = Tables::open(&mut program)?;
         Ok(Self { program, tables, attachments: Vec::new(), pins, added, _lock: lock })
     }
@@ -153,7 +170,7 @@ impl Kernel {
     /// earlier program again (without CAP_SYS_ADMIN, which opening that needs, they keep this one, on the same maps).
     pub fn attach(&mut self, options: &Options) -> Result<(), Error> {
         let plan = attach::Plan::make(options, &self.pins)?;
-        self.attachments = plan.execute(load::program(&mut self.program)?, options.hook, &self.pins)?;
+        self.attachments = plan.execute(&self.program, &self.pins)?;
         self.added.keep();
         Ok(())
     }
@@ -214,6 +231,7 @@ impl Hook {
             Self::Auto => "auto",
             Self::XdpNative => "xdp-native",
             Self::XdpGeneric => "xdp-generic",
+            Self::Tc => "tc",
         }
     }
 }
@@ -222,12 +240,9 @@ impl FromStr for Hook {
     type Err = String;
 
     fn from_str(word: &str) -> Result<Self, Self::Err> {
-        let all = [Self::Auto, Self::XdpNative, Self::XdpGeneric];
-        match all.into_iter().find(|hook| hook.as_str() == word) {
-            Some(hook) => Ok(hook),
-            None if word == "tc" => Err("tc comes with the next release".to_owned()),
-            None => Err(format!("`{word}` is no hook: auto, xdp-native or xdp-generic")),
-        }
+        let all = [Self::Auto, Self::XdpNative, Self::XdpGeneric, Self::Tc];
+        let found = all.into_iter().find(|hook| hook.as_str() == word);
+        found.ok_or_else(|| format!("`{word}` is no hook: auto, xdp-native, xdp-generic or tc"))
     }
 }
 
@@ -238,6 +253,18 @@ impl Mode {
         match self {
             Self::XdpNative => "xdp-native",
             Self::XdpGeneric => "xdp-generic",
+            Self::Tc => "tc",
+        }
+    }
+}
+
+impl Endpoints {
+    /// The words for it in tables and JSON; stable.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::LocalAndForwarded => "local, forwarded",
         }
     }
 }
@@ -266,10 +293,9 @@ mod tests {
 
     #[test]
     fn hooks_are_read_as_they_are_written() {
-        for hook in [Hook::Auto, Hook::XdpNative, Hook::XdpGeneric] {
+        for hook in [Hook::Auto, Hook::XdpNative, Hook::XdpGeneric, Hook::Tc] {
             assert_eq!(hook.to_string().parse(), Ok(hook));
         }
-        assert_eq!("tc".parse::<Hook>(), Err("tc comes with the next release".to_owned()));
         assert!("xdp".parse::<Hook>().is_err_and(|error| error.contains("xdp-native")));
     }
 

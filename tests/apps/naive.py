@@ -8,13 +8,13 @@ import time
 
 from flask import Flask, jsonify, request
 
-from execution import record
+from execution import recorded
 
 LIMIT = 100
 WINDOW = 60
 
 app = Flask(__name__)
-app.before_request(record)
+app.wsgi_app = recorded(app.wsgi_app)
 requests_by_key = collections.defaultdict(list)
 
 

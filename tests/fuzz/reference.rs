@@ -175,6 +175,8 @@ fn head(text: &mut Text<'_>, bounds: &Service) -> Result<(Head, Framing)> {
         refuse_if(fields > bounds.max_fields)?;
         field_value(text, &name, &mut framing, bounds)?;
     }
+    // What is waited for is a body.
+    refuse_if(framing.expects && !framing.chunked && framing.length.unwrap_or(0) == 0)?;
     Ok((Head { key: framing.key.take(), end: text.at }, framing))
 }
 

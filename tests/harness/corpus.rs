@@ -1,7 +1,8 @@
 //! The corpus of requests, `corpus/http/*.toml`: byte streams, what becomes of each, and why.
 //!
 //! A stream's text is Latin-1, so that `\u00e9` is the byte 0xE9; `{KEY}` stands for [`KEY`] and `{a*100}` for a
-//! hundred `a`.
+//! hundred `a`. `expect` says what the parser makes of it, request by request; what a server may execute of it behind
+//! the enforcer follows from that and from [`REGISTERED`]: see [`Case::allowed`].
 
 use std::fs;
 
@@ -13,6 +14,16 @@ use crate::folder;
 
 /// The key that `{KEY}` in a stream and `key` in its outcome mean.
 pub const KEY: &str = "live_0123456789abcdefghijklmnop";
+
+/// The keys that are registered where the corpus meets real servers, and the most requests that each allows. Any other
+/// key in a stream is nobody's.
+pub const REGISTERED: [(&str, usize); 5] = [
+    (KEY, usize::MAX),
+    ("other_key_1", usize::MAX),
+    ("other_key_2", usize::MAX),
+    ("other_key_3", usize::MAX),
+    ("twice_key_1", 2),
+];
 
 /// What becomes of one request of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +47,32 @@ pub struct Case {
     pub expected: Vec<Expected>,
     /// Whether the stream ends between two requests, its last body whole.
     pub whole: bool,
+    /// Why the case is here.
+    pub why: String,
+}
+
+impl Case {
+    /// The keys of the requests that may be executed, in order: those up to the first that is refused, by the parser,
+    /// for its key or for its key's limit.
+    #[must_use]
+    pub fn allowed(&self) -> Vec<&'static str> {
+        let mut allowed: Vec<&'static str> = Vec::new();
+        for expected in &self.expected {
+            let Expected::Keyed(key) = expected else { break };
+            let Some((key, most)) = REGISTERED.into_iter().find(|(known, _)| known == key) else { break };
+            if allowed.iter().filter(|earlier| **earlier == key).count() >= most {
+                break;
+            }
+            allowed.push(key);
+        }
+        allowed
+    }
+
+    /// Whether nothing of the stream is refused.
+    #[must_use]
+    pub fn is_legitimate(&self) -> bool {
+        self.allowed().len() == self.expected.len()
+    }
 }
 
 #[derive(Deserialize)]
@@ -83,7 +120,7 @@ fn read_case(name: &str, entry: &Entry) -> Result<Case> {
     let refused = expected.iter().position(|expected| matches!(expected, Expected::Refused(..)));
     ensure!(refused.is_none_or(|index| index + 1 == expected.len()), "something is expected after a refusal");
     let whole = !entry.open && refused.is_none();
-    Ok(Case { name: name.to_owned(), stream: bytes(&entry.stream)?, expected, whole })
+    Ok(Case { name: name.to_owned(), stream: bytes(&entry.stream)?, expected, whole, why: entry.why.clone() })
 }
 
 fn read_expected(word: &str) -> Result<Expected> {

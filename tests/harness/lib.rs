@@ -18,6 +18,7 @@ pub mod peer;
 pub mod process;
 pub mod program;
 pub mod random;
+pub mod raw;
 pub mod reader;
 pub mod receiver;
 pub mod relay;

@@ -104,6 +104,13 @@ pub enum Way {
     VethNative,
     /// The loopback interface of one namespace; the kernel's generic hook runs the program.
     LoopbackGeneric,
+    /// A veth pair; traffic control runs the program, on packets that may be merged already.
+    VethTc,
+}
+
+impl Way {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::VethNative, Self::LoopbackGeneric, Self::VethTc];
 }
 
 /// A server's side and a client's side, and how they reach each other.
@@ -129,7 +136,7 @@ impl Link {
     /// Without root, or when `ip` fails.
     pub fn new(way: Way) -> Result<Self> {
         match way {
-            Way::VethNative => Self::veth(),
+            Way::VethNative | Way::VethTc => Self::veth(way),
             Way::LoopbackGeneric => Ok(Self {
                 way,
                 server: Namespace::new()?,
@@ -141,7 +148,7 @@ impl Link {
         }
     }
 
-    fn veth() -> Result<Self> {
+    fn veth(way: Way) -> Result<Self> {
         let (server, client) = (Namespace::new()?, Namespace::new()?);
         server.ip(&["link", "add", "srv0", "type", "veth", "peer", "name", "cli0", "netns", client.name()])?;
         for (namespace, interface, host) in [(&server, "srv0", "1"), (&client, "cli0", "2")] {
@@ -150,7 +157,7 @@ impl Link {
             namespace.ip(&["link", "set", interface, "up"])?;
         }
         Ok(Self {
-            way: Way::VethNative,
+            way,
             server,
             client: Some(client),
             interface: "srv0".to_owned(),
@@ -165,12 +172,27 @@ impl Link {
         self.client.as_ref().unwrap_or(&self.server)
     }
 
+    /// Turns the offload of transmit checksums on or off at both ends. While it is on, the checksums of frames between
+    /// the two are partial, and frames may be larger than the MTU.
+    ///
+    /// # Errors
+    /// On a loopback, which cannot, and when `ethtool` fails.
+    pub fn set_checksum_offload(&self, on: bool) -> Result<()> {
+        let client = self.client.as_ref().context("a loopback's offloads are fixed")?;
+        for (namespace, interface) in [(&self.server, "srv0"), (client, "cli0")] {
+            let state = if on { "on" } else { "off" };
+            process::run(namespace.command("ethtool").args(["-K", interface, "tx", state]))?;
+        }
+        Ok(())
+    }
+
     /// What `--hook` makes the program run as the link's kind says.
     #[must_use]
     pub fn hook(&self) -> &'static str {
         match self.way {
             Way::VethNative => "xdp-native",
             Way::LoopbackGeneric => "xdp-generic",
+            Way::VethTc => "tc",
         }
     }
 }

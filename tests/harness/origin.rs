@@ -1,33 +1,19 @@
-//! The guarded application: a real gunicorn that serves one of `apps/` unchanged, with a count of what it executed.
+//! The guarded application: a real server that serves one of `apps/` unchanged, with a record of what it executed.
+
+mod server;
 
 use std::fs;
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
+pub use self::server::{Server, Workers};
 use crate::folder;
 use crate::netns::Namespace;
 use crate::process::{Process, wait_for};
-
-/// How gunicorn's workers serve.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Workers {
-    /// One connection at a time, closed after one request.
-    Sync(usize),
-    /// Four threads each; connections are kept.
-    Threads(usize),
-}
-
-impl Workers {
-    const fn count(self) -> usize {
-        match self {
-            Self::Sync(count) | Self::Threads(count) => count,
-        }
-    }
-}
 
 /// A request that the app has executed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +26,8 @@ pub struct Executed {
     pub path: String,
     /// The worker's process id.
     pub worker: u32,
+    /// The client's port.
+    pub port: u16,
 }
 
 /// A running application.
@@ -63,38 +51,34 @@ pub fn venv(program: &str) -> Result<PathBuf> {
 }
 
 impl Origin {
-    /// Starts `app` (a file of `apps/`, without `.py`) in `namespace` and waits until all its workers are up.
+    /// Starts a server of `app` (a file of `apps/`, without `.py`) in `namespace` and waits until it is up, with all
+    /// its workers.
     ///
     /// # Errors
     /// When it does not come up; with what it printed.
-    pub fn start(namespace: &Namespace, app: &str, workers: Workers, address: SocketAddr) -> Result<Self> {
+    pub fn start(namespace: &Namespace, app: &str, server: impl Into<Server>, address: SocketAddr) -> Result<Self> {
+        let server = server.into();
         let temporary = tempfile::tempdir()?;
         let log = temporary.path().join("executed");
         fs::write(&log, "")?;
-        // The wildcard of the family: what the enforcer sees must not depend on how the server is bound.
-        let bind = match address.ip() {
-            IpAddr::V4(_) => format!("0.0.0.0:{}", address.port()),
-            IpAddr::V6(_) => format!("[::]:{}", address.port()),
-        };
-        let mut command = namespace.command(venv("gunicorn")?);
-        command.args(["--bind", &bind, "--workers", &workers.count().to_string()]);
-        match workers {
-            Workers::Sync(_) => command.args(["--worker-class", "sync"]),
-            Workers::Threads(_) => command.args(["--worker-class", "gthread", "--threads", "4", "--keep-alive", "30"]),
-        };
-        command.args(["--timeout", "120", "--graceful-timeout", "1", "--log-level", "warning", "--no-control-socket"]);
-        command.arg("--chdir").arg(folder().join("apps")).arg(format!("{app}:app"));
-        command.env("EXECUTION_LOG", &log).env("PYTHONDONTWRITEBYTECODE", "1");
+        let mut command = server.command(namespace, app, address)?;
+        command.env("EXECUTION_LOG", &log);
         let mut process = Process::start(command, &temporary.path().join("output"))?;
-        wait_for("gunicorn and its workers", || {
+        wait_for("the server and its workers", || {
             if let Some(status) = process.ended()? {
-                bail!("gunicorn ended with {status}: {}", process.output());
+                bail!("{server} ended with {status}: {}", process.output());
             }
-            let up = process.children().len() == workers.count()
+            let up = process.children().len() == server.children()
                 && namespace.run(|| Ok(TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok()))?;
             Ok(up.then_some(()))
         })?;
         Ok(Self { process, log, address, _folder: temporary })
+    }
+
+    /// All that the server printed so far.
+    #[must_use]
+    pub fn output(&self) -> String {
+        self.process.output()
     }
 
     /// Its master process's id.
@@ -137,10 +121,11 @@ fn read_record(path: &Path) -> Result<Vec<Executed>> {
     let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
     text.lines()
         .map(|line| {
-            let [key, method, path, worker] = line.split('\t').collect::<Vec<_>>()[..] else {
+            let [key, method, path, worker, port] = line.split('\t').collect::<Vec<_>>()[..] else {
                 bail!("no record of an execution: {line:?}");
             };
-            Ok(Executed { key: key.into(), method: method.into(), path: path.into(), worker: worker.parse()? })
+            let (worker, port) = (worker.parse()?, port.parse()?);
+            Ok(Executed { key: key.into(), method: method.into(), path: path.into(), worker, port })
         })
         .collect()
 }

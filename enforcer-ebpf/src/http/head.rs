@@ -356,6 +356,11 @@ impl Machine {
 
     #[inline(always)]
     fn head_end(&mut self) -> Step {
+        let has_body = self.flags & CHUNKED != 0 || (self.flags & LENGTH != 0 && self.left > 0);
+        // RFC 9110 §10.1.1: without a body there is nothing to wait for; one server reads on as if there were.
+        if self.flags & EXPECT != 0 && !has_body {
+            return Step::Refused(Malformation::Expect.into());
+        }
         self.phase = if self.flags & CHUNKED != 0 {
             self.left = 0;
             self.digits = 0;

@@ -123,7 +123,8 @@ pub fn read<W: World>(world: &W, scratch: &mut Scratch, segment: &Segment, flow:
     reading.scan = Scan::new(flow.touched, segment.payload, piece, place.position);
     reading.scan.body = flow.machine.skippable();
     // Within one body any bytes may come again: no mark is needed for what is nothing else.
-    if !again && piece.len > 0 && !(flow.machine.is_in_plain_body() && begin != flow.body) {
+    let within = flow.machine.is_in_plain_body() && begin != flow.body && reading.scan.body > u64::from(piece.len);
+    if !again && piece.len > 0 && !within {
         if flow.marked == u64::MAX || !after(flow.mark.end, flow.accepted) {
             reading.scan.keep = keep::NEAR;
             flow.mark.machine = flow.machine;

@@ -75,8 +75,10 @@ fn pinned_links(bpffs_dir: &Path) -> Option<Vec<String>> {
     };
     // The file system reserves dots, so they are pinned as %2e.
     let name = |link: std::fs::DirEntry| link.file_name().to_string_lossy().replace("%2e", ".").replace("%25", "%");
-    let mut names: Vec<String> = links.flatten().map(name).collect();
+    let mut names: Vec<String> =
+        links.flatten().map(name).map(|link| kernel::guarded_interface(&link).to_owned()).collect();
     names.sort();
+    names.dedup();
     Some(names)
 }
 
@@ -84,9 +86,11 @@ fn show(status: &Status, now: Timestamp) -> String {
     let mut shown = head(status, now);
     let attachments = status.attachments.iter().map(|at| {
         let taken_over = if at.taken_over { "yes" } else { "no" };
-        [text(&at.interface), text(&at.mode), time(at.since), number(at.program), text(taken_over), text(&at.reason)]
+        let (interface, mode, endpoints) = (text(&at.interface), text(&at.mode), text(&at.endpoints));
+        [interface, mode, endpoints, time(at.since), number(at.program), text(taken_over), text(&at.reason)]
     });
-    section(&mut shown, &table(["INTERFACE", "MODE", "SINCE", "PROGRAM", "TAKEN-OVER", "WHY-THIS-MODE"], attachments));
+    const HEADER: [&str; 7] = ["INTERFACE", "MODE", "ENDPOINTS", "SINCE", "PROGRAM", "TAKEN-OVER", "WHY-THIS-MODE"];
+    section(&mut shown, &table(HEADER, attachments));
     let totals = &status.totals;
     let verdicts = [("allowed", totals.allowed), ("refused", totals.refused), ("would_refuse", totals.would_refuse)];
     section(&mut shown, &table(["VERDICT", "COUNT"], verdicts.map(|(verdict, count)| [text(verdict), number(count)])));
@@ -192,6 +196,7 @@ mod tests {
                 reason: "the driver has no XDP".into(),
                 since: Timestamp::UNIX_EPOCH,
                 program: 7,
+                endpoints: "local".into(),
                 taken_over: false,
             }],
             default_limit: "100/minute".into(),
@@ -230,8 +235,8 @@ mod tests {
              state    /s\n\
              pins     /b\n\
              \n\
-             INTERFACE  MODE         SINCE                 PROGRAM  TAKEN-OVER  WHY-THIS-MODE\n\
-             lo         xdp-generic  1970-01-01T00:00:00Z        7  no          the driver has no XDP\n\
+             INTERFACE  MODE         ENDPOINTS  SINCE                 PROGRAM  TAKEN-OVER  WHY-THIS-MODE\n\
+             lo         xdp-generic  local      1970-01-01T00:00:00Z        7  no          the driver has no XDP\n\
              \n\
              VERDICT       COUNT\n\
              allowed         100\n\

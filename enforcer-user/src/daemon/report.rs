@@ -129,6 +129,7 @@ impl Registry {
             reason: attachment.reason.clone(),
             since: attachment.since,
             program: attachment.program,
+            endpoints: attachment.endpoints.as_str().to_owned(),
             taken_over: attachment.taken_over,
         };
         Ok(Status {

@@ -104,7 +104,9 @@ pub(super) fn stacked(scene: &Scene, guarding: Guarding<'_>) -> Vec<Finding> {
     for upper in scene.devices.iter().filter(|device| device.up) {
         let (index, seen) = match upper.lower {
             Lower::All(index) => (index, "all that arrives is judged there"),
-            Lower::BehindDriver(index) if scene.device(index).is_some_and(Device::sees_behind_driver) => {
+            Lower::BehindDriver(index)
+                if scene.device(index).is_some_and(|lower| guarding.sees_behind_driver(lower)) =>
+            {
                 (index, "all that arrives is judged there")
             }
             Lower::BehindDriver(index) | Lower::FromOutside(index) => {

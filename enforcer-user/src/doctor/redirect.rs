@@ -2,6 +2,7 @@
 //! application the one that a rule gave it.
 
 use std::collections::HashMap;
+use std::fs;
 use std::io;
 
 use netlink_packet_core::NlasIterator;
@@ -75,6 +76,27 @@ pub(super) fn all() -> io::Result<Vec<Redirect>> {
         listed => listed?,
     }
     Ok(redirects)
+}
+
+/// Whether legacy iptables has a table of this network namespace that can redirect.
+///
+/// # Errors
+/// A list that is there cannot be read; it needs root.
+pub(super) fn legacy_nat() -> io::Result<bool> {
+    for path in ["/proc/thread-self/net/ip_tables_names", "/proc/thread-self/net/ip6_tables_names"] {
+        match fs::read_to_string(path) {
+            Ok(names) if has_nat(&names) => return Ok(true),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(false)
+}
+
+fn has_nat(names: &str) -> bool {
+    // TPROXY lies in `mangle`, the other two targets that redirect in `nat`.
+    names.lines().any(|name| matches!(name, "nat" | "mangle"))
 }
 
 /// Reads one rule; `None` for one that does not redirect.
@@ -251,6 +273,12 @@ mod tests {
         assert_eq!(leads(None, Target::Same), Some(false));
         assert_eq!(leads(None, Target::Port(8000)), None);
         assert_eq!(leads(None, Target::Unknown), None);
+    }
+
+    #[test]
+    fn only_the_tables_that_can_redirect_matter() {
+        assert!(has_nat("filter\nnat\n") && has_nat("mangle\n"));
+        assert!(!has_nat("filter\nraw\n") && !has_nat(""));
     }
 
     #[test]

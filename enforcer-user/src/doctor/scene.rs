@@ -6,9 +6,11 @@ use std::path::PathBuf;
 
 use super::device::{self, Device};
 use super::finding::Finding;
+use super::program;
 use super::redirect::{self, Redirect};
 use super::socket::{self, Bound, Unix};
-use crate::kernel::Guard;
+use crate::kernel::interface::Place;
+use crate::kernel::{Guard, Guarded, Mode, Spot};
 use crate::sockets::{self, Listener};
 
 /// A network namespace to be looked at.
@@ -31,6 +33,8 @@ pub(super) struct Scene {
     pub(super) unix: Vec<Unix>,
     pub(super) udp: Vec<Bound>,
     pub(super) redirects: Vec<Redirect>,
+    /// Whether the tables of legacy iptables, whose rules nftables does not show, include one that redirects.
+    pub(super) legacy_nat: bool,
     /// Names of the devices that take packets to 127.0.0.0/8 from outside.
     pub(super) loopback_routed: Vec<String>,
     /// Whether sockets outside of a VRF take connections from inside.
@@ -57,15 +61,30 @@ impl Guarding<'_> {
         }
     }
 
-    /// Whether the program is attached to `device`. An index alone would not do: other namespaces have the same ones.
+    /// Whether the program is attached to `device`.
     pub(super) fn is_at(self, device: &Device) -> bool {
         match self {
-            Self::Real(guard) => guard.places.iter().any(|place| {
-                place.interface == device.index && device.program.is_some_and(|program| program.id == place.program)
-            }),
+            Self::Real(guard) => guard.places.iter().any(|place| is_here(place, device)),
             Self::Planned(interfaces) => interfaces.contains(&device.name),
         }
     }
+
+    /// Whether the program on `device` meets what others put in behind the driver.
+    pub(super) fn sees_behind_driver(self, device: &Device) -> bool {
+        let is_generic = device.program.is_some_and(|program| program.place == Place::Software(Mode::XdpGeneric));
+        let is_tc = |place: &Guarded| place.spot == Spot::Ingress && is_here(place, device);
+        is_generic || matches!(self, Self::Real(guard) if guard.places.iter().any(is_tc))
+    }
+}
+
+/// Whether a program judges at `device`. An index alone would not do: other namespaces have the same ones.
+fn is_here(place: &Guarded, device: &Device) -> bool {
+    let runs = match place.spot {
+        Spot::Xdp => device.program.is_some_and(|program| program.id == place.program),
+        Spot::Ingress => program::tcx(device.index).is_ok_and(|programs| programs.contains(&place.program)),
+        Spot::Egress => false,
+    };
+    place.interface == device.index && runs
 }
 
 impl Scene {
@@ -99,6 +118,10 @@ impl Scene {
         match redirect::all() {
             Ok(redirects) => scene.redirects = redirects,
             Err(error) => note("redirect", "the firewall's rules cannot be listed", error),
+        }
+        match redirect::legacy_nat() {
+            Ok(there) => scene.legacy_nat = there,
+            Err(error) => note("redirect", "the tables of legacy iptables cannot be listed", error),
         }
         let all = setting("net/ipv4/conf/all/route_localnet").unwrap_or(0) != 0;
         let routed = |name: &str| all || setting(&format!("net/ipv4/conf/{name}/route_localnet")).unwrap_or(0) != 0;
@@ -156,7 +179,11 @@ pub(super) mod tests {
 
     #[test]
     fn a_pinned_link_guards_the_device_that_has_its_program() {
-        let guard = Guard { places: vec![Guarded { interface: 2, program: 7 }], ports: vec![8000], ..Guard::default() };
+        let guard = Guard {
+            places: vec![Guarded { interface: 2, program: 7, spot: Spot::Xdp }],
+            ports: vec![8000],
+            ..Guard::default()
+        };
         let guarding = Guarding::Real(&guard);
         assert!(guarding.covers(&device(2, "eth0", "", 7), 8000));
         assert!(!guarding.covers(&device(2, "eth0", "", 7), 8001), "another port");

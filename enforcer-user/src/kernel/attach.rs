@@ -1,5 +1,8 @@
 //! Links: which interface gets a new one, which earlier one is taken over, which ends; and the carrying out.
 //!
+//! An interface has one link that judges what arrives and, where packets for other hosts go through it, one that watches
+//! what it sends: it stands for the sockets that are not here.
+//!
 //! A link is found again by the interface's index and the program's id, not by the pin's name, so that a renamed
 //! interface stays guarded and a new one under an old name is not taken for it.
 
@@ -9,14 +12,18 @@ use std::{
     path::PathBuf,
 };
 
-use aya::programs::{Xdp, loaded_programs};
+use aya::{
+    Ebpf,
+    programs::{Program as Loaded, loaded_programs},
+};
 use nix::errno::Errno;
 
 use super::{
-    Attachment, Error, Hook, Mode, Options, checks,
+    Attachment, Endpoints, Error, Hook, Mode, Options, checks,
     interface::{self, Interface, Place, Program},
+    load,
     pins::{self, Link, Pins},
-    syscall,
+    syscall::{self, Spot},
 };
 
 // include/uapi/linux/if_link.h
@@ -26,12 +33,22 @@ const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 /// What is to be done with each interface and each pinned link.
 #[derive(Debug)]
 pub(super) struct Plan {
-    fresh: Vec<Interface>,
+    fresh: Vec<Fresh>,
     take_over: Vec<TakeOver>,
-    /// Links of interfaces that are not asked for.
+    /// Interfaces whose sent packets are to be watched, each with the link that does so already.
+    watch: Vec<(Interface, Option<Link>)>,
+    /// Links that are not asked for.
     surplus: Vec<Link>,
     /// Links of interfaces that are gone.
     stale: Vec<Link>,
+}
+
+#[derive(Debug)]
+struct Fresh {
+    interface: Interface,
+    hook: Hook,
+    /// Why not as asked for.
+    reason: Option<String>,
 }
 
 #[derive(Debug)]
@@ -39,6 +56,13 @@ struct TakeOver {
     interface: Interface,
     link: Link,
     mode: Mode,
+}
+
+/// A loaded program.
+#[derive(Clone, Copy)]
+struct Judge<'a> {
+    fd: BorrowedFd<'a>,
+    id: u32,
 }
 
 /// Links made by this call, detached again when dropped unless [`Created::keep`] was called.
@@ -63,69 +87,121 @@ impl Plan {
         let interfaces = interface::all()?;
         let links = if checks::is_on_bpffs(&options.bpffs_dir) { pins.links()? } else { Vec::new() };
         let (mut surplus, stale): (Vec<Link>, Vec<Link>) = links.into_iter().partition(|link| link.interface != 0);
-        let (mut fresh, mut take_over) = (Vec::new(), Vec::new());
+        let mut take = |wanted: &dyn Fn(&Link) -> bool| {
+            surplus.iter().position(wanted).map(|position| surplus.swap_remove(position))
+        };
+        let (mut fresh, mut take_over, mut watch) = (Vec::new(), Vec::new(), Vec::new());
         for name in wanted {
             let interface = interface::find(&interfaces, name)?.clone();
-            let Some(program) = interface.program else {
-                fresh.push(interface);
-                continue;
-            };
-            let ours = surplus
-                .iter()
-                .position(|link| link.interface == interface.index && link.program == program.id)
-                .map(|position| surplus.swap_remove(position));
-            match (ours, program.place) {
-                (Some(link), Place::Software(mode)) => {
-                    check_mode(&interface.name, mode, options.hook)?;
+            if !interface.has_ethernet() {
+                return Err(Error::NoEthernet { interface: interface.name });
+            }
+            let index = interface.index;
+            if interface.forwards(&interfaces) {
+                let link = take(&|link| link.interface == index && link.spot == Spot::Egress);
+                watch.push((interface.clone(), link));
+            }
+            let (program, hook) = (interface.program, options.hook);
+            let xdp = program.and_then(|program| {
+                take(&|link| link.interface == index && link.spot == Spot::Xdp && link.program == program.id)
+            });
+            let tc = take(&|link| link.interface == index && link.spot == Spot::Ingress);
+            match (xdp, tc, program.map(|program| program.place)) {
+                (Some(link), _, Some(Place::Software(mode))) => {
+                    check_mode(&interface.name, mode, hook)?;
                     take_over.push(TakeOver { interface, link, mode });
                 }
-                _ => return Err(occupied(&interface.name, program)),
+                (_, Some(link), _) => {
+                    check_mode(&interface.name, Mode::Tc, hook)?;
+                    take_over.push(TakeOver { interface, link, mode: Mode::Tc });
+                }
+                (_, _, None) => fresh.push(Fresh { interface, hook, reason: None }),
+                (_, _, Some(_)) if matches!(hook, Hook::Auto | Hook::Tc) => {
+                    let other = program.map_or_else(String::new, |program| named(program).0);
+                    let reason = Some(format!("the XDP program {other} of somebody else is attached"));
+                    fresh.push(Fresh { interface, hook: Hook::Tc, reason });
+                }
+                (_, _, Some(_)) => {
+                    return Err(program.map_or(Error::NothingToGuard, |program| occupied(&interface.name, program)));
+                }
             }
         }
-        Ok(Self { fresh, take_over, surplus, stale })
+        Ok(Self { fresh, take_over, watch, surplus, stale })
+    }
+
+    /// The programs that it needs.
+    pub(super) fn programs(&self, hook: Hook) -> Vec<&'static str> {
+        let tc = self.fresh.iter().any(|fresh| fresh.hook == Hook::Tc);
+        let tc = tc || self.take_over.iter().any(|taken| taken.mode == Mode::Tc) || hook == Hook::Tc;
+        let xdp = self.fresh.iter().any(|fresh| fresh.hook != Hook::Tc);
+        let xdp = xdp || self.take_over.iter().any(|taken| taken.mode != Mode::Tc);
+        let all = [(xdp, load::XDP), (tc, load::TC), (!self.watch.is_empty(), load::WATCH)];
+        all.into_iter().filter(|(needed, _)| *needed).map(|(_, name)| name).collect()
     }
 
     /// Carries the plan out: all or nothing.
-    pub(super) fn execute(self, program: &Xdp, hook: Hook, pins: &Pins) -> Result<Vec<Attachment>, Error> {
-        let Self { fresh, take_over, surplus, stale } = self;
-        let call = |source| Error::Call { action: "describe the loaded program", source };
-        let id = program.info().map_err(|error| call(io::Error::other(error)))?.id();
-        let fd = program.fd().map_err(|error| call(io::Error::other(error)))?.as_fd();
+    pub(super) fn execute(self, object: &Ebpf, pins: &Pins) -> Result<Vec<Attachment>, Error> {
+        let Self { fresh, take_over, watch, surplus, stale } = self;
         for link in &stale {
             pins::detach(&link.path)?;
         }
         let mut attachments = Vec::new();
         let mut pinned = Vec::new();
         let mut created = Created::default();
-        for interface in fresh {
-            let (link, mode, reason) = attach(fd, &interface, hook)?;
+        // Before anything is judged by what they see.
+        for (interface, link) in &watch {
+            let program = judge(object, load::WATCH)?;
+            if let Some(link) = link {
+                let reason = |source| Error::Call { action: "replace the program that watches what is sent", source };
+                syscall::update_link(link.fd.as_fd(), program.fd).map_err(reason)?;
+                continue;
+            }
+            let link = syscall::create_tc_link(program.fd, interface.index, Spot::Egress).map_err(|error| {
+                let reason = why_not_tc(&error);
+                Error::CannotAttach { interface: interface.name.clone(), mode: Mode::Tc, reason }
+            })?;
+            created.pin(link.as_fd(), pins.watch(&interface.name))?;
+        }
+        let endpoints = |index| match watch.iter().any(|(interface, _)| interface.index == index) {
+            true => Endpoints::LocalAndForwarded,
+            false => Endpoints::Local,
+        };
+        for Fresh { interface, hook, reason } in fresh {
+            let (link, mode, why) = attach(object, &interface, hook)?;
             let path = pins.free_link(&interface.name, interface.index);
             // Until it is pinned, the link ends with its descriptor.
-            syscall::pin(link.as_fd(), &path).map_err(|source| Error::path(&path, "pinned", source))?;
-            created.0.push(path.clone());
+            created.pin(link.as_fd(), path.clone())?;
             let Interface { index, name, .. } = interface;
             pinned.push((path, name.clone()));
-            let since = jiff::Timestamp::now();
             attachments.push(Attachment {
                 interface: name,
                 index,
                 mode,
-                reason,
-                since,
-                program: id,
+                reason: reason.unwrap_or(why),
+                since: jiff::Timestamp::now(),
+                program: judge(object, program_of(mode))?.id,
+                endpoints: endpoints(index),
                 taken_over: false,
             });
         }
-        replace_all(&take_over, fd)?;
+        replace_all(object, &take_over)?;
         created.keep();
         for TakeOver { interface: Interface { index, name, .. }, link, mode } in take_over {
             pinned.push((link.path, name.clone()));
-            let reason = "kept from the program that was attached before".to_owned();
-            let (since, program, taken_over) = (link.since, id, true);
-            attachments.push(Attachment { interface: name, index, mode, reason, since, program, taken_over });
+            attachments.push(Attachment {
+                interface: name,
+                index,
+                mode,
+                reason: "kept from the program that was attached before".to_owned(),
+                since: link.since,
+                program: judge(object, program_of(mode))?.id,
+                endpoints: endpoints(index),
+                taken_over: true,
+            });
         }
         for link in surplus {
             match pins::detach(&link.path) {
+                Ok(()) if link.spot == Spot::Egress => {}
                 Ok(()) => tracing::info!("{} is no longer guarded: it is not asked for any more", link.name),
                 Err(error) => tracing::warn!("{} stays guarded: {error}", link.name),
             }
@@ -138,7 +214,32 @@ impl Plan {
     }
 }
 
+/// A program that was loaded.
+fn judge<'a>(object: &'a Ebpf, name: &'static str) -> Result<Judge<'a>, Error> {
+    let call = |error| Error::Call { action: "describe the loaded program", source: io::Error::other(error) };
+    let (fd, info) = match object.program(name) {
+        Some(Loaded::Xdp(program)) => (program.fd(), program.info()),
+        Some(Loaded::SchedClassifier(program)) => (program.fd(), program.info()),
+        _ => return Err(Error::Foreign { what: name }),
+    };
+    Ok(Judge { fd: fd.map_err(call)?.as_fd(), id: info.map_err(call)?.id() })
+}
+
+/// The program that judges in this mode.
+const fn program_of(mode: Mode) -> &'static str {
+    match mode {
+        Mode::XdpNative | Mode::XdpGeneric => load::XDP,
+        Mode::Tc => load::TC,
+    }
+}
+
 impl Created {
+    fn pin(&mut self, link: BorrowedFd<'_>, path: PathBuf) -> Result<(), Error> {
+        syscall::pin(link, &path).map_err(|source| Error::path(&path, "pinned", source))?;
+        self.0.push(path);
+        Ok(())
+    }
+
     fn keep(&mut self) {
         self.0.clear();
     }
@@ -160,6 +261,7 @@ fn check_mode(interface: &str, mode: Mode, hook: Hook) -> Result<(), Error> {
         Hook::Auto => return Ok(()),
         Hook::XdpNative => Mode::XdpNative,
         Hook::XdpGeneric => Mode::XdpGeneric,
+        Hook::Tc => Mode::Tc,
     };
     if wanted == mode {
         return Ok(());
@@ -172,7 +274,17 @@ fn check_mode(interface: &str, mode: Mode, hook: Hook) -> Result<(), Error> {
 }
 
 /// Makes a link: its descriptor, its mode, and why that mode.
-fn attach(program: BorrowedFd<'_>, interface: &Interface, hook: Hook) -> Result<(OwnedFd, Mode, String), Error> {
+fn attach(object: &Ebpf, interface: &Interface, hook: Hook) -> Result<(OwnedFd, Mode, String), Error> {
+    if hook == Hook::Tc {
+        let link = syscall::create_tc_link(judge(object, load::TC)?.fd, interface.index, Spot::Ingress);
+        let cannot = |error| Error::CannotAttach {
+            interface: interface.name.clone(),
+            mode: Mode::Tc,
+            reason: why_not_tc(&error),
+        };
+        return Ok((link.map_err(cannot)?, Mode::Tc, "asked for".to_owned()));
+    }
+    let program = judge(object, load::XDP)?.fd;
     let cannot = |mode, reason| Error::CannotAttach { interface: interface.name.clone(), mode, reason };
     let native = |error: &io::Error| format!("{}; --hook auto falls back to xdp-generic", why_not_native(error));
     match hook {
@@ -184,7 +296,7 @@ fn attach(program: BorrowedFd<'_>, interface: &Interface, hook: Hook) -> Result<
             Ok(link) => Ok((link, Mode::XdpGeneric, "asked for".to_owned())),
             Err(error) => Err(cannot(Mode::XdpGeneric, describe(&error))),
         },
-        Hook::Auto => {
+        Hook::Auto | Hook::Tc => {
             let refused = match link(program, interface, Mode::XdpNative)? {
                 Ok(link) => return Ok((link, Mode::XdpNative, "the driver has native XDP".to_owned())),
                 Err(error) => why_not_native(&error),
@@ -199,10 +311,7 @@ fn attach(program: BorrowedFd<'_>, interface: &Interface, hook: Hook) -> Result<
 
 /// Makes a link in one mode. The outer error is one that no other mode would cure.
 fn link(program: BorrowedFd<'_>, interface: &Interface, mode: Mode) -> Result<io::Result<OwnedFd>, Error> {
-    let flags = match mode {
-        Mode::XdpNative => XDP_FLAGS_DRV_MODE,
-        Mode::XdpGeneric => XDP_FLAGS_SKB_MODE,
-    };
+    let flags = if mode == Mode::XdpNative { XDP_FLAGS_DRV_MODE } else { XDP_FLAGS_SKB_MODE };
     match syscall::create_link(program, interface.index, flags) {
         Err(error) if matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EEXIST)) => {
             // It was free when the plan was made; whoever came in between is named.
@@ -220,9 +329,10 @@ fn link(program: BorrowedFd<'_>, interface: &Interface, mode: Mode) -> Result<io
 }
 
 /// Puts the program in place of all earlier ones, or of none.
-fn replace_all(take_over: &[TakeOver], program: BorrowedFd<'_>) -> Result<(), Error> {
+fn replace_all(object: &Ebpf, take_over: &[TakeOver]) -> Result<(), Error> {
     let mut replaced: Vec<(&TakeOver, Option<OwnedFd>)> = Vec::new();
     for target in take_over {
+        let program = judge(object, program_of(target.mode))?.fd;
         let earlier = syscall::program_by_id(target.link.program).ok();
         if let Err(error) = syscall::update_link(target.link.fd.as_fd(), program) {
             for (target, earlier) in replaced {
@@ -233,7 +343,7 @@ fn replace_all(take_over: &[TakeOver], program: BorrowedFd<'_>) -> Result<(), Er
             }
             let why = match target.mode {
                 Mode::XdpNative => why_not_native(&error),
-                Mode::XdpGeneric => describe(&error),
+                Mode::XdpGeneric | Mode::Tc => describe(&error),
             };
             let reason = format!("the earlier program cannot be replaced: {why}");
             return Err(Error::CannotAttach { interface: target.interface.name.clone(), mode: target.mode, reason });
@@ -244,13 +354,21 @@ fn replace_all(take_over: &[TakeOver], program: BorrowedFd<'_>) -> Result<(), Er
 }
 
 fn occupied(interface: &str, program: Program) -> Error {
+    let (name, mode) = named(program);
+    Error::Occupied { interface: interface.to_owned(), id: program.id, name, mode }
+}
+
+/// A program's name, and where it runs.
+fn named(program: Program) -> (String, String) {
     let info = loaded_programs().filter_map(Result::ok).find(|info| info.id() == program.id);
     let name = info.as_ref().and_then(|info| info.name_as_str()).filter(|name| !name.is_empty());
-    Error::Occupied {
-        interface: interface.to_owned(),
-        id: program.id,
-        name: name.unwrap_or("unknown").to_owned(),
-        mode: program.place.to_string(),
+    (name.unwrap_or("unknown").to_owned(), program.place.to_string())
+}
+
+fn why_not_tc(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::EINVAL) => "the kernel has no tcx, which came with Linux 6.6".to_owned(),
+        _ => describe(error),
     }
 }
 

@@ -125,6 +125,16 @@ pub enum Error {
         wanted: u32,
     },
 
+    /// The program reads frames, and the interface has packets only.
+    #[error(
+        "{interface} carries packets without Ethernet headers, as tunnels do, and the program cannot read those: guard the \
+         interface that they leave the tunnel for, or let the app listen where it cannot be reached through {interface}"
+    )]
+    NoEthernet {
+        /// The interface.
+        interface: String,
+    },
+
     /// The object lacks what the daemon relies on: it was built from other sources.
     #[error("the embedded BPF object has no {what}: build the daemon and the object from the same sources")]
     Foreign {
@@ -209,7 +219,7 @@ impl Error {
             Self::NoInterface { .. } => 12,
             Self::Occupied { .. } => 13,
             Self::AnotherDaemon { .. } => 14,
-            Self::CannotAttach { .. } => 15,
+            Self::CannotAttach { .. } | Self::NoEthernet { .. } => 15,
             Self::Path { source, .. } | Self::Call { source, .. } if is_permission(source) => 5,
             Self::NoBpffs { .. }
             | Self::MapMismatch { .. }

@@ -5,12 +5,12 @@ use std::path::Path;
 use aya::maps::{Array, Map, MapData, MapError};
 use enforcer_ebpf::abi::{SERVICES, Service, map};
 
-use super::{Error, checks, pins::Pins};
+use super::{Error, checks, pins::Pins, syscall::Spot};
 
 /// An enforcement that is pinned.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Guard {
-    /// Where the program is attached.
+    /// Where its programs are attached.
     pub places: Vec<Guarded>,
     /// The TCP ports that it guards, in order.
     pub ports: Vec<u16>,
@@ -25,6 +25,8 @@ pub struct Guarded {
     pub interface: u32,
     /// The program's id.
     pub program: u32,
+    /// Where it runs.
+    pub spot: Spot,
 }
 
 /// The enforcement whose pins lie in `bpffs_dir`; `None` if there is none.
@@ -37,8 +39,9 @@ pub fn guard(bpffs_dir: &Path) -> Result<Option<Guard>, Error> {
     }
     let pins = Pins::new(bpffs_dir);
     let links = pins.links()?.into_iter().filter(|link| link.interface != 0);
-    let places: Vec<Guarded> = links.map(|link| Guarded { interface: link.interface, program: link.program }).collect();
-    if places.is_empty() {
+    let places: Vec<Guarded> =
+        links.map(|link| Guarded { interface: link.interface, program: link.program, spot: link.spot }).collect();
+    if !places.iter().any(|place| place.spot != Spot::Egress) {
         return Ok(None);
     }
     let ports: Array<MapData, u32> = open(&pins, map::PORTS)?;

@@ -8,7 +8,7 @@ use std::io;
 use aya::{
     Ebpf, EbpfError, EbpfLoader, include_bytes_aligned,
     maps::MapInfo,
-    programs::{ProgramError, Xdp},
+    programs::{Program, ProgramError},
 };
 use enforcer_ebpf::{
     abi::{SocketOffsets, global, map},
@@ -20,11 +20,18 @@ use super::{Error, Options, pins::Pins};
 /// The BPF object, with its BTF.
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/enforcer-bpf"));
 
-/// The program in the object.
-const PROGRAM: &str = "enforcer_xdp";
+/// The programs in the object: the judge for XDP and for traffic control, and the watch of what is sent.
+pub(super) const XDP: &str = "enforcer_xdp";
+pub(super) const TC: &str = "enforcer_tc";
+pub(super) const WATCH: &str = "enforcer_watch";
 
-/// Loads the object; nothing is attached.
-pub(super) fn load(options: &Options, pins: &Pins, offsets: SocketOffsets) -> Result<Ebpf, Error> {
+/// Loads the object and these programs of it; nothing is attached.
+pub(super) fn load(
+    options: &Options,
+    pins: &Pins,
+    offsets: SocketOffsets,
+    programs: &[&'static str],
+) -> Result<Ebpf, Error> {
     let flow_sets = flow_sets(options.flows);
     let flow_mask = flow_sets - 1;
     compare_maps(flow_sets, pins)?;
@@ -49,14 +56,15 @@ pub(super) fn load(options: &Options, pins: &Pins, offsets: SocketOffsets) -> Re
             Error::Load(error)
         }
     })?;
-    program(&mut object)?.load().map_err(verifier_error)?;
+    for name in programs {
+        match object.program_mut(name) {
+            Some(Program::Xdp(program)) => program.load(),
+            Some(Program::SchedClassifier(program)) => program.load(),
+            _ => return Err(Error::Foreign { what: name }),
+        }
+        .map_err(verifier_error)?;
+    }
     Ok(object)
-}
-
-/// The program within the loaded object.
-pub(super) fn program(object: &mut Ebpf) -> Result<&mut Xdp, Error> {
-    let foreign = Error::Foreign { what: "XDP program named enforcer_xdp" };
-    object.program_mut(PROGRAM).and_then(|program| program.try_into().ok()).ok_or(foreign)
 }
 
 /// Sets of the table of connections: a power of two, since a hash is cut to an index by a mask.
@@ -138,12 +146,14 @@ mod tests {
     }
 
     #[test]
-    fn the_object_declares_all_that_is_pinned_and_the_program() {
+    fn the_object_declares_all_that_is_pinned_and_the_programs() {
         let object = aya_obj::Object::parse(OBJECT).expect("a BPF object");
         for &name in map::PINNED {
             assert!(object.maps.contains_key(name), "no map {name}");
         }
-        assert!(object.programs.contains_key(PROGRAM));
+        for name in [XDP, TC, WATCH] {
+            assert!(object.programs.contains_key(name), "no program {name}");
+        }
     }
 
     #[test]

@@ -22,10 +22,21 @@ use std::{
 use enforcer_ebpf::abi::{ABI, map};
 use nix::mount::MsFlags;
 
-use super::{Error, checks, syscall};
+use super::{
+    Error, checks,
+    syscall::{self, Spot},
+};
 
 /// Where distributions mount the BPF file system.
 pub(super) const MOUNT_POINT: &str = "/sys/fs/bpf";
+
+/// Ends the names of the links that watch what an interface sends.
+const WATCH: &str = ":watch";
+
+/// The interface of a link with this name.
+pub fn guarded_interface(link: &str) -> &str {
+    link.strip_suffix(WATCH).unwrap_or(link)
+}
 
 /// The paths of the pins of this ABI.
 #[derive(Clone, Debug)]
@@ -40,6 +51,8 @@ pub(super) struct Link {
     pub(super) name: String,
     pub(super) path: PathBuf,
     pub(super) fd: OwnedFd,
+    /// Where its program runs.
+    pub(super) spot: Spot,
     /// Index of the interface, 0 if it is gone.
     pub(super) interface: u32,
     /// Id of the program that it holds.
@@ -87,6 +100,11 @@ impl Pins {
     /// The pin of an interface's link.
     pub(super) fn link(&self, interface: &str) -> PathBuf {
         self.links_dir().join(encode(interface))
+    }
+
+    /// The pin of the link that watches what an interface sends; no interface's name has a colon.
+    pub(super) fn watch(&self, interface: &str) -> PathBuf {
+        self.link(&format!("{interface}{WATCH}"))
     }
 
     /// Where to pin the link of an interface: another name if a renamed interface's link has the one that it should.
@@ -183,6 +201,7 @@ impl Pins {
                 name: name_of(&path),
                 path,
                 fd,
+                spot: info.spot,
                 interface: info.interface,
                 program: info.program,
                 since,
@@ -205,7 +224,7 @@ impl Pins {
         for version in &versions {
             for link in entries(&version.join("links"))? {
                 detach(&link)?;
-                interfaces.push(name_of(&link));
+                interfaces.push(guarded_interface(&name_of(&link)).to_owned());
             }
         }
         for version in &versions {

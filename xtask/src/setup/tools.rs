@@ -20,6 +20,8 @@ struct Tool {
 
 const TOOLS: &[Tool] = &[
     Tool { program: "ip", package: "iproute2", unpack: false },
+    Tool { program: "ethtool", package: "ethtool", unpack: false },
+    Tool { program: "nft", package: "nftables", unpack: false },
     Tool { program: "curl", package: "curl", unpack: false },
     Tool { program: "bpftool", package: "bpftool", unpack: false },
     Tool { program: "ethtool", package: "ethtool", unpack: false },
