@@ -10,7 +10,7 @@
 //! - [`decision`]: one request
 //! - [`again`]: bytes that were judged before
 //! - [`sum`]: the checksum of a segment that is cut
-//! - [`watch`]: what the servers of forwarded connections say
+//! - [`mod@watch`]: what the servers of forwarded connections say
 
 mod again;
 mod decision;

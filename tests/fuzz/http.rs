@@ -98,8 +98,7 @@ fn cut<'a>(stream: &'a [u8], random: &mut Random) -> Vec<&'a [u8]> {
     begins.zip(ends).map(|(begin, end)| &stream[begin..end]).filter(|segment| !segment.is_empty()).collect()
 }
 
-/// The machine accepts what the reference does, and refuses what it does, hardly later, and not earlier but for the end
-/// of a line's last word, which shows in the CR.
+/// The machine accepts what the reference does, and refuses what it does, no earlier and hardly later.
 fn compare(reader: &Reader, refused_at: Option<usize>, expected: &Reading, len: usize) -> Check {
     let heads: Vec<(Option<KeyTag>, usize)> = reader
         .seen()
@@ -116,7 +115,7 @@ fn compare(reader: &Reader, refused_at: Option<usize>, expected: &Reading, len: 
     }
     let is_between = reader.is_between_requests();
     match (expected.end, refused_at) {
-        (End::Refused(wanted), Some(at)) if (wanted.saturating_sub(1)..=wanted + LAG).contains(&at) => Ok(()),
+        (End::Refused(wanted), Some(at)) if (wanted..=wanted + LAG).contains(&at) => Ok(()),
         (End::Refused(wanted), None) if wanted + LAG > len => Ok(()),
         (End::Refused(wanted), at) => Err(format!("refused at {at:?}, by the reference at {wanted}")),
         (_, Some(at)) => {

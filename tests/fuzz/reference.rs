@@ -260,14 +260,7 @@ fn field_value(text: &mut Text<'_>, name: &[u8], framing: &mut Framing, bounds: 
         }
         b"http2-settings" => Err(Stop::Refused),
         b"upgrade" if bounds.flags & Service::UPGRADE == 0 => Err(Stop::Refused),
-        b"connection" => {
-            let options = any_value(text)?.to_ascii_lowercase();
-            // Whoever leaves the comma out means two options, too.
-            let options: Vec<&[u8]> = options.split(|byte| b", \t".contains(byte)).collect();
-            framing.closes |= options.contains(&&b"close"[..]);
-            framing.keeps |= options.contains(&&b"keep-alive"[..]);
-            refuse_if(framing.closes && framing.keeps)
-        }
+        b"connection" => connection_options(text, framing),
         b"expect" => {
             refuse_if(framing.expects || framing.old_version)?;
             framing.expects = true;
@@ -328,6 +321,27 @@ fn only(text: &mut Text<'_>, word: &[u8]) -> Result<()> {
         byte = text.next()?;
     }
     text.blank_line_end(byte)
+}
+
+/// Options with commas or blanks between them (whoever leaves the comma out means two, too): `close` and `keep-alive`
+/// not both.
+fn connection_options(text: &mut Text<'_>, framing: &mut Framing) -> Result<()> {
+    let mut option = Vec::new();
+    loop {
+        let byte = text.next()?;
+        if !matches!(byte, b',' | b' ' | b'\t' | b'\r') {
+            refuse_if(byte.is_ascii_control())?;
+            option.push(byte.to_ascii_lowercase());
+            continue;
+        }
+        framing.closes |= option == b"close";
+        framing.keeps |= option == b"keep-alive";
+        refuse_if(framing.closes && framing.keeps)?;
+        option.clear();
+        if byte == b'\r' {
+            return text.expect(b'\n');
+        }
+    }
 }
 
 fn body(text: &mut Text<'_>, framing: &Framing) -> Result<()> {

@@ -130,6 +130,7 @@ fn streams() -> Result<Vec<Vec<u8>>> {
         [chunked.as_bytes(), upload.as_bytes(), b"\r\n", &keyed("other_key_1")].concat(),
         [keyed("key_of_a_few_requests"), keyed("key_of_a_few_requests")].concat(),
         [keyed(KEY), get("/", Some("never_registered")), keyed(KEY)].concat(),
+        [&keyed(KEY)[..], b"CONNECT t:1 HTTP/1.1\r\nHost: t\r\n\r\n"].concat(),
     ];
     streams.extend(corpus::load()?.into_iter().map(|case| case.stream).filter(|stream| stream.len() < 1000));
     Ok(streams)
@@ -139,7 +140,7 @@ fn streams() -> Result<Vec<Vec<u8>>> {
 fn sequence(streams: &[Vec<u8>], random: &mut Random) -> Script {
     // The first ones go furthest.
     let some = |random: &mut Random| {
-        if random.once_in(2) { random.pick(&streams[..5]).clone() } else { random.pick(streams).clone() }
+        if random.once_in(2) { random.pick(&streams[..6]).clone() } else { random.pick(streams).clone() }
     };
     let mut script = Script { events: Vec::new(), stream: some(random), other: some(random) };
     let chosen: Vec<usize> = (0..1 + random.below(4)).map(|_| random.below(CONNECTIONS)).collect();
@@ -166,11 +167,14 @@ fn sequence(streams: &[Vec<u8>], random: &mut Random) -> Script {
             script.events.push(plain(on, Bytes::Other(at, len)));
             continue;
         }
-        if random.once_in(12) {
-            let last = Manner { flags: flag::FIN, ..Manner::default() };
-            let bytes = Bytes::Next(1 + random.below(60));
-            script.events.push(script::Event::Send { connection: on, bytes, manner: last });
-            continue;
+        // An end, often inside a head.
+        if random.once_in(20) {
+            let manner = Manner { flags: flag::FIN, ..Manner::default() };
+            script.events.push(script::Event::Send {
+                connection: on,
+                bytes: Bytes::Next(1 + random.below(60)),
+                manner,
+            });
         }
         if random.once_in(3) {
             let back = 1 + random.below(80);

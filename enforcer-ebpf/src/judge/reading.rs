@@ -160,6 +160,12 @@ fn settle<W: World>(world: &W, scratch: &mut Scratch, segment: &Segment, flow: &
         return again::compare(world, scratch, segment, flow, piece, refusal);
     }
     if let Some(refusal) = refusal {
+        // What was judged ends where it did before; what comes again before that must lead to the same state.
+        if scratch.reading.scan.keep == keep::NEAR {
+            flow.machine = flow.mark.machine;
+        } else if scratch.reading.scan.keep == keep::FAR {
+            flow.machine = scratch.mark.machine;
+        }
         return refuse(world, scratch, segment, flow, begin, refusal);
     }
     let Scratch { reading: Reading { scan, .. }, mark, .. } = scratch;

@@ -167,19 +167,19 @@ impl<P: Packet> World for Kernel<P> {
     #[inline(always)]
     fn put_mark(&self, place: Place, mark: &Mark) {
         // Without it the bytes are not passed again: see `Memory::None`.
-        let _ = MARKS.insert(&place, mark, 0);
+        let _ = MARKS.insert(place, mark, 0);
     }
 
     #[inline(always)]
     fn payer(&self, place: Place) -> KeyTag {
         // SAFETY: copied at once; see `find_mark`.
-        unsafe { CHARGES.get(&place) }.copied().unwrap_or_default()
+        unsafe { CHARGES.get(place) }.copied().unwrap_or_default()
     }
 
     #[inline(always)]
     fn put_payer(&self, place: Place, tag: KeyTag) {
         // Without it the request is charged again if it comes again.
-        let _ = CHARGES.insert(&place, &tag, 0);
+        let _ = CHARGES.insert(place, tag, 0);
     }
 
     #[inline(always)]
@@ -191,7 +191,7 @@ impl<P: Packet> World for Kernel<P> {
     #[inline(always)]
     fn put_handshake(&self, tuple: &Tuple, handshake: Handshake) {
         // Without it the connection is refused.
-        let _ = HANDSHAKES.insert(tuple, &handshake, 0);
+        let _ = HANDSHAKES.insert(tuple, handshake, 0);
     }
 
     #[inline(always)]
