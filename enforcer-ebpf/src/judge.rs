@@ -80,7 +80,8 @@ pub trait World: Sized {
     fn put_handshake(&self, tuple: &Tuple, handshake: Handshake);
     /// Forgets a handshake.
     fn end_handshake(&self, tuple: &Tuple);
-    /// Copies `len` bytes (1–[`CAPACITY`]) of the frame, from `at`, into the window behind [`BASE`].
+    /// Copies `len` bytes (1–[`crate::http::bytes::CAPACITY`]) of the frame, from `at`, into the window behind
+    /// [`crate::http::bytes::BASE`].
     fn load(&self, window: &mut Window, at: u32, len: u32) -> bool;
     /// A registered key.
     fn key(&self, tag: KeyTag) -> Option<Key>;
@@ -166,7 +167,7 @@ impl Default for Scratch {
     }
 }
 
-/// What is done with a packet. Every field is always set, for the reason that [`Socket`] gives.
+/// What is done with a packet. Every field is always set, for the reason that [`Receiver`] gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verdict {
     /// Where it goes.

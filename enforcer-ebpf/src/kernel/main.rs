@@ -38,7 +38,7 @@ pub(crate) fn enforcer_xdp(ctx: XdpContext) -> u32 {
 #[classifier]
 pub(crate) fn enforcer_tc(ctx: TcContext) -> i32 {
     // What passes goes on to the programs behind this one.
-    if passes(&ctx, TcPacket(ctx.skb.skb)) { TC_ACT_UNSPEC } else { TC_ACT_SHOT as i32 }
+    if passes(&ctx, TcPacket(ctx.skb.skb)) { TC_ACT_UNSPEC } else { TC_ACT_SHOT }
 }
 
 /// Takes note of what the servers of forwarded connections send, on the egress of traffic control.
