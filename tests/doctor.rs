@@ -508,15 +508,18 @@ fn devices_on_devices_are_followed_to_where_the_program_is() -> Result<()> {
 }
 
 #[test]
-fn a_guard_on_bare_packets_is_named_as_none() -> Result<()> {
+fn an_interface_of_bare_packets_is_refused_and_named_as_none() -> Result<()> {
     let link = veth()?;
     link.server.ip(&["tuntap", "add", "tun0", "mode", "tun"])?;
     link.server.ip(&["address", "add", "10.80.0.1/24", "dev", "tun0"])?;
     link.server.ip(&["link", "set", "tun0", "up"])?;
     let folder = tempfile::tempdir()?;
     let _app = doors(&link.server, &["tcp:0.0.0.0:8000"], folder.path())?;
-    let enforcer = guard(&link, "srv0,lo,tun0", "8000")?;
-    Said::of(&enforcer, &[])?.expect(&[("unreadable_interface", "tun0")])
+    let arguments = ["--interface", "srv0,lo,tun0", "--port", "8000"];
+    let enforcer = Enforcer::new(&link.server, &arguments)?;
+    let ran = enforcer.fail_to_start(&[])?;
+    ensure!(ran.code == 15 && ran.stderr.contains("without Ethernet headers"), "{}: {}", ran.code, ran.stderr);
+    Said::of(&enforcer, &arguments)?.expect(&[("unreadable_interface", "tun0")])
 }
 
 #[test]

@@ -685,7 +685,7 @@ fn promtool_accepts_the_metrics() -> Result<()> {
 
 #[test]
 fn status_tells_where_how_and_what() -> Result<()> {
-    for (way, mode) in [(Way::VethNative, "xdp-native"), (Way::LoopbackGeneric, "xdp-generic"), (Way::VethTc, "tc")] {
+    for (way, mode) in [(Way::VethNative, "xdp-native"), (Way::LoopbackGeneric, "xdp-generic")] {
         let link = Link::new(way)?;
         let origin = Origin::start(&link.server, "plain", Workers::Sync(1), SocketAddr::new(link.v4, PORT))?;
         // Chosen, not told: native where the driver can.

@@ -116,13 +116,15 @@ impl Plan {
                     take_over.push(TakeOver { interface, link, mode: Mode::Tc });
                 }
                 (_, _, None) => fresh.push(Fresh { interface, hook, reason: None }),
-                (_, _, Some(_)) if matches!(hook, Hook::Auto | Hook::Tc) => {
-                    let other = program.map_or_else(String::new, |program| named(program).0);
+                (_, _, Some(_)) => {
+                    let Some(program) = program else { continue };
+                    let other = named(program).0;
+                    // Behind another enforcer each request would be charged by both.
+                    if !matches!(hook, Hook::Auto | Hook::Tc) || other == load::XDP {
+                        return Err(occupied(&interface.name, program));
+                    }
                     let reason = Some(format!("the XDP program {other} of somebody else is attached"));
                     fresh.push(Fresh { interface, hook: Hook::Tc, reason });
-                }
-                (_, _, Some(_)) => {
-                    return Err(program.map_or(Error::NothingToGuard, |program| occupied(&interface.name, program)));
                 }
             }
         }
