@@ -24,8 +24,6 @@ const TOOLS: &[Tool] = &[
     Tool { program: "nft", package: "nftables", unpack: false },
     Tool { program: "curl", package: "curl", unpack: false },
     Tool { program: "bpftool", package: "bpftool", unpack: false },
-    Tool { program: "ethtool", package: "ethtool", unpack: false },
-    Tool { program: "nft", package: "nftables", unpack: false },
     Tool { program: "node", package: "nodejs", unpack: false },
     Tool { program: "wrk", package: "wrk", unpack: false },
     Tool { program: "promtool", package: "prometheus", unpack: true },
