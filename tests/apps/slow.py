@@ -4,10 +4,10 @@ import time
 
 from flask import Flask, request
 
-from execution import record
+from execution import recorded
 
 app = Flask(__name__)
-app.before_request(record)
+app.wsgi_app = recorded(app.wsgi_app)
 
 
 @app.route("/")
