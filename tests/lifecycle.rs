@@ -23,9 +23,16 @@ use serde_json::Value;
 
 const PORT: u16 = 8000;
 
+/// The ways of which each has its own kind of attachment.
+const ATTACHMENTS: [Way; 3] = [Way::VethNative, Way::VethTc, Way::LoopbackGeneric];
+
 /// A link with an app on it that nothing guards yet.
 fn site() -> Result<(Link, Origin)> {
-    let link = Link::new(Way::VethNative)?;
+    site_on(Way::VethNative)
+}
+
+fn site_on(way: Way) -> Result<(Link, Origin)> {
+    let link = Link::new(way)?;
     let origin = Origin::start(&link.server, "plain", Workers::Sync(2), SocketAddr::new(link.v4, PORT))?;
     Ok((link, origin))
 }
@@ -64,6 +71,14 @@ fn under_keyless_load<T>(link: &Link, origin: &Origin, body: impl FnOnce() -> Re
     })
 }
 
+/// Names of the programs on the link's interface, as bpftool tells them.
+fn attached(link: &Link) -> Result<Vec<String>> {
+    let listed = process::run(link.server.command("bpftool").args(["net", "list", "dev", &link.interface]))?;
+    let words = listed.split_whitespace();
+    let ours = words.filter(|word| word.starts_with("enforcer_") || word.starts_with("foreign") || *word == "driver");
+    Ok(ours.map(str::to_owned).collect())
+}
+
 fn expect(ran: &Ran, code: i32, words: &[&str]) -> Result<()> {
     ensure!(ran.code == code, "ended with {} instead of {code}: {}", ran.code, ran.stderr);
     for word in words {
@@ -76,22 +91,24 @@ fn expect(ran: &Ran, code: i32, words: &[&str]) -> Result<()> {
 
 #[test]
 fn a_killed_daemon_leaves_enforcement_and_the_next_takes_over_without_a_gap_or_a_lost_count() -> Result<()> {
-    let (link, origin) = site()?;
-    let mut enforcer = Enforcer::guard(&link, PORT, &[])?;
-    let key = enforcer.add_key("tenant", "12/hour")?;
-    send_many(&link, &origin, &key, 4, Ending::Answered(200))?;
-    under_keyless_load(&link, &origin, || {
-        enforcer.stop(Signal::SIGKILL)?;
+    for way in [Way::VethNative, Way::VethTc] {
+        let (link, origin) = site_on(way)?;
+        let mut enforcer = Enforcer::guard(&link, PORT, &[])?;
+        let key = enforcer.add_key("tenant", "12/hour")?;
         send_many(&link, &origin, &key, 4, Ending::Answered(200))?;
-        enforcer.start()
-    })?;
-    let status = enforcer.json(&["status"])?;
-    ensure!(status["attachments"][0]["taken_over"] == true, "not taken over: {status}");
-    send_many(&link, &origin, &key, 4, Ending::Answered(200))?;
-    send_many(&link, &origin, &key, 2, Ending::Reset)?;
-    ensure!(origin.executed_with(&key)? == 12, "{} were executed", origin.executed_with(&key)?);
-    let allowed = enforcer.metric("enforcer_requests_total{principal=\"tenant\",verdict=\"allowed\"}")?;
-    ensure!(allowed == 12, "{allowed} are counted");
+        under_keyless_load(&link, &origin, || {
+            enforcer.stop(Signal::SIGKILL)?;
+            send_many(&link, &origin, &key, 4, Ending::Answered(200))?;
+            enforcer.start()
+        })?;
+        let status = enforcer.json(&["status"])?;
+        ensure!(status["attachments"][0]["taken_over"] == true, "not taken over: {status}");
+        send_many(&link, &origin, &key, 4, Ending::Answered(200))?;
+        send_many(&link, &origin, &key, 2, Ending::Reset)?;
+        ensure!(origin.executed_with(&key)? == 12, "{} were executed", origin.executed_with(&key)?);
+        let allowed = enforcer.metric("enforcer_requests_total{principal=\"tenant\",verdict=\"allowed\"}")?;
+        ensure!(allowed == 12, "{allowed} are counted");
+    }
     Ok(())
 }
 
@@ -130,41 +147,47 @@ fn under_ip_netns_exec_the_pins_are_the_hosts_and_outlive_the_daemon() -> Result
 
 #[test]
 fn many_kills_under_load_let_nothing_through() -> Result<()> {
-    let (link, origin) = site()?;
-    let mut enforcer = Enforcer::guard(&link, PORT, &[])?;
-    let key = enforcer.add_key("tenant", "10/hour")?;
-    send_many(&link, &origin, &key, 10, Ending::Answered(200))?;
-    under_keyless_load(&link, &origin, || {
-        for _ in 0..10 {
-            enforcer.stop(Signal::SIGKILL)?;
-            enforcer.start()?;
-        }
-        Ok(())
-    })?;
-    send_many(&link, &origin, &key, 2, Ending::Reset)?;
-    ensure!(origin.executed()?.len() == 10, "{} were executed", origin.executed()?.len());
+    for way in [Way::VethNative, Way::VethTc] {
+        let (link, origin) = site_on(way)?;
+        let mut enforcer = Enforcer::guard(&link, PORT, &[])?;
+        let key = enforcer.add_key("tenant", "10/hour")?;
+        send_many(&link, &origin, &key, 10, Ending::Answered(200))?;
+        under_keyless_load(&link, &origin, || {
+            for _ in 0..10 {
+                enforcer.stop(Signal::SIGKILL)?;
+                enforcer.start()?;
+            }
+            Ok(())
+        })?;
+        send_many(&link, &origin, &key, 2, Ending::Reset)?;
+        ensure!(origin.executed()?.len() == 10, "{} were executed", origin.executed()?.len());
+    }
     Ok(())
 }
 
 #[test]
 fn a_clean_stop_leaves_enforcement_and_says_so_and_detach_ends_it_without_a_daemon() -> Result<()> {
-    let (link, origin) = site()?;
-    let mut enforcer = Enforcer::guard(&link, PORT, &[])?;
-    let key = enforcer.add_key("tenant", "100/hour")?;
-    let code = enforcer.stop(Signal::SIGTERM)?;
-    ensure!(code == 0, "SIGTERM ended it with {code}");
-    ensure!(enforcer.log()?.contains("detach"), "it does not say how to end enforcement: {}", enforcer.log()?);
-    ensure!(send(&link, &origin, None)? == Ending::Reset, "enforcement ended with the daemon");
-    ensure!(send(&link, &origin, Some(&key))? == Ending::Answered(200), "keys ended with the daemon");
-    enforcer.cli(&["detach"])?;
-    ensure!(enforcer.pinned()?.is_empty(), "left: {:?}", enforcer.pinned()?);
-    ensure!(send(&link, &origin, None)? == Ending::Answered(200), "enforcement did not end");
+    for way in [Way::VethNative, Way::VethTc] {
+        let (link, origin) = site_on(way)?;
+        let mut enforcer = Enforcer::guard(&link, PORT, &[])?;
+        let key = enforcer.add_key("tenant", "100/hour")?;
+        let code = enforcer.stop(Signal::SIGTERM)?;
+        ensure!(code == 0, "SIGTERM ended it with {code}");
+        ensure!(enforcer.log()?.contains("detach"), "it does not say how to end enforcement: {}", enforcer.log()?);
+        ensure!(send(&link, &origin, None)? == Ending::Reset, "enforcement ended with the daemon");
+        ensure!(send(&link, &origin, Some(&key))? == Ending::Answered(200), "keys ended with the daemon");
+        let status = enforcer.run(&["status"])?;
+        ensure!(status.code == 4 && status.stderr.contains(&link.interface), "without a daemon: {}", status.stderr);
+        enforcer.cli(&["detach"])?;
+        ensure!(enforcer.pinned()?.is_empty(), "left: {:?}", enforcer.pinned()?);
+        ensure!(send(&link, &origin, None)? == Ending::Answered(200), "enforcement did not end");
+    }
     Ok(())
 }
 
 #[test]
 fn detach_with_a_daemon_ends_enforcement_and_leaves_nothing_pinned() -> Result<()> {
-    for way in Way::ALL {
+    for way in ATTACHMENTS {
         let link = Link::new(way)?;
         let origin = Origin::start(&link.server, "plain", Workers::Sync(1), SocketAddr::new(link.v4, PORT))?;
         let mut enforcer = Enforcer::guard(&link, PORT, &[])?;
@@ -175,8 +198,8 @@ fn detach_with_a_daemon_ends_enforcement_and_leaves_nothing_pinned() -> Result<(
         ensure!(status.success(), "the daemon ended with {status}");
         ensure!(enforcer.pinned()?.is_empty(), "left: {:?}", enforcer.pinned()?);
         ensure!(send(&link, &origin, None)? == Ending::Answered(200), "enforcement did not end");
-        let attached = link.server.ip(&["link", "show", "dev", &link.interface])?;
-        ensure!(!attached.contains("xdp"), "still attached: {attached}");
+        let attached = attached(&link)?;
+        ensure!(attached.is_empty(), "still attached: {attached:?}");
     }
     Ok(())
 }
@@ -345,7 +368,8 @@ fn each_error_has_its_exit_code_names_its_cause_and_leaves_nothing_behind() -> R
     };
     fails(&["--interface", "nosuch0"], 12, &["nosuch0"])?;
     fails(&["--interface", "lo", "--hook", "xdp-native"], 15, &["lo", "xdp-native"])?;
-    fails(&["--interface", "lo", "--hook", "tcx"], 2, &["tcx", "xdp-generic or tc"])?;
+    fails(&["--interface", "lo", "--hook", "xdp"], 2, &["`xdp`", "xdp-native, xdp-generic or tc"])?;
+    fails(&["--interface", "lo", "--hook", "tc", "--interface", "nosuch0"], 12, &["nosuch0"])?;
     fails(&["--interface", "lo", "--mode", "maybe"], 2, &["maybe", "observe"])?;
     fails(&["--interface", "lo", "--default-limit", "100/mintue"], 2, &["mintue"])?;
     let plain = Enforcer::new(&link.server, &["--interface", "lo"])?;
@@ -685,7 +709,7 @@ fn promtool_accepts_the_metrics() -> Result<()> {
 
 #[test]
 fn status_tells_where_how_and_what() -> Result<()> {
-    for (way, mode) in [(Way::VethNative, "xdp-native"), (Way::LoopbackGeneric, "xdp-generic")] {
+    for (way, mode) in [(Way::VethNative, "xdp-native"), (Way::LoopbackTc, "tc")] {
         let link = Link::new(way)?;
         let origin = Origin::start(&link.server, "plain", Workers::Sync(1), SocketAddr::new(link.v4, PORT))?;
         // Chosen, not told: native where the driver can.

@@ -285,6 +285,8 @@ pub struct Status {
     pub ports: Vec<u16>,
     /// Where the program is attached.
     pub attachments: Vec<Attachment>,
+    /// What has changed since the start so that only the next start can follow.
+    pub warnings: Vec<String>,
     /// The limit of a new principal that is given none.
     pub default_limit: String,
     /// Registered keys, disabled ones included.
@@ -321,12 +323,12 @@ pub struct Attachment {
     pub mode: String,
     /// Why this mode.
     pub reason: String,
+    /// Where the servers are whose connections come over it: `local`, or `local, forwarded`.
+    pub endpoints: String,
     /// Since when a program of the enforcer's has been attached there.
     pub since: Timestamp,
     /// Id of the program.
     pub program: u32,
-    /// Whose connections are guarded: `local`, or `local, forwarded`.
-    pub endpoints: String,
     /// Whether the link was there before this daemon.
     pub taken_over: bool,
 }

@@ -33,7 +33,7 @@ use tokio::sync::watch;
 
 use crate::config::{Metrics, Mode, Settings};
 use crate::control::{self, Peer};
-use crate::kernel::{self, Endpoints, Kernel};
+use crate::kernel::{self, Kernel};
 use crate::store::{self, Store};
 use enforcer_ebpf::{abi, flow};
 use reaper::Reaper;
@@ -186,8 +186,7 @@ fn announce(settings: &Settings, kernel: &Kernel) {
         .iter()
         .map(|at| {
             let taken_over = if at.taken_over { ", taken over from an earlier daemon" } else { "" };
-            let whose = if at.endpoints == Endpoints::Local { "" } else { "; forwarded connections too" };
-            format!("{} ({}: {}{taken_over}{whose})", at.interface, at.mode, at.reason)
+            format!("{} ({}: {}{taken_over}; endpoints: {})", at.interface, at.mode, at.reason, at.endpoints)
         })
         .collect();
     let verb = match settings.mode {

@@ -1,17 +1,19 @@
-//! The kernel as the daemon sees it: one handle that loads the program, attaches it, and reads and writes its maps.
+//! The kernel as the daemon sees it: one handle that loads the programs, attaches them, and reads and writes their maps.
 //!
-//! The order is what keeps a start closed: [`Kernel::load`] creates or reuses the pinned maps and has the program
-//! verified, the daemon then fills the tables, and only [`Kernel::attach`] lets packets meet the program. While a
+//! The order is what keeps a start closed: [`Kernel::load`] creates or reuses the pinned maps and has the programs
+//! verified, the daemon then fills the tables, and only [`Kernel::attach`] lets packets meet them. While a
 //! program of an earlier daemon is still attached, it enforces with the same pinned maps until it is replaced in one
 //! step. What a start that fails has created is removed again.
 //!
 //! # Layout, in the order of a start
 //! - `checks`, `btf`, `interface`: what must hold before anything is touched
-//! - `pins`: the directory on the BPF file system, its lock, links and maps
+//! - `pins`, `filter_pin`: the directory on the BPF file system, its lock, links and maps
 //! - `load`: the object, its constants, its maps, the verifier
+//! - `forwarding`: whether an interface carries the connections of servers behind this host
+//! - `classifier`: traffic control, with tcx or with filters
 //! - `tables`, `mapped`: the typed maps
 //! - `connections`: those that the program follows
-//! - `attach`: links made, taken over, and ended
+//! - `plan`, `attach`, `replace`: links and filters made, taken over, and ended
 //! - `guard`: what is pinned, for those who only look
 //! - `log`: the program's log lines
 //! - `syscall`, `error`: bpf(2) calls that aya lacks; all that can go wrong
@@ -19,14 +21,19 @@
 mod attach;
 pub(crate) mod btf;
 pub(crate) mod checks;
+pub(crate) mod classifier;
 mod connections;
 mod error;
+mod filter_pin;
+mod forwarding;
 mod guard;
 pub(crate) mod interface;
 mod load;
 mod log;
 mod mapped;
 mod pins;
+mod plan;
+mod replace;
 pub(crate) mod syscall;
 mod tables;
 
@@ -41,14 +48,14 @@ use aya::Ebpf;
 pub use self::{
     connections::{Connections, Followed},
     error::Error,
+    forwarding::Endpoints,
     guard::{Guard, Guarded, guard},
     log::Logger,
-    pins::guarded_interface,
-    syscall::Spot,
     tables::MapFill,
 };
 use self::{
     pins::{Added, Lock, Pins},
+    plan::Plan,
     tables::Tables,
 };
 
@@ -73,14 +80,14 @@ pub struct Options {
 /// How a program is to be attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Hook {
-    /// In the driver where it can, else in the kernel's own receive path.
+    /// In the driver where it can, else in traffic control, else in the kernel's own receive path.
     #[default]
     Auto,
     /// In the driver, or not at all.
     XdpNative,
     /// In the kernel's own receive path.
     XdpGeneric,
-    /// At the ingress of traffic control.
+    /// In traffic control.
     Tc,
 }
 
@@ -91,17 +98,8 @@ pub enum Mode {
     XdpNative,
     /// The kernel's receive path runs it.
     XdpGeneric,
-    /// Traffic control runs it, at its ingress.
+    /// Traffic control runs it, on packets that arrive.
     Tc,
-}
-
-/// Whose connections are guarded on an interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Endpoints {
-    /// Those that end on this host.
-    Local,
-    /// Those that it forwards too.
-    LocalAndForwarded,
 }
 
 /// An interface under guard.
@@ -115,21 +113,21 @@ pub struct Attachment {
     pub mode: Mode,
     /// Why in this mode, for people.
     pub reason: String,
+    /// Where the servers are whose connections come over the interface, as it was when the daemon started.
+    pub endpoints: Endpoints,
     /// Since when the interface has been guarded without a gap.
     pub since: jiff::Timestamp,
     /// The program's id in the kernel.
     pub program: u32,
-    /// Whose connections are guarded.
-    pub endpoints: Endpoints,
     /// Whether a program of an earlier daemon was replaced.
     pub taken_over: bool,
 }
 
-/// The loaded program and its maps.
+/// The loaded programs and their maps.
 ///
 /// Dropping it leaves enforcement as it is, once [`Kernel::attach`] has succeeded.
 pub struct Kernel {
-    program: Ebpf,
+    object: Ebpf,
     tables: Tables,
     attachments: Vec<Attachment>,
     pins: Pins,
@@ -139,9 +137,9 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Checks the system, locks the directory of the pins, creates or reuses the maps, and has the program verified.
+    /// Checks the system, locks the directory of the pins, creates or reuses the maps, and has the programs verified.
     ///
-    /// No packet meets the program yet.
+    /// No packet meets them yet.
     ///
     /// # Errors
     /// Each check has its own error; nothing that this call created is left behind.
@@ -151,13 +149,14 @@ impl Kernel {
         let offsets = btf::socket_offsets()?;
         let pins = Pins::new(&options.bpffs_dir);
         pins.check_name()?;
-        let programs = attach::Plan::make(options, &pins)?.programs(options.hook);
+        Plan::make(options, &pins)?;
         pins.mount()?;
         let (lock, mut added) = pins.open()?;
         added.note_maps(&pins);
-        let mut program = load::load(options, &pins, offsets, &programs)?;
-        let tables = Tables::open(&mut program)?;
-        Ok(Self { program, tables, attachments: Vec::new(), pins, added, _lock: lock })
+        let mut object = load::load(options, &pins, offsets)?;
+        Plan::make(options, &pins)?.verify(&mut object, options.hook)?;
+        let tables = Tables::open(&mut object)?;
+        Ok(Self { object, tables, attachments: Vec::new(), pins, added, _lock: lock })
     }
 
     /// Attaches the program to every interface asked for, in place of an earlier daemon's where there is one, and ends
@@ -169,10 +168,16 @@ impl Kernel {
     /// None of the interfaces has changed then: those attached by this call are detached, those taken over have their
     /// earlier program again (without CAP_SYS_ADMIN, which opening that needs, they keep this one, on the same maps).
     pub fn attach(&mut self, options: &Options) -> Result<(), Error> {
-        let plan = attach::Plan::make(options, &self.pins)?;
-        self.attachments = plan.execute(&self.program, &self.pins)?;
+        let plan = Plan::make(options, &self.pins)?;
+        self.attachments = attach::execute(plan, &mut self.object, options.hook, &self.pins)?;
         self.added.keep();
         Ok(())
+    }
+
+    /// What has changed since the start so that only the next start can follow: one sentence each.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        plan::warnings(&self.attachments)
     }
 
     /// The interfaces under guard.
@@ -183,10 +188,10 @@ impl Kernel {
 
     /// The program's log lines, if it writes any; once.
     pub fn logger(&mut self) -> Option<Logger> {
-        Logger::open(&mut self.program)
+        Logger::open(&mut self.object)
     }
 
-    /// Ends enforcement: detaches the links, then removes the maps and the directories.
+    /// Ends enforcement: detaches the programs, then removes the maps and the directories.
     ///
     /// Returns the interfaces that were guarded.
     ///
@@ -204,7 +209,13 @@ pub fn reach(bpffs_dir: &Path) -> PathBuf {
     checks::reach(bpffs_dir)
 }
 
-/// Ends enforcement without a daemon: detaches the links, then removes the maps and the directories.
+/// Names of the interfaces that are guarded by what is pinned, in order; `None` if that cannot be read.
+#[must_use]
+pub fn pinned(bpffs_dir: &Path) -> Option<Vec<String>> {
+    pins::guarded(bpffs_dir)
+}
+
+/// Ends enforcement without a daemon: detaches the programs, then removes the maps and the directories.
 ///
 /// Returns the interfaces that were guarded; none if nothing is pinned.
 ///
@@ -241,8 +252,10 @@ impl FromStr for Hook {
 
     fn from_str(word: &str) -> Result<Self, Self::Err> {
         let all = [Self::Auto, Self::XdpNative, Self::XdpGeneric, Self::Tc];
-        let found = all.into_iter().find(|hook| hook.as_str() == word);
-        found.ok_or_else(|| format!("`{word}` is no hook: auto, xdp-native, xdp-generic or tc"))
+        match all.into_iter().find(|hook| hook.as_str() == word) {
+            Some(hook) => Ok(hook),
+            None => Err(format!("`{word}` is no hook: auto, xdp-native, xdp-generic or tc")),
+        }
     }
 }
 
@@ -254,17 +267,6 @@ impl Mode {
             Self::XdpNative => "xdp-native",
             Self::XdpGeneric => "xdp-generic",
             Self::Tc => "tc",
-        }
-    }
-}
-
-impl Endpoints {
-    /// The words for it in tables and JSON; stable.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Local => "local",
-            Self::LocalAndForwarded => "local, forwarded",
         }
     }
 }

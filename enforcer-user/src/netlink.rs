@@ -34,6 +34,14 @@ pub(crate) fn act(protocol: isize, kind: u16, body: &[u8]) -> io::Result<()> {
     ask(protocol, kind, body, |_, _| {})
 }
 
+/// Like [`act`], with flags for what is to be made anew or replaced, such as NLM_F_CREATE.
+///
+/// # Errors
+/// The kernel's refusal, or a failed call.
+pub(crate) fn change(protocol: isize, kind: u16, flags: u16, body: &[u8]) -> io::Result<()> {
+    exchange(protocol, kind, NLM_F_ACK | flags, body, |_, _| {})
+}
+
 /// Asks `protocol` for the one thing that a message of type `kind` with the payload `body` names, and gives the answer's
 /// type and payload to `each`.
 ///
@@ -91,18 +99,18 @@ pub(crate) fn word(value: &[u8]) -> Option<u32> {
     value.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
 }
 
-#[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
+/// An attribute's bytes.
+pub(crate) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    let mut bytes = ((value.len() + 4) as u16).to_ne_bytes().to_vec();
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(value);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
 
-    /// An attribute's bytes.
-    pub(crate) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-        let mut bytes = ((value.len() + 4) as u16).to_ne_bytes().to_vec();
-        bytes.extend(kind.to_ne_bytes());
-        bytes.extend(value);
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        bytes
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
 
     fn message(kind: u16, payload: &[u8]) -> Vec<u8> {
         let mut bytes = ((payload.len() + HEADER) as u32).to_ne_bytes().to_vec();

@@ -1,4 +1,4 @@
-//! Network namespaces of a test's own, and the two ways from a client to a server that the tests use.
+//! Network namespaces of a test's own, and the ways from a client to a server that the tests use.
 //!
 //! A namespace is removed with its value, and with it its interfaces and whatever was attached to them.
 
@@ -104,12 +104,14 @@ pub enum Way {
     VethNative,
     /// The loopback interface of one namespace; the kernel's generic hook runs the program.
     LoopbackGeneric,
-    /// A veth pair; traffic control runs the program, on packets that may be merged already.
+    /// A veth pair between two namespaces; traffic control runs the program.
     VethTc,
+    /// The loopback interface of one namespace; traffic control runs the program.
+    LoopbackTc,
 }
 
 impl Way {
-    /// All of them.
+    /// One of each hook.
     pub const ALL: [Self; 3] = [Self::VethNative, Self::LoopbackGeneric, Self::VethTc];
 }
 
@@ -137,7 +139,7 @@ impl Link {
     pub fn new(way: Way) -> Result<Self> {
         match way {
             Way::VethNative | Way::VethTc => Self::veth(way),
-            Way::LoopbackGeneric => Ok(Self {
+            Way::LoopbackGeneric | Way::LoopbackTc => Ok(Self {
                 way,
                 server: Namespace::new()?,
                 client: None,
@@ -172,27 +174,13 @@ impl Link {
         self.client.as_ref().unwrap_or(&self.server)
     }
 
-    /// Turns the offload of transmit checksums on or off at both ends. While it is on, the checksums of frames between
-    /// the two are partial, and frames may be larger than the MTU.
-    ///
-    /// # Errors
-    /// On a loopback, which cannot, and when `ethtool` fails.
-    pub fn set_checksum_offload(&self, on: bool) -> Result<()> {
-        let client = self.client.as_ref().context("a loopback's offloads are fixed")?;
-        for (namespace, interface) in [(&self.server, "srv0"), (client, "cli0")] {
-            let state = if on { "on" } else { "off" };
-            process::run(namespace.command("ethtool").args(["-K", interface, "tx", state]))?;
-        }
-        Ok(())
-    }
-
     /// What `--hook` makes the program run as the link's kind says.
     #[must_use]
     pub fn hook(&self) -> &'static str {
         match self.way {
             Way::VethNative => "xdp-native",
             Way::LoopbackGeneric => "xdp-generic",
-            Way::VethTc => "tc",
+            Way::VethTc | Way::LoopbackTc => "tc",
         }
     }
 }

@@ -5,7 +5,6 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use enforcer_ebpf::abi::ABI;
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -50,11 +49,11 @@ fn without_daemon(format: Format, bpffs_dir: &Path) -> anyhow::Result<()> {
         #[serde(skip_serializing_if = "Option::is_none")]
         pinned: Option<Vec<String>>,
     }
-    let pinned = pinned_links(&kernel::reach(bpffs_dir));
+    let pinned = kernel::pinned(&kernel::reach(bpffs_dir));
     match &pinned {
         Some(links) if links.is_empty() => say(&format!("Nothing is pinned in {}.", bpffs_dir.display())),
         Some(links) => say(&format!(
-            "The program is still attached to {}, without a daemon (links pinned in {}).",
+            "The program is still attached to {}, without a daemon (pinned in {}).",
             links.join(", "),
             bpffs_dir.display()
         )),
@@ -66,31 +65,22 @@ fn without_daemon(format: Format, bpffs_dir: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// The interfaces whose links are pinned; `None` if that cannot be read.
-fn pinned_links(bpffs_dir: &Path) -> Option<Vec<String>> {
-    let links = match std::fs::read_dir(bpffs_dir.join(format!("v{ABI}")).join("links")) {
-        Ok(links) => links,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Some(Vec::new()),
-        Err(_) => return None,
-    };
-    // The file system reserves dots, so they are pinned as %2e.
-    let name = |link: std::fs::DirEntry| link.file_name().to_string_lossy().replace("%2e", ".").replace("%25", "%");
-    let mut names: Vec<String> =
-        links.flatten().map(name).map(|link| kernel::guarded_interface(&link).to_owned()).collect();
-    names.sort();
-    names.dedup();
-    Some(names)
-}
-
 fn show(status: &Status, now: Timestamp) -> String {
     let mut shown = head(status, now);
     let attachments = status.attachments.iter().map(|at| {
         let taken_over = if at.taken_over { "yes" } else { "no" };
-        let (interface, mode, endpoints) = (text(&at.interface), text(&at.mode), text(&at.endpoints));
-        [interface, mode, endpoints, time(at.since), number(at.program), text(taken_over), text(&at.reason)]
+        [
+            text(&at.interface),
+            text(&at.mode),
+            text(&at.endpoints),
+            time(at.since),
+            number(at.program),
+            text(taken_over),
+            text(&at.reason),
+        ]
     });
-    const HEADER: [&str; 7] = ["INTERFACE", "MODE", "ENDPOINTS", "SINCE", "PROGRAM", "TAKEN-OVER", "WHY-THIS-MODE"];
-    section(&mut shown, &table(HEADER, attachments));
+    let header = ["INTERFACE", "MODE", "ENDPOINTS", "SINCE", "PROGRAM", "TAKEN-OVER", "WHY-THIS-MODE"];
+    section(&mut shown, &table(header, attachments));
     let totals = &status.totals;
     let verdicts = [("allowed", totals.allowed), ("refused", totals.refused), ("would_refuse", totals.would_refuse)];
     section(&mut shown, &table(["VERDICT", "COUNT"], verdicts.map(|(verdict, count)| [text(verdict), number(count)])));
@@ -150,8 +140,9 @@ fn head(status: &Status, now: Timestamp) -> String {
         ("state", status.state_dir.display().to_string()),
         ("pins", status.bpffs_dir.display().to_string()),
     ];
+    let warnings = status.warnings.iter().map(|warning| ("warning", warning.clone()));
     let mut head = String::new();
-    for (label, value) in lines {
+    for (label, value) in lines.into_iter().chain(warnings) {
         // Writing to a String cannot fail.
         let _ = writeln!(head, "{label:<9}{value}");
     }
@@ -194,11 +185,12 @@ mod tests {
                 index: 1,
                 mode: "xdp-generic".into(),
                 reason: "the driver has no XDP".into(),
+                endpoints: "local".into(),
                 since: Timestamp::UNIX_EPOCH,
                 program: 7,
-                endpoints: "local".into(),
                 taken_over: false,
             }],
+            warnings: vec!["lo forwards now".into()],
             default_limit: "100/minute".into(),
             keys: 2,
             principals: 1,
@@ -234,6 +226,7 @@ mod tests {
              metrics  off\n\
              state    /s\n\
              pins     /b\n\
+             warning  lo forwards now\n\
              \n\
              INTERFACE  MODE         ENDPOINTS  SINCE                 PROGRAM  TAKEN-OVER  WHY-THIS-MODE\n\
              lo         xdp-generic  local      1970-01-01T00:00:00Z        7  no          the driver has no XDP\n\
@@ -263,17 +256,5 @@ mod tests {
         assert_eq!((json["schema"].as_str(), json["since"].as_str()), (Some("v1"), Some("1970-01-01T00:00:00Z")));
         let back: Envelope<Status> = serde_json::from_value(json).expect("a status");
         assert_eq!(back.body, status());
-    }
-
-    #[test]
-    fn lists_pinned_links_by_their_interfaces_names() {
-        let root = tempfile::tempdir().expect("a directory");
-        assert_eq!(pinned_links(root.path()), Some(vec![]));
-        let links = root.path().join(format!("v{ABI}/links"));
-        std::fs::create_dir_all(&links).expect("made");
-        for name in ["lo", "eth0%2e100"] {
-            std::fs::write(links.join(name), "").expect("written");
-        }
-        assert_eq!(pinned_links(root.path()), Some(vec!["eth0.100".into(), "lo".into()]));
     }
 }

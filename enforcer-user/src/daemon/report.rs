@@ -127,9 +127,9 @@ impl Registry {
             index: attachment.index,
             mode: attachment.mode.to_string(),
             reason: attachment.reason.clone(),
+            endpoints: attachment.endpoints.to_string(),
             since: attachment.since,
             program: attachment.program,
-            endpoints: attachment.endpoints.as_str().to_owned(),
             taken_over: attachment.taken_over,
         };
         Ok(Status {
@@ -144,6 +144,7 @@ impl Registry {
             max_open_heads: settings.max_open_heads.get(),
             ports: settings.ports.clone(),
             attachments: kernel.attachments().iter().map(attachment).collect(),
+            warnings: kernel.warnings(),
             default_limit: settings.default_limit.to_string(),
             keys,
             principals,

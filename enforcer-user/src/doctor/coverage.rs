@@ -115,9 +115,7 @@ fn sight(device: &Device, scene: &Scene, guarding: Guarding<'_>, port: u16, dept
     match device.lower {
         Lower::All(index) => below(index).map_or(Sight::Open(Gap::Everything), Sight::Through),
         Lower::BehindDriver(index)
-            if scene
-                .device(index)
-                .is_some_and(|lower| guarding.covers(lower, port) && guarding.sees_behind_driver(lower)) =>
+            if scene.device(index).is_some_and(|lower| guarding.covers(lower, port) && lower.sees_behind_driver()) =>
         {
             below(index).map_or(Sight::Open(Gap::Everything), Sight::Through)
         }

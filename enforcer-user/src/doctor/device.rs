@@ -4,7 +4,9 @@ use std::io;
 
 use netlink_packet_core::NlasIterator;
 
-use crate::kernel::interface::{self, HEADER, Interface, Program};
+use crate::kernel::Mode;
+use crate::kernel::classifier::{self, Side};
+use crate::kernel::interface::{self, HEADER, Interface, Place, Program};
 use crate::netlink;
 
 // include/uapi/linux/{if,if_arp,if_link}.h
@@ -12,8 +14,10 @@ const IFF_UP: u32 = 1;
 const ARPHRD_ETHER: u16 = 1;
 const ARPHRD_LOOPBACK: u16 = 772;
 const IFLA_LINK: u16 = 5;
+const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_LINK_NETNSID: u16 = 37;
+const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const IFLA_MACVLAN_MODE: u16 = 1;
 const MACVLAN_MODE_BRIDGE: u32 = 4;
@@ -35,6 +39,8 @@ pub(super) struct Device {
     pub(super) lower: Lower,
     /// The XDP program on it.
     pub(super) program: Option<Program>,
+    /// Ids of the programs that traffic control runs on what arrives.
+    pub(super) classifiers: Vec<u32>,
 }
 
 /// What its packets begin with.
@@ -65,6 +71,11 @@ impl Device {
         self.framing == Framing::Loopback
     }
 
+    /// Whether its program also meets frames that others put behind its driver.
+    pub(super) fn sees_behind_driver(&self) -> bool {
+        self.program.is_some_and(|program| program.place == Place::Software(Mode::XdpGeneric))
+    }
+
     pub(super) fn is_vrf(&self) -> bool {
         self.kind == "vrf"
     }
@@ -87,26 +98,41 @@ impl Device {
 pub(super) fn all() -> io::Result<Vec<Device>> {
     let mut devices = Vec::new();
     interface::list(|payload| devices.extend(parse(payload)))?;
+    for device in &mut devices {
+        device.classifiers = classifiers(device.index)?;
+    }
     Ok(devices)
+}
+
+/// Ids of the programs that traffic control runs on what arrives at an interface; none if it is gone by now.
+fn classifiers(interface: u32) -> io::Result<Vec<u32>> {
+    match classifier::programs(interface, Side::Ingress) {
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(Vec::new()),
+        // Who may not list programs is told so where the programs of others are looked for.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(Vec::new()),
+        found => found,
+    }
 }
 
 /// Reads the payload of one RTM_NEWLINK; `None` for one that is cut short or has no name.
 fn parse(payload: &[u8]) -> Option<Device> {
-    let Interface { index, name, program, master, kind, hardware } = interface::parse(payload)?;
+    let Interface { index, name, program, .. } = interface::parse(payload)?;
     let (head, attributes) = payload.split_at_checked(HEADER)?;
-    let framing = match hardware {
+    let framing = match u16::from_ne_bytes(*head.get(2..)?.first_chunk()?) {
         ARPHRD_ETHER => Framing::Ethernet,
         ARPHRD_LOOPBACK => Framing::Loopback,
         _ => Framing::Other,
     };
     let up = netlink::word(head.get(8..)?)? & IFF_UP != 0;
-    let (mut siblings_meet, mut below, mut elsewhere) = (true, None, false);
+    let (mut kind, mut siblings_meet) = (String::new(), true);
+    let (mut master, mut below, mut elsewhere) = (None, None, false);
     for attribute in NlasIterator::new(attributes) {
         let Ok(attribute) = attribute else { break };
         match attribute.kind() {
             IFLA_LINK => below = netlink::word(attribute.value()),
             IFLA_LINK_NETNSID => elsewhere = true,
-            IFLA_LINKINFO => siblings_meet = siblings_meet_in(&kind, attribute.value()),
+            IFLA_MASTER => master = netlink::word(attribute.value()),
+            IFLA_LINKINFO => (kind, siblings_meet) = parse_kind(attribute.value()),
             _ => {}
         }
     }
@@ -119,15 +145,21 @@ fn parse(payload: &[u8]) -> Option<Device> {
         ("macvlan" | "macvtap" | "ipvlan" | "ipvtap", Some(below)) => Lower::All(below),
         _ => Lower::None,
     };
-    Some(Device { index, name, up, framing, kind, master, lower, program })
+    Some(Device { index, name, up, framing, kind, master, lower, program, classifiers: Vec::new() })
 }
 
-/// Whether siblings on one lower device reach each other past it, by the IFLA_LINKINFO of a device of this kind.
-fn siblings_meet_in(kind: &str, value: &[u8]) -> bool {
-    let data = NlasIterator::new(value).flatten().find(|attribute| attribute.kind() == IFLA_INFO_DATA);
-    let data = data.map(|data| data.value().to_vec()).unwrap_or_default();
+/// Reads an IFLA_LINKINFO: the kind, and whether siblings on one lower device reach each other past it.
+fn parse_kind(value: &[u8]) -> (String, bool) {
+    let (mut kind, mut data) = (String::new(), Vec::new());
+    for attribute in NlasIterator::new(value).flatten() {
+        match attribute.kind() {
+            IFLA_INFO_KIND => kind = netlink::text(attribute.value()),
+            IFLA_INFO_DATA => data = attribute.value().to_vec(),
+            _ => {}
+        }
+    }
     let find = |wanted| NlasIterator::new(&data[..]).flatten().find(|attribute| attribute.kind() == wanted);
-    match kind {
+    let siblings_meet = match kind.as_str() {
         "macvlan" | "macvtap" => {
             find(IFLA_MACVLAN_MODE).and_then(|mode| netlink::word(mode.value())) == Some(MACVLAN_MODE_BRIDGE)
         }
@@ -135,17 +167,16 @@ fn siblings_meet_in(kind: &str, value: &[u8]) -> bool {
             .and_then(|flags| flags.value().first().copied())
             .is_none_or(|flags| flags & IPVLAN_F_PRIVATE_OR_VEPA == 0),
         _ => true,
-    }
+    };
+    (kind, siblings_meet)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::netlink::tests::attribute;
+    use crate::netlink::attribute;
 
     const IFLA_IFNAME: u16 = 3;
-    const IFLA_MASTER: u16 = 10;
-    const IFLA_INFO_KIND: u16 = 1;
 
     fn link(hardware: u16, flags: u32, attributes: &[(u16, &[u8])]) -> Device {
         let mut payload = vec![0u8; HEADER];

@@ -3,9 +3,10 @@
 use super::device::{Device, Lower};
 use super::finding::{Finding, Level};
 use super::offload;
-use super::program::{self, Loaded};
+use super::program::Loaded;
 use super::scene::{Guarding, Scene};
 use crate::kernel::Guard;
+use crate::kernel::classifier::{self, Side};
 
 /// Programs and offloads of one interface, as the kernel tells them.
 #[derive(Clone, Debug, Default)]
@@ -38,11 +39,11 @@ fn look(
     let mut company = Company::default();
     let mut failed = Vec::new();
     company.xdp = device.program.filter(|program| !ours(program.id)).map(|program| loaded.describe(program.id));
-    match program::tcx(device.index) {
+    match classifier::tcx(device.index, Side::Ingress).map(Option::unwrap_or_default) {
         Ok(ids) => company.tc.extend(ids.into_iter().filter(|id| !ours(*id)).map(|id| loaded.describe(id))),
         Err(error) => failed.push(("tc_program", "the programs of tcx cannot be listed", error)),
     }
-    match program::filters(device.index) {
+    match classifier::filters(device.index, Side::Ingress) {
         Ok(filters) => {
             let others = filters.into_iter().filter(|filter| filter.id == 0 || !ours(filter.id));
             company.tc.extend(others.map(|filter| match filter.name.as_str() {
@@ -104,9 +105,7 @@ pub(super) fn stacked(scene: &Scene, guarding: Guarding<'_>) -> Vec<Finding> {
     for upper in scene.devices.iter().filter(|device| device.up) {
         let (index, seen) = match upper.lower {
             Lower::All(index) => (index, "all that arrives is judged there"),
-            Lower::BehindDriver(index)
-                if scene.device(index).is_some_and(|lower| guarding.sees_behind_driver(lower)) =>
-            {
+            Lower::BehindDriver(index) if scene.device(index).is_some_and(Device::sees_behind_driver) => {
                 (index, "all that arrives is judged there")
             }
             Lower::BehindDriver(index) | Lower::FromOutside(index) => {

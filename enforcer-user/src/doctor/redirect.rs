@@ -206,7 +206,7 @@ impl Fields<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::netlink::tests::attribute;
+    use crate::netlink::attribute;
 
     fn number(kind: u16, value: u32) -> Vec<u8> {
         attribute(kind, &value.to_be_bytes())

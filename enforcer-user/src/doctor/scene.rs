@@ -6,11 +6,9 @@ use std::path::PathBuf;
 
 use super::device::{self, Device};
 use super::finding::Finding;
-use super::program;
 use super::redirect::{self, Redirect};
 use super::socket::{self, Bound, Unix};
-use crate::kernel::interface::Place;
-use crate::kernel::{Guard, Guarded, Mode, Spot};
+use crate::kernel::Guard;
 use crate::sockets::{self, Listener};
 
 /// A network namespace to be looked at.
@@ -61,30 +59,17 @@ impl Guarding<'_> {
         }
     }
 
-    /// Whether the program is attached to `device`.
+    /// Whether the program is attached to `device`. An index alone would not do: other namespaces have the same ones.
     pub(super) fn is_at(self, device: &Device) -> bool {
         match self {
-            Self::Real(guard) => guard.places.iter().any(|place| is_here(place, device)),
+            Self::Real(guard) => guard.places.iter().any(|place| {
+                place.interface == device.index
+                    && (device.program.is_some_and(|program| program.id == place.program)
+                        || device.classifiers.contains(&place.program))
+            }),
             Self::Planned(interfaces) => interfaces.contains(&device.name),
         }
     }
-
-    /// Whether the program on `device` meets what others put in behind the driver.
-    pub(super) fn sees_behind_driver(self, device: &Device) -> bool {
-        let is_generic = device.program.is_some_and(|program| program.place == Place::Software(Mode::XdpGeneric));
-        let is_tc = |place: &Guarded| place.spot == Spot::Ingress && is_here(place, device);
-        is_generic || matches!(self, Self::Real(guard) if guard.places.iter().any(is_tc))
-    }
-}
-
-/// Whether a program judges at `device`. An index alone would not do: other namespaces have the same ones.
-fn is_here(place: &Guarded, device: &Device) -> bool {
-    let runs = match place.spot {
-        Spot::Xdp => device.program.is_some_and(|program| program.id == place.program),
-        Spot::Ingress => program::tcx(device.index).is_ok_and(|programs| programs.contains(&place.program)),
-        Spot::Egress => false,
-    };
-    place.interface == device.index && runs
 }
 
 impl Scene {
@@ -174,22 +159,29 @@ pub(super) mod tests {
             master: None,
             lower: Lower::None,
             program: (program != 0).then_some(Program { id: program, place }),
+            classifiers: Vec::new(),
         }
     }
 
     #[test]
     fn a_pinned_link_guards_the_device_that_has_its_program() {
-        let guard = Guard {
-            places: vec![Guarded { interface: 2, program: 7, spot: Spot::Xdp }],
-            ports: vec![8000],
-            ..Guard::default()
-        };
+        let guard = Guard { places: vec![Guarded { interface: 2, program: 7 }], ports: vec![8000], ..Guard::default() };
         let guarding = Guarding::Real(&guard);
         assert!(guarding.covers(&device(2, "eth0", "", 7), 8000));
         assert!(!guarding.covers(&device(2, "eth0", "", 7), 8001), "another port");
         assert!(!guarding.covers(&device(2, "eth0", "", 9), 8000), "another namespace's device of this index");
         assert!(!guarding.covers(&device(3, "eth1", "", 7), 8000), "another device");
         assert!(!guarding.covers(&device(2, "eth0", "", 0), 8000));
+    }
+
+    #[test]
+    fn a_program_in_traffic_control_guards_the_device_too() {
+        let guard = Guard { places: vec![Guarded { interface: 2, program: 7 }], ports: vec![8000], ..Guard::default() };
+        let mut device = device(2, "eth0", "", 9);
+        device.classifiers = vec![5, 7];
+        assert!(Guarding::Real(&guard).is_at(&device));
+        device.classifiers = vec![5];
+        assert!(!Guarding::Real(&guard).is_at(&device));
     }
 
     #[test]

@@ -71,7 +71,7 @@ pub enum Error {
         present: String,
     },
 
-    /// The kernel runs one XDP program per interface, and one is there.
+    /// The kernel runs one XDP program per interface, and one is there; or another enforcer's judges there already.
     #[error(
         "another program is attached to {interface} (id {id}, name {name}, {mode}): detach it with the tool that \
          attached it; an enforcer with another --bpffs-dir ends with `enforcer detach --bpffs-dir DIR`"
@@ -105,6 +105,18 @@ pub enum Error {
         interface: String,
         /// The mode asked for, or the last one tried.
         mode: Mode,
+        /// Why, and what to do.
+        reason: String,
+    },
+
+    /// What leaves the interface cannot be watched, which its forwarded connections need.
+    #[error(
+        "{interface} forwards, and what leaves it cannot be watched: {reason}; turn forwarding off if no server is \
+         behind this host"
+    )]
+    CannotWatch {
+        /// The interface.
+        interface: String,
         /// Why, and what to do.
         reason: String,
     },
@@ -219,7 +231,7 @@ impl Error {
             Self::NoInterface { .. } => 12,
             Self::Occupied { .. } => 13,
             Self::AnotherDaemon { .. } => 14,
-            Self::CannotAttach { .. } | Self::NoEthernet { .. } => 15,
+            Self::CannotAttach { .. } | Self::CannotWatch { .. } | Self::NoEthernet { .. } => 15,
             Self::Path { source, .. } | Self::Call { source, .. } if is_permission(source) => 5,
             Self::NoBpffs { .. }
             | Self::MapMismatch { .. }

@@ -5,12 +5,16 @@ use std::path::Path;
 use aya::maps::{Array, Map, MapData, MapError};
 use enforcer_ebpf::abi::{SERVICES, Service, map};
 
-use super::{Error, checks, pins::Pins, syscall::Spot};
+use super::{
+    Error, checks,
+    classifier::Side,
+    pins::{Kept, Pins},
+};
 
 /// An enforcement that is pinned.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Guard {
-    /// Where its programs are attached.
+    /// Where the program is attached.
     pub places: Vec<Guarded>,
     /// The TCP ports that it guards, in order.
     pub ports: Vec<u16>,
@@ -25,8 +29,6 @@ pub struct Guarded {
     pub interface: u32,
     /// The program's id.
     pub program: u32,
-    /// Where it runs.
-    pub spot: Spot,
 }
 
 /// The enforcement whose pins lie in `bpffs_dir`; `None` if there is none.
@@ -38,10 +40,10 @@ pub fn guard(bpffs_dir: &Path) -> Result<Option<Guard>, Error> {
         return Ok(None);
     }
     let pins = Pins::new(bpffs_dir);
-    let links = pins.links()?.into_iter().filter(|link| link.interface != 0);
-    let places: Vec<Guarded> =
-        links.map(|link| Guarded { interface: link.interface, program: link.program, spot: link.spot }).collect();
-    if !places.iter().any(|place| place.spot != Spot::Egress) {
+    let judges = |kept: &Kept| kept.interface != 0 && kept.side != Some(Side::Egress);
+    let kept = pins.kept()?.into_iter().filter(judges);
+    let places: Vec<Guarded> = kept.map(|kept| Guarded { interface: kept.interface, program: kept.program }).collect();
+    if places.is_empty() {
         return Ok(None);
     }
     let ports: Array<MapData, u32> = open(&pins, map::PORTS)?;

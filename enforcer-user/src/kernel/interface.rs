@@ -15,9 +15,9 @@ use crate::netlink;
 const RTM_NEWLINK: u16 = 16;
 const RTM_GETLINK: u16 = 18;
 const IFLA_IFNAME: u16 = 3;
-const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const IFLA_XDP: u16 = 43;
 const IFLA_XDP_DRV_PROG_ID: u16 = 5;
 const IFLA_XDP_SKB_PROG_ID: u16 = 6;
@@ -35,12 +35,10 @@ pub(crate) struct Interface {
     pub(crate) name: String,
     /// The XDP program on it.
     pub(crate) program: Option<Program>,
-    /// Type of its hardware addresses, which says what its frames begin with.
-    pub(crate) hardware: u16,
-    /// Index of the interface that it is a member of.
-    pub(crate) master: Option<u32>,
-    /// Its kind, such as `bridge` or `veth`; empty for hardware.
-    pub(crate) kind: String,
+    /// Whether it is a bridge, or belongs to one.
+    pub(crate) is_bridged: bool,
+    /// Whether its frames begin with an Ethernet header.
+    pub(crate) has_ethernet: bool,
 }
 
 /// An XDP program on an interface.
@@ -82,33 +80,6 @@ pub(super) fn find<'a>(interfaces: &'a [Interface], name: &str) -> Result<&'a In
     })
 }
 
-impl Interface {
-    /// Whether its frames begin with an Ethernet header.
-    pub(super) fn has_ethernet(&self) -> bool {
-        // include/uapi/linux/if_arp.h
-        const ETHER: u16 = 1;
-        const LOOPBACK: u16 = 772;
-        matches!(self.hardware, ETHER | LOOPBACK)
-    }
-
-    /// Whether packets for other hosts go through it: it is a bridge, a bridge's member, or IP forwarding is on for it.
-    pub(super) fn forwards(&self, all: &[Self]) -> bool {
-        let is_bridge = |interface: &Self| interface.kind == "bridge";
-        let is_member = |index| all.iter().any(|other| other.index == index && is_bridge(other));
-        is_bridge(self) || self.master.is_some_and(is_member) || self.routes()
-    }
-
-    /// Whether it forwards at the level of IP.
-    fn routes(&self) -> bool {
-        // /proc/sys shows the network namespace of who reads it.
-        let is_on = |family: &str| {
-            let path = format!("/proc/sys/net/{family}/conf/{}/forwarding", self.name);
-            std::fs::read_to_string(path).is_ok_and(|value| value.trim() != "0")
-        };
-        is_on("ipv4") || is_on("ipv6")
-    }
-}
-
 fn dump() -> io::Result<Vec<Interface>> {
     let mut interfaces = Vec::new();
     list(|payload| interfaces.extend(parse(payload)))?;
@@ -127,24 +98,28 @@ pub(crate) fn list(mut each: impl FnMut(&[u8])) -> io::Result<()> {
 /// Reads the payload of one RTM_NEWLINK; `None` for one without a name.
 pub(crate) fn parse(payload: &[u8]) -> Option<Interface> {
     let (head, attributes) = payload.split_at_checked(HEADER)?;
+    // include/uapi/linux/if_arp.h
+    const ETHER: u16 = 1;
+    const LOOPBACK: u16 = 772;
     let index = u32::from_ne_bytes(*head.get(4..)?.first_chunk()?);
     let hardware = u16::from_ne_bytes(*head.get(2..)?.first_chunk()?);
-    let (mut name, mut program, mut master, mut kind) = (None, None, None, String::new());
+    let mut name = None;
+    let (mut program, mut is_bridged) = (None, false);
     for attribute in NlasIterator::new(attributes) {
         let Ok(attribute) = attribute else { break };
         match attribute.kind() {
             IFLA_IFNAME => name = Some(netlink::text(attribute.value())),
             IFLA_XDP => program = NlasIterator::new(attribute.value()).flatten().find_map(parse_program),
-            IFLA_MASTER => master = attribute.value().first_chunk().map(|index| u32::from_ne_bytes(*index)),
-            IFLA_LINKINFO => {
-                let mut parts = NlasIterator::new(attribute.value()).flatten();
-                let found = parts.find(|part| part.kind() == IFLA_INFO_KIND);
-                kind = found.map(|part| netlink::text(part.value())).unwrap_or_default();
-            }
+            IFLA_LINKINFO => is_bridged = NlasIterator::new(attribute.value()).flatten().any(names_bridge),
             _ => {}
         }
     }
-    Some(Interface { index, name: name?, program, hardware, master, kind })
+    Some(Interface { index, name: name?, program, is_bridged, has_ethernet: matches!(hardware, ETHER | LOOPBACK) })
+}
+
+/// Whether a part of an IFLA_LINKINFO says that the interface, or what it belongs to, is a bridge.
+fn names_bridge(attribute: NlaBuffer<&[u8]>) -> bool {
+    matches!(attribute.kind(), IFLA_INFO_KIND | IFLA_INFO_SLAVE_KIND) && netlink::text(attribute.value()) == "bridge"
 }
 
 fn parse_program(attribute: NlaBuffer<&[u8]>) -> Option<Program> {
@@ -162,19 +137,6 @@ fn parse_program(attribute: NlaBuffer<&[u8]>) -> Option<Program> {
 mod tests {
     use super::*;
 
-    fn interface(index: u32, name: &str, program: Option<Program>) -> Interface {
-        Interface { index, name: name.to_owned(), program, hardware: 0, master: None, kind: String::new() }
-    }
-
-    #[test]
-    fn bridges_and_their_members_forward() {
-        let bridge = Interface { kind: "bridge".to_owned(), ..interface(3, "absent0", None) };
-        let member = Interface { master: Some(3), ..interface(4, "absent1", None) };
-        let of_a_bond = Interface { master: Some(5), ..interface(6, "absent2", None) };
-        let all = [bridge.clone(), member.clone(), of_a_bond.clone()];
-        assert!(bridge.forwards(&all) && member.forwards(&all) && !of_a_bond.forwards(&all));
-    }
-
     #[test]
     fn finds_the_loopback_interface() {
         let interfaces = all().expect("netlink answers");
@@ -184,7 +146,8 @@ mod tests {
 
     #[test]
     fn names_what_there_is_instead_of_a_missing_interface() {
-        let interfaces = [interface(1, "lo", None)];
+        let interfaces =
+            [Interface { index: 1, name: "lo".to_owned(), program: None, is_bridged: false, has_ethernet: false }];
         let error = find(&interfaces, "eth9").expect_err("it does not exist");
         assert_eq!(error.to_string(), "there is no interface `eth9` here; there are lo");
         assert_eq!(error.exit_code(), 12);
@@ -199,7 +162,18 @@ mod tests {
         payload.extend([12, 0, 43, 0, 8, 0, 6, 0]);
         payload.extend(42u32.to_ne_bytes());
         let program = Program { id: 42, place: Place::Software(Mode::XdpGeneric) };
-        let wanted = interface(7, "veth", Some(program));
-        assert_eq!(parse(&payload), Some(wanted));
+        let wanted = Interface {
+            index: 7,
+            name: "veth".to_owned(),
+            program: Some(program),
+            is_bridged: false,
+            has_ethernet: false,
+        };
+        assert_eq!(parse(&payload), Some(wanted.clone()));
+        for kind in [IFLA_INFO_KIND, IFLA_INFO_SLAVE_KIND] {
+            let info = netlink::attribute(IFLA_LINKINFO, &netlink::attribute(kind, b"bridge\0"));
+            let wanted = Interface { is_bridged: true, ..wanted.clone() };
+            assert_eq!(parse(&[&payload[..], &info].concat()), Some(wanted));
+        }
     }
 }

@@ -1,9 +1,12 @@
-//! The object: its constants are set, its maps created or reused, its program verified.
+//! The object: its constants are set, its maps created or reused, and those of its programs verified that are needed.
 //!
 //! aya reuses whatever map is pinned under a name, so the shapes are compared before: a program on a map of another
 //! shape would read and write beyond its values.
 
-use std::io;
+use std::{
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+};
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader, include_bytes_aligned,
@@ -15,23 +18,28 @@ use enforcer_ebpf::{
     flow, key,
 };
 
-use super::{Error, Options, pins::Pins};
+use super::{Error, Mode, Options, pins::Pins};
 
 /// The BPF object, with its BTF.
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/enforcer-bpf"));
 
-/// The programs in the object: the judge for XDP and for traffic control, and the watch of what is sent.
+/// Judges, as XDP.
 pub(super) const XDP: &str = "enforcer_xdp";
+/// Judges, in traffic control.
 pub(super) const TC: &str = "enforcer_tc";
-pub(super) const WATCH: &str = "enforcer_watch";
+/// Takes note of what servers behind this host send.
+const WATCH: &str = "enforcer_watch";
 
-/// Loads the object and these programs of it; nothing is attached.
-pub(super) fn load(
-    options: &Options,
-    pins: &Pins,
-    offsets: SocketOffsets,
-    programs: &[&'static str],
-) -> Result<Ebpf, Error> {
+/// A program that the kernel has verified.
+#[derive(Debug)]
+pub(super) struct Verified {
+    pub(super) name: &'static str,
+    pub(super) id: u32,
+    pub(super) fd: OwnedFd,
+}
+
+/// Loads the object; no program is verified yet.
+pub(super) fn load(options: &Options, pins: &Pins, offsets: SocketOffsets) -> Result<Ebpf, Error> {
     let flow_sets = flow_sets(options.flows);
     let flow_mask = flow_sets - 1;
     compare_maps(flow_sets, pins)?;
@@ -49,22 +57,41 @@ pub(super) fn load(
     for &name in map::PINNED {
         loader.map_pin_path(name, pins.map(name));
     }
-    let mut object = loader.load(OBJECT).map_err(|error| {
+    loader.load(OBJECT).map_err(|error| {
         if is_refused(&error) {
             Error::Rights { missing: "the kernel refused to create the maps".to_owned() }
         } else {
             Error::Load(error)
         }
-    })?;
-    for name in programs {
-        match object.program_mut(name) {
-            Some(Program::Xdp(program)) => program.load(),
-            Some(Program::SchedClassifier(program)) => program.load(),
+    })
+}
+
+/// The program that judges in a mode.
+pub(super) fn judge(object: &mut Ebpf, mode: Mode) -> Result<Verified, Error> {
+    verified(object, if mode == Mode::Tc { TC } else { XDP })
+}
+
+/// The program that watches what leaves.
+pub(super) fn watch(object: &mut Ebpf) -> Result<Verified, Error> {
+    verified(object, WATCH)
+}
+
+/// A program, which is verified if it was not yet: that takes time, so nothing is that is not needed.
+fn verified(object: &mut Ebpf, name: &'static str) -> Result<Verified, Error> {
+    let program = object.program_mut(name).ok_or(Error::Foreign { what: name })?;
+    if program.fd().is_err() {
+        match program {
+            Program::Xdp(program) => program.load(),
+            Program::SchedClassifier(program) => program.load(),
             _ => return Err(Error::Foreign { what: name }),
         }
         .map_err(verifier_error)?;
     }
-    Ok(object)
+    let call = |source| Error::Call { action: "describe the loaded program", source };
+    let id = program.info().map_err(|error| call(io::Error::other(error)))?.id();
+    let fd = program.fd().map_err(|error| call(io::Error::other(error)))?;
+    let fd = fd.as_fd().try_clone_to_owned().map_err(call)?;
+    Ok(Verified { name, id, fd })
 }
 
 /// Sets of the table of connections: a power of two, since a hash is cut to an index by a mask.

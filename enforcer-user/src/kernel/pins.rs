@@ -4,10 +4,12 @@
 //! <bpffs-dir>/              locked by the daemon that runs
 //!   v1/                     the number of the ABI
 //!     maps/<MAP>
-//!     links/<interface>
+//!     links/<interface>    of the programs that judge: XDP, or the ingress of traffic control
+//!     watches/<interface>  of those on its egress
+//!     filters/<place>      the programs of filters, where the kernel has no links for traffic control
 //! ```
-//! A pinned link keeps its program attached, a program keeps its maps. The kernel reserves dots in names of this file
-//! system, so `eth0.100` is pinned as `eth0%2e100`.
+//! A pinned link keeps its program attached, a program keeps its maps. A filter stays by itself; its program is pinned
+//! so that it is known. The kernel reserves dots in names of this file system, so `eth0.100` is pinned as `eth0%2e100`.
 
 use std::{
     fs::{self, DirBuilder, File, TryLockError},
@@ -20,23 +22,30 @@ use std::{
 };
 
 use enforcer_ebpf::abi::{ABI, map};
-use nix::mount::MsFlags;
+use nix::{
+    fcntl::AT_FDCWD,
+    mount::MsFlags,
+    sys::{
+        stat::{UtimensatFlags, utimensat},
+        time::TimeSpec,
+    },
+};
 
 use super::{
     Error, checks,
-    syscall::{self, Spot},
+    classifier::Side,
+    filter_pin::FilterPin,
+    syscall::{self, LinkInfo},
 };
 
 /// Where distributions mount the BPF file system.
 pub(super) const MOUNT_POINT: &str = "/sys/fs/bpf";
 
-/// Ends the names of the links that watch what an interface sends.
-const WATCH: &str = ":watch";
-
-/// The interface of a link with this name.
-pub fn guarded_interface(link: &str) -> &str {
-    link.strip_suffix(WATCH).unwrap_or(link)
-}
+const LINKS: &str = "links";
+const WATCHES: &str = "watches";
+const FILTERS: &str = "filters";
+const MAPS: &str = "maps";
+const DIRECTORIES: [&str; 4] = [MAPS, LINKS, WATCHES, FILTERS];
 
 /// The paths of the pins of this ABI.
 #[derive(Clone, Debug)]
@@ -44,15 +53,18 @@ pub(super) struct Pins {
     root: PathBuf,
 }
 
-/// A pinned link.
+/// A program that is kept at its place: by a pinned link, or as a filter whose program is pinned.
 #[derive(Debug)]
-pub(super) struct Link {
-    /// The interface's name when the link was pinned.
+pub(super) struct Kept {
+    /// The interface's name when it was pinned.
     pub(super) name: String,
     pub(super) path: PathBuf,
+    /// The link, or the filter's program.
     pub(super) fd: OwnedFd,
-    /// Where its program runs.
-    pub(super) spot: Spot,
+    /// The filter; `None` for a link.
+    pub(super) filter: Option<FilterPin>,
+    /// The side of traffic control; `None` for XDP.
+    pub(super) side: Option<Side>,
     /// Index of the interface, 0 if it is gone.
     pub(super) interface: u32,
     /// Id of the program that it holds.
@@ -88,34 +100,35 @@ impl Pins {
         self.root.join(format!("v{ABI}"))
     }
 
-    fn links_dir(&self) -> PathBuf {
-        self.version().join("links")
+    /// Where the links lie of programs that judge, or of those on the egress.
+    fn links_dir(&self, side: Option<Side>) -> PathBuf {
+        self.version().join(if side == Some(Side::Egress) { WATCHES } else { LINKS })
     }
 
     /// The pin of a map.
     pub(super) fn map(&self, name: &str) -> PathBuf {
-        self.version().join("maps").join(name)
+        self.version().join(MAPS).join(name)
     }
 
     /// The pin of an interface's link.
-    pub(super) fn link(&self, interface: &str) -> PathBuf {
-        self.links_dir().join(encode(interface))
+    fn link(&self, interface: &str, side: Option<Side>) -> PathBuf {
+        self.links_dir(side).join(encode(interface))
     }
 
-    /// The pin of the link that watches what an interface sends; no interface's name has a colon.
-    pub(super) fn watch(&self, interface: &str) -> PathBuf {
-        self.link(&format!("{interface}{WATCH}"))
+    /// The pin of a filter's program.
+    pub(super) fn filter(&self, filter: &FilterPin) -> PathBuf {
+        self.version().join(FILTERS).join(encode(&filter.to_name()))
     }
 
     /// Where to pin the link of an interface: another name if a renamed interface's link has the one that it should.
-    pub(super) fn free_link(&self, interface: &str, index: u32) -> PathBuf {
-        let path = self.link(interface);
-        if path.exists() { self.link(&format!("{interface}.{index}")) } else { path }
+    pub(super) fn free_link(&self, interface: &str, index: u32, side: Option<Side>) -> PathBuf {
+        let path = self.link(interface, side);
+        if path.exists() { self.link(&format!("{interface}.{index}"), side) } else { path }
     }
 
     /// Gives a pinned link the interface's present name, if that is free; the name is for people only.
     pub(super) fn rename_link(&self, path: &Path, interface: &str) {
-        let wanted = self.link(interface);
+        let Some(wanted) = path.parent().map(|directory| directory.join(encode(interface))) else { return };
         if path != wanted && !wanted.exists() && fs::rename(path, &wanted).is_err() {
             tracing::debug!("the link of {interface} stays pinned as {}", path.display());
         }
@@ -165,8 +178,9 @@ impl Pins {
             added.create_directory(directory)?;
         }
         let lock = self.lock()?;
-        for directory in [self.version(), self.version().join("maps"), self.links_dir()] {
-            added.create_directory(&directory)?;
+        added.create_directory(&self.version())?;
+        for directory in DIRECTORIES {
+            added.create_directory(&self.version().join(directory))?;
         }
         Ok((lock, added))
     }
@@ -180,34 +194,37 @@ impl Pins {
         }
     }
 
-    /// The links pinned here; none if the directory does not exist.
-    pub(super) fn links(&self) -> Result<Vec<Link>, Error> {
-        let mut links = Vec::new();
-        for path in entries(&self.links_dir())? {
-            let fd = match syscall::open_pin(&path) {
-                Ok(fd) => fd,
-                // Removed since the directory was read.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(source) => return Err(Error::path(path, "opened", source)),
-            };
-            let info = syscall::link_info(fd.as_fd());
-            let Some(info) = info.map_err(|source| Error::path(&path, "asked about", source))? else {
-                tracing::warn!("{} is not a link of the enforcer's: left alone", path.display());
-                continue;
-            };
-            let modified = fs::metadata(&path).and_then(|metadata| metadata.modified());
-            let since = modified.ok().and_then(|time| time.try_into().ok()).unwrap_or_else(jiff::Timestamp::now);
-            links.push(Link {
-                name: name_of(&path),
-                path,
-                fd,
-                spot: info.spot,
-                interface: info.interface,
-                program: info.program,
-                since,
-            });
+    /// What is kept here; nothing if the directory does not exist.
+    pub(super) fn kept(&self) -> Result<Vec<Kept>, Error> {
+        let mut kept = Vec::new();
+        for directory in [LINKS, WATCHES, FILTERS] {
+            for path in entries(&self.version().join(directory))? {
+                let fd = match syscall::open_pin(&path) {
+                    Ok(fd) => fd,
+                    // Removed since the directory was read.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    Err(source) => return Err(Error::path(path, "opened", source)),
+                };
+                let found = if directory == FILTERS { filter(path.clone(), fd) } else { link(path.clone(), fd) };
+                match found.map_err(|source| Error::path(&path, "asked about", source))? {
+                    Some(found) => kept.push(found),
+                    None => tracing::warn!("{} is not the enforcer's: left alone", path.display()),
+                }
+            }
         }
-        Ok(links)
+        Ok(kept)
+    }
+
+    /// Names of the interfaces that are guarded, in order, without opening anything; `None` if that cannot be read.
+    pub(super) fn guarded(&self) -> Option<Vec<String>> {
+        let mut names = Vec::new();
+        for directory in [LINKS, FILTERS] {
+            let found = entries(&self.version().join(directory)).ok()?;
+            names.extend(found.iter().filter_map(|path| guarded_by(path)));
+        }
+        names.sort_unstable();
+        names.dedup();
+        Some(names)
     }
 
     /// Ends enforcement: detaches all links, of every ABI, then removes the maps and the directories.
@@ -222,18 +239,21 @@ impl Pins {
         let versions: Vec<PathBuf> = entries(&self.root)?.into_iter().filter(is_version).collect();
         let mut interfaces = Vec::new();
         for version in &versions {
-            for link in entries(&version.join("links"))? {
-                detach(&link)?;
-                interfaces.push(guarded_interface(&name_of(&link)).to_owned());
+            for directory in [LINKS, FILTERS, WATCHES] {
+                for path in entries(&version.join(directory))? {
+                    detach(&path)?;
+                    interfaces.extend(guarded_by(&path));
+                }
             }
         }
         for version in &versions {
-            for map in entries(&version.join("maps"))? {
+            for map in entries(&version.join(MAPS))? {
                 remove_file(&map)?;
             }
-            for directory in [version.join("links"), version.join("maps"), version.clone()] {
-                remove_directory(&directory)?;
+            for directory in DIRECTORIES {
+                remove_directory(&version.join(directory))?;
             }
+            remove_directory(version)?;
         }
         // The root may hold what is not ours, or be the mount point itself.
         let _ = fs::remove_dir(&self.root);
@@ -241,6 +261,11 @@ impl Pins {
         interfaces.dedup();
         Ok(interfaces)
     }
+}
+
+/// Names of the interfaces that are guarded by what is pinned in a directory; `None` if that cannot be read.
+pub(super) fn guarded(bpffs_dir: &Path) -> Option<Vec<String>> {
+    Pins::new(bpffs_dir).guarded()
 }
 
 /// Ends enforcement without a daemon: takes the lock and removes all pins.
@@ -253,13 +278,59 @@ pub(super) fn detach_all(bpffs_dir: &Path) -> Result<Vec<String>, Error> {
     pins.remove_all()
 }
 
-/// Detaches a pinned link and removes its pin.
+/// Detaches what is pinned here and removes the pin.
 pub(super) fn detach(path: &Path) -> Result<(), Error> {
-    // Removing the pin is enough, unless somebody else holds the link; a link that cannot be opened has only its pin.
-    if let Ok(link) = syscall::open_pin(path) {
+    if is_in(path, FILTERS) {
+        if let Some(filter) = FilterPin::from_name(&name_of(path)) {
+            filter.remove().map_err(|source| Error::path(path, "detached", source))?;
+        }
+    } else if let Ok(link) = syscall::open_pin(path) {
+        // Removing the pin is enough, unless somebody else holds the link; one that cannot be opened has only its pin.
         let _ = syscall::detach_link(link.as_fd());
     }
     remove_file(path)
+}
+
+/// A pinned link; `None` if it is none of ours.
+fn link(path: PathBuf, fd: OwnedFd) -> io::Result<Option<Kept>> {
+    let Some(LinkInfo { interface, program, side }) = syscall::link_info(fd.as_fd())? else { return Ok(None) };
+    let (name, since) = (name_of(&path), pinned_at(&path));
+    Ok(Some(Kept { name, path, fd, filter: None, side, interface, program, since }))
+}
+
+/// A filter by its pinned program; `None` if the name of the pin is none of ours.
+fn filter(path: PathBuf, fd: OwnedFd) -> io::Result<Option<Kept>> {
+    let Some(filter) = FilterPin::from_name(&name_of(&path)) else { return Ok(None) };
+    let interface = if filter.runs()? { filter.index } else { 0 };
+    let (name, side, program) = (filter.interface.clone(), Some(filter.side), filter.program);
+    let since = pinned_at(&path);
+    Ok(Some(Kept { name, path, fd, filter: Some(filter), side, interface, program, since }))
+}
+
+/// When a pin was made.
+fn pinned_at(path: &Path) -> jiff::Timestamp {
+    let modified = fs::metadata(path).and_then(|metadata| metadata.modified());
+    modified.ok().and_then(|time| time.try_into().ok()).unwrap_or_else(jiff::Timestamp::now)
+}
+
+/// Lets a pin have been made at another time.
+pub(super) fn set_time(path: &Path, time: jiff::Timestamp) -> io::Result<()> {
+    let time = TimeSpec::new(time.as_second(), time.subsec_nanosecond().into());
+    Ok(utimensat(AT_FDCWD, path, &time, &time, UtimensatFlags::NoFollowSymlink)?)
+}
+
+/// Whether a pin lies in this one of the directories.
+fn is_in(path: &Path, directory: &str) -> bool {
+    path.parent().and_then(Path::file_name).is_some_and(|name| name == directory)
+}
+
+/// The interface that is guarded by what is pinned here; `None` for what only watches.
+fn guarded_by(path: &Path) -> Option<String> {
+    if is_in(path, LINKS) {
+        return Some(name_of(path));
+    }
+    let filter = is_in(path, FILTERS).then(|| FilterPin::from_name(&name_of(path))).flatten()?;
+    (filter.side == Side::Ingress).then_some(filter.interface)
 }
 
 impl Added {
@@ -341,14 +412,36 @@ mod tests {
     #[test]
     fn pins_are_named_after_interfaces_without_dots() {
         let pins = Pins::new(Path::new("/sys/fs/bpf/enforcer"));
-        assert_eq!(pins.link("eth0.100"), Path::new("/sys/fs/bpf/enforcer/v2/links/eth0%2e100"));
+        assert_eq!(pins.link("eth0.100", None), Path::new("/sys/fs/bpf/enforcer/v2/links/eth0%2e100"));
         assert_eq!(pins.map("KEYS"), Path::new("/sys/fs/bpf/enforcer/v2/maps/KEYS"));
+    }
+
+    #[test]
+    fn interfaces_are_told_by_their_pins_without_those_that_are_only_watched() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let pins = Pins::new(dir.path());
+        assert_eq!(pins.guarded(), Some(vec![]));
+        let (_lock, _added) = pins.open().expect("free");
+        let filter = |interface: &str, side| {
+            let (interface, namespace) = (interface.to_owned(), 1);
+            FilterPin { interface, index: 3, side, namespace, program: 7, made_qdisc: true }
+        };
+        for path in [
+            pins.link("lo", None),
+            pins.link("eth0.100", Some(Side::Ingress)),
+            pins.link("br0", Some(Side::Egress)),
+            pins.filter(&filter("eth1.5", Side::Ingress)),
+            pins.filter(&filter("br1", Side::Egress)),
+        ] {
+            fs::write(path, []).expect("a pin");
+        }
+        assert_eq!(pins.guarded(), Some(vec!["eth0.100".into(), "eth1.5".into(), "lo".into()]));
     }
 
     #[test]
     fn names_survive_the_file_system() {
         for name in ["lo", "eth0.100", "a%b", "%2e", "a.b%25.c"] {
-            assert_eq!(name_of(&Pins::new(Path::new("/")).link(name)), name);
+            assert_eq!(name_of(&Pins::new(Path::new("/")).link(name, None)), name);
         }
     }
 
@@ -390,7 +483,7 @@ mod tests {
         let (lock, mut added) = pins.open().expect("free");
         added.keep();
         fs::write(pins.map("KEYS"), []).expect("a pin");
-        fs::write(pins.link("eth0.1"), []).expect("a pin");
+        fs::write(pins.link("eth0.1", None), []).expect("a pin");
         drop(lock);
         assert_eq!(detach_all(dir.path()).expect("removed"), ["eth0.1"]);
         assert!(dir.path().join("vault").exists() && !dir.path().join("v1").exists());

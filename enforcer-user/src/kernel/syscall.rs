@@ -17,65 +17,31 @@ use std::{
 
 use aya_obj::generated::{bpf_attach_type, bpf_cmd, bpf_link_info, bpf_link_type};
 
-/// Where an interface runs the program of a link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Spot {
-    /// Before traffic control: in the driver, or right behind it.
-    Xdp,
-    /// At the ingress of traffic control.
-    Ingress,
-    /// At its egress.
-    Egress,
-}
+use super::classifier::Side;
 
 /// What the kernel knows of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct LinkInfo {
-    /// Where its program runs.
-    pub(super) spot: Spot,
     /// Index of the interface; 0 once the interface is gone.
     pub(super) interface: u32,
     /// Id of the program.
     pub(super) program: u32,
+    /// The side of traffic control; `None` for an XDP link.
+    pub(super) side: Option<Side>,
 }
 
-/// Attaches a program of traffic control to an interface, in front of those that are there (tcx, Linux 6.6).
+/// Attaches a program to an interface.
 ///
 /// # Errors
-/// EINVAL: the kernel has no tcx.
-pub(super) fn create_tc_link(program: BorrowedFd<'_>, interface: u32, spot: Spot) -> io::Result<OwnedFd> {
-    const BPF_F_BEFORE: u32 = 1 << 3;
-    #[repr(C)]
-    struct Attributes {
-        program: u32,
-        interface: u32,
-        attach_type: u32,
-        flags: u32,
-        /// Before which; 0 is the first.
-        relative: u32,
-        reserved: u32,
-        revision: u64,
-    }
-    let attach_type =
-        if spot == Spot::Egress { bpf_attach_type::BPF_TCX_EGRESS } else { bpf_attach_type::BPF_TCX_INGRESS };
-    let attributes = Attributes {
-        program: program.as_raw_fd().cast_unsigned(),
-        interface,
-        attach_type: attach_type as u32,
-        flags: BPF_F_BEFORE,
-        relative: 0,
-        reserved: 0,
-        revision: 0,
-    };
-    call(bpf_cmd::BPF_LINK_CREATE, &attributes).map(into_fd)
-}
-
-/// Attaches an XDP program to an interface.
-///
-/// # Errors
+/// EINVAL: the kernel does not know this type of attachment. For XDP,
 /// EBUSY: another program is there; EOPNOTSUPP: the driver has no native XDP; EINVAL or ERANGE: it has, but not with
 /// the interface's present settings.
-pub(super) fn create_link(program: BorrowedFd<'_>, interface: u32, flags: u32) -> io::Result<OwnedFd> {
+pub(super) fn create_link(
+    program: BorrowedFd<'_>,
+    interface: u32,
+    attach_type: bpf_attach_type,
+    flags: u32,
+) -> io::Result<OwnedFd> {
     #[repr(C)]
     struct Attributes {
         program: u32,
@@ -83,12 +49,8 @@ pub(super) fn create_link(program: BorrowedFd<'_>, interface: u32, flags: u32) -
         attach_type: u32,
         flags: u32,
     }
-    let attributes = Attributes {
-        program: program.as_raw_fd().cast_unsigned(),
-        interface,
-        attach_type: bpf_attach_type::BPF_XDP as u32,
-        flags,
-    };
+    let attributes =
+        Attributes { program: program.as_raw_fd().cast_unsigned(), interface, attach_type: attach_type as u32, flags };
     call(bpf_cmd::BPF_LINK_CREATE, &attributes).map(into_fd)
 }
 
@@ -119,7 +81,7 @@ pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
     call(bpf_cmd::BPF_LINK_DETACH, &attributes).map(drop)
 }
 
-/// What a link connects; `None` if it is of another type than ours are.
+/// What a link connects; `None` if it is neither of XDP nor of traffic control.
 pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<Option<LinkInfo>> {
     #[repr(C)]
     struct Attributes {
@@ -127,6 +89,8 @@ pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<Option<LinkInfo>> {
         length: u32,
         info: u64,
     }
+    const XDP: u32 = bpf_link_type::BPF_LINK_TYPE_XDP as u32;
+    const TCX: u32 = bpf_link_type::BPF_LINK_TYPE_TCX as u32;
     // SAFETY: the structure is integers and unions of integers, for which zero is a value.
     let mut info: bpf_link_info = unsafe { std::mem::zeroed() };
     let attributes = Attributes {
@@ -135,18 +99,22 @@ pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<Option<LinkInfo>> {
         info: (&raw mut info).addr() as u64,
     };
     call(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &attributes)?;
-    let (interface, spot) = if info.type_ == bpf_link_type::BPF_LINK_TYPE_XDP as u32 {
+    let (interface, side) = match info.type_ {
         // SAFETY: the kernel says that this is an XDP link, so it has filled this member.
-        (unsafe { info.__bindgen_anon_1.xdp.ifindex }, Spot::Xdp)
-    } else if info.type_ == bpf_link_type::BPF_LINK_TYPE_TCX as u32 {
-        // SAFETY: as above, of tcx.
-        let tcx = unsafe { info.__bindgen_anon_1.tcx };
-        let is_egress = tcx.attach_type == bpf_attach_type::BPF_TCX_EGRESS as u32;
-        (tcx.ifindex, if is_egress { Spot::Egress } else { Spot::Ingress })
-    } else {
-        return Ok(None);
+        XDP => (unsafe { info.__bindgen_anon_1.xdp.ifindex }, None),
+        TCX => {
+            // SAFETY: likewise.
+            let tcx = unsafe { info.__bindgen_anon_1.tcx };
+            let side =
+                [Side::Ingress, Side::Egress].into_iter().find(|side| side.attach_type() as u32 == tcx.attach_type);
+            if side.is_none() {
+                return Ok(None);
+            }
+            (tcx.ifindex, side)
+        }
+        _ => return Ok(None),
     };
-    Ok(Some(LinkInfo { spot, interface, program: info.prog_id }))
+    Ok(Some(LinkInfo { interface, program: info.prog_id, side }))
 }
 
 /// Ids of the programs that are attached to `target`, the index of an interface or a descriptor, in their order.

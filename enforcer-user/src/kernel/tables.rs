@@ -318,10 +318,11 @@ fn typed<T: TryFrom<Map, Error = MapError>>(object: &mut Ebpf, name: &'static st
     take(object, name)?.try_into().map_err(|error| failed(name, "opened", error))
 }
 
-/// Maps an array whose values are `value_words` words.
-fn mapped(object: &mut Ebpf, name: &'static str, value_words: usize) -> Result<Mapped, Error> {
-    let map = take(object, name)?;
-    let data = array(&map, name)?;
+/// Maps an array whose values are `value_words` words. It stays in the object: a program that is verified later names
+/// its maps by their descriptors.
+fn mapped(object: &Ebpf, name: &'static str, value_words: usize) -> Result<Mapped, Error> {
+    let map = object.map(name).ok_or(Error::Foreign { what: name })?;
+    let data = array(map, name)?;
     let info = data.info().map_err(|error| failed(name, "asked about", error))?;
     let value_size = value_words * size_of::<u64>();
     if info.value_size() as usize != value_size {

@@ -227,7 +227,7 @@ impl Id {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::netlink::tests::attribute;
+    use crate::netlink::attribute;
 
     /// `struct inet_diag_msg` of a connection from 10.0.0.2:41000 to 10.0.0.1:8000, and the length of what follows.
     const ENTRY: [u8; MESSAGE] = [
