@@ -126,8 +126,12 @@ impl Pins {
         if path.exists() { self.link(&format!("{interface}.{index}"), side) } else { path }
     }
 
-    /// Gives a pinned link the interface's present name, if that is free; the name is for people only.
+    /// Gives a pinned link the interface's present name, if that is free; the name is for people only. A filter's pin
+    /// keeps its own, which says where the filter is.
     pub(super) fn rename_link(&self, path: &Path, interface: &str) {
+        if is_in(path, FILTERS) {
+            return;
+        }
         let Some(wanted) = path.parent().map(|directory| directory.join(encode(interface))) else { return };
         if path != wanted && !wanted.exists() && fs::rename(path, &wanted).is_err() {
             tracing::debug!("the link of {interface} stays pinned as {}", path.display());
