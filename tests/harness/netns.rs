@@ -174,6 +174,20 @@ impl Link {
         self.client.as_ref().unwrap_or(&self.server)
     }
 
+    /// Turns the offload of transmit checksums on or off at both ends. While it is on, the checksums of frames between
+    /// the two are partial, and frames may be larger than the MTU.
+    ///
+    /// # Errors
+    /// On a loopback, which cannot, and when `ethtool` fails.
+    pub fn set_checksum_offload(&self, on: bool) -> Result<()> {
+        let client = self.client.as_ref().context("a loopback's offloads are fixed")?;
+        for (namespace, interface) in [(&self.server, "srv0"), (client, "cli0")] {
+            let state = if on { "on" } else { "off" };
+            process::run(namespace.command("ethtool").args(["-K", interface, "tx", state]))?;
+        }
+        Ok(())
+    }
+
     /// What `--hook` makes the program run as the link's kind says.
     #[must_use]
     pub fn hook(&self) -> &'static str {
