@@ -132,12 +132,19 @@ pub trait World: Sized {
 /// What lies in memory while a packet is judged; it holds keys in clear, and is wiped behind each packet.
 #[repr(C)]
 pub struct Scratch {
+    /// The headers, parsed. Beside the desk, so that they can be read where they are while the desk is worked on.
+    pub segment: Segment,
+    /// All else.
+    pub desk: Desk,
+}
+
+/// What changes while a segment is judged.
+#[repr(C)]
+pub struct Desk {
     /// The frame's first bytes.
     pub head: Head,
     /// The payload being read.
     pub reading: Reading,
-    /// The headers, parsed.
-    pub segment: Segment,
     /// The sum under way, for a segment that is cut.
     pub sum: Sum,
     /// The mark that is being made, or that is read from again.
@@ -151,12 +158,14 @@ impl Scratch {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            head: Head::new(),
-            reading: Reading { scan: Scan::default(), service: Service::DEFAULT, window: Window::new() },
             segment: Segment::default(),
-            sum: Sum::default(),
-            mark: Mark::default(),
-            stood: crate::http::Machine::default(),
+            desk: Desk {
+                head: Head::new(),
+                reading: Reading { scan: Scan::default(), service: Service::DEFAULT, window: Window::new() },
+                sum: Sum::default(),
+                mark: Mark::default(),
+                stood: crate::http::Machine::default(),
+            },
         }
     }
 }
@@ -202,28 +211,28 @@ impl Verdict {
     }
 }
 
-/// Judges a frame of `frame` bytes whose first bytes are in `scratch.head`.
+/// Judges a frame of `frame` bytes whose first bytes are in the scratch.
 #[inline(always)]
 pub fn packet<W: World>(world: &W, scratch: &mut Scratch, frame: u32) -> Verdict {
-    match wire::parse(&scratch.head, frame, &mut scratch.segment) {
+    let Scratch { segment, desk } = scratch;
+    match wire::parse(&desk.head, frame, segment) {
         Ok(()) => {}
         Err(NotTcp::Other) => return Verdict::PASS,
         Err(NotTcp::Unreadable(reason)) => return drop_unread(world, reason),
     }
-    let segment = scratch.segment;
-    if !world.service(segment.tuple.destination_port(), &mut scratch.reading.service) {
+    if !world.service(segment.tuple.destination_port(), &mut desk.reading.service) {
         return Verdict::PASS;
     }
-    let verdict = guarded(world, scratch, &segment);
+    let verdict = guarded(world, desk, segment);
     // Who only observes changes nothing.
-    if scratch.reading.service.observes() { Verdict::PASS } else { verdict }
+    if desk.reading.service.observes() { Verdict::PASS } else { verdict }
 }
 
 /// A segment for a guarded port.
 #[inline(always)]
-fn guarded<W: World>(world: &W, scratch: &mut Scratch, segment: &Segment) -> Verdict {
+fn guarded<W: World>(world: &W, desk: &mut Desk, segment: &Segment) -> Verdict {
     if segment.fragment != 0 {
-        return refuse_unread(world, scratch, Reason::Fragment);
+        return refuse_unread(world, desk, Reason::Fragment);
     }
     if segment.has(flag::RST) {
         return Verdict::PASS;
@@ -232,19 +241,19 @@ fn guarded<W: World>(world: &W, scratch: &mut Scratch, segment: &Segment) -> Ver
     // what later data means.
     let carries = flow::carries(segment);
     if if carries { segment.has(flag::SYN) || !segment.has(flag::ACK) } else { segment.has(flag::URG) } {
-        return refuse_unread(world, scratch, Reason::Unorderly);
+        return refuse_unread(world, desk, Reason::Unorderly);
     }
     if !carries {
         return Verdict::PASS;
     }
-    data(world, scratch, segment)
+    data(world, desk, segment)
 }
 
 /// Whatever the service does to requests, what cannot be placed in a connection is dropped: a RST for it would let
 /// anybody end the connections of others.
 #[inline(always)]
-fn refuse_unread<W: World>(world: &W, scratch: &Scratch, reason: Reason) -> Verdict {
-    if observed(world, &scratch.reading.service, reason.into()).is_none() {
+fn refuse_unread<W: World>(world: &W, desk: &Desk, reason: Reason) -> Verdict {
+    if observed(world, &desk.reading.service, reason.into()).is_none() {
         return Verdict::PASS;
     }
     drop_unread(world, reason)
@@ -264,7 +273,7 @@ fn drop_as<W: World>(world: &W, event: Event) -> Verdict {
 
 /// A segment with data or a FIN.
 #[inline(always)]
-fn data<W: World>(world: &W, scratch: &mut Scratch, segment: &Segment) -> Verdict {
+fn data<W: World>(world: &W, desk: &mut Desk, segment: &Segment) -> Verdict {
     let hash = flow::hash(world.flow_secret(), &segment.tuple);
     let Some(mut set) = world.lock(hash) else { return drop_as(world, Event::Contended) };
     let now = world.now();
@@ -283,7 +292,7 @@ fn data<W: World>(world: &W, scratch: &mut Scratch, segment: &Segment) -> Verdic
         None => flow::plan(None, segment, receiver, handshake, now),
     };
     if segment.has(flag::URG) && course != Course::Read && course != Course::Enter {
-        return refuse_unread(world, scratch, Reason::Unorderly);
+        return refuse_unread(world, desk, Reason::Unorderly);
     }
     let way = match course {
         Course::Read | Course::Again => found,
@@ -293,7 +302,7 @@ fn data<W: World>(world: &W, scratch: &mut Scratch, segment: &Segment) -> Verdic
                 None => world.room(&set, now, false),
             };
             let Some(way) = way else {
-                return refuse_unknown(world, scratch, segment, at, Reason::FlowTableFull);
+                return refuse_unknown(world, desk, segment, at, Reason::FlowTableFull);
             };
             let flow = set.enter(way, hash, &segment.tuple, at, stage::FOLLOWED, now);
             flow.local = u32::from(receiver.state >= receiver::STREAM);
@@ -318,10 +327,10 @@ fn data<W: World>(world: &W, scratch: &mut Scratch, segment: &Segment) -> Verdic
                 let flow = set.enter(way, hash, &segment.tuple, at, stage::REFUSED, now);
                 flow.reason = Reason::MidStream as u32;
             }
-            return refuse_unknown(world, scratch, segment, at, Reason::MidStream);
+            return refuse_unknown(world, desk, segment, at, Reason::MidStream);
         }
-        Course::Reset => return after_refusal(world, scratch, segment, found.map(|way| set.flow(way)), Some(at)),
-        Course::Strip => return after_refusal(world, scratch, segment, found.map(|way| set.flow(way)), None),
+        Course::Reset => return after_refusal(world, desk, segment, found.map(|way| set.flow(way)), Some(at)),
+        Course::Strip => return after_refusal(world, desk, segment, found.map(|way| set.flow(way)), None),
     };
     // The courses that are left come only of a flow that was found or entered.
     let Some(way) = way else { return Verdict::DROP };
@@ -331,30 +340,30 @@ fn data<W: World>(world: &W, scratch: &mut Scratch, segment: &Segment) -> Verdic
         flow.accepted = receiver.next;
     }
     let piece = if course == Course::Again {
-        if scratch.reading.service.observes() {
+        if desk.reading.service.observes() {
             return Verdict::PASS;
         }
-        let (memory, end) = again::recall(world, scratch, flow, at);
+        let (memory, end) = again::recall(world, desk, flow, at);
         let from = at.wrapping_sub(segment.seq);
         let left = segment.len.wrapping_sub(from);
         let judged = end.wrapping_sub(at);
         let len = if judged < left { judged } else { left };
         match memory {
-            Memory::None => return again::forgotten(world, scratch, segment, flow, at),
-            Memory::Body => return again::pass(world, scratch, segment, from.wrapping_add(len)),
+            Memory::None => return again::forgotten(world, desk, segment, flow, at),
+            Memory::Body => return again::pass(world, desk, segment, from.wrapping_add(len)),
             Memory::Read => Piece { from, len, again: 1 },
         }
     } else {
         Piece::fresh(segment, flow)
     };
-    read(world, scratch, segment, flow, piece)
+    read(world, desk, segment, flow, piece)
 }
 
 /// Refuses a connection's bytes from `begin` on, and with them all that follow.
 #[inline(always)]
 fn refuse<W: World>(
     world: &W,
-    scratch: &mut Scratch,
+    desk: &mut Desk,
     segment: &Segment,
     flow: &mut Flow,
     begin: u32,
@@ -364,17 +373,17 @@ fn refuse<W: World>(
     flow.machine.forget_key();
     flow.stage = stage::REFUSED;
     flow.reason = refusal.reason as u32;
-    act(world, scratch, segment, begin, refusal.reason)
+    act(world, desk, segment, begin, refusal.reason)
 }
 
 /// Passes the first `len` bytes of a segment's payload; the rest is judged when it is sent again.
 #[inline(always)]
-fn cut<W: World>(world: &W, scratch: &mut Scratch, segment: &Segment, len: u32) -> Verdict {
+fn cut<W: World>(world: &W, desk: &mut Desk, segment: &Segment, len: u32) -> Verdict {
     world.count(Count::Event(Event::Cut));
-    scratch.sum = Sum::new(reply::summed_from(segment), reply::summed(segment, len));
-    world.drive_sum(&mut scratch.sum, &mut scratch.reading.window);
-    match scratch.sum.total() {
-        Some(total) => Verdict::rewritten(reply::cut(&mut scratch.head, segment, len, total)),
+    desk.sum = Sum::new(reply::summed_from(segment), reply::summed(segment, len));
+    world.drive_sum(&mut desk.sum, &mut desk.reading.window);
+    match desk.sum.total() {
+        Some(total) => Verdict::rewritten(reply::cut(&mut desk.head, segment, len, total)),
         None => Verdict::DROP,
     }
 }
@@ -402,18 +411,18 @@ fn count_refusal<W: World>(world: &W, refusal: Refusal) {
 
 /// Refuses a segment of a connection that is not followed.
 #[inline(always)]
-fn refuse_unknown<W: World>(world: &W, scratch: &mut Scratch, segment: &Segment, next: u32, reason: Reason) -> Verdict {
-    let Some(refusal) = observed(world, &scratch.reading.service, reason.into()) else { return Verdict::PASS };
+fn refuse_unknown<W: World>(world: &W, desk: &mut Desk, segment: &Segment, next: u32, reason: Reason) -> Verdict {
+    let Some(refusal) = observed(world, &desk.reading.service, reason.into()) else { return Verdict::PASS };
     count_refusal(world, refusal);
-    act(world, scratch, segment, next, reason)
+    act(world, desk, segment, next, reason)
 }
 
 /// Does to a refused segment what the service says.
 #[inline(always)]
-fn act<W: World>(world: &W, scratch: &mut Scratch, segment: &Segment, next: u32, reason: Reason) -> Verdict {
-    if scratch.reading.service.action(reason as u32) == Action::Reset as u8 {
+fn act<W: World>(world: &W, desk: &mut Desk, segment: &Segment, next: u32, reason: Reason) -> Verdict {
+    if desk.reading.service.action(reason as u32) == Action::Reset as u8 {
         world.count(Count::Event(Event::Reset));
-        Verdict::rewritten(reply::reset(&mut scratch.head, segment, next))
+        Verdict::rewritten(reply::reset(&mut desk.head, segment, next))
     } else {
         drop_as(world, Event::Dropped)
     }
@@ -423,22 +432,26 @@ fn act<W: World>(world: &W, scratch: &mut Scratch, segment: &Segment, next: u32,
 #[inline(always)]
 fn after_refusal<W: World>(
     world: &W,
-    scratch: &mut Scratch,
+    desk: &mut Desk,
     segment: &Segment,
     flow: Option<&mut Flow>,
     next: Option<u32>,
 ) -> Verdict {
     world.count(Count::Event(Event::AfterRefusal));
+    let mut seq = segment.seq;
     if let Some(flow) = flow
         && flow.stage == stage::REFUSED
     {
         flow.after = flow.after.wrapping_add(1);
-        if scratch.reading.service.action(flow.reason) == Action::Drop as u8 {
+        // As it is, it may be what a SYN cookie waits for, and begin the refused connection anew. The lowest bits of a
+        // cookie say which MSS it is for (net/ipv4/syncookies.c): no number that is close by is one either.
+        seq = segment.end().wrapping_add(16);
+        if desk.reading.service.action(flow.reason) == Action::Drop as u8 {
             return Verdict::DROP;
         }
     }
     Verdict::rewritten(match next {
-        Some(next) => reply::reset(&mut scratch.head, segment, next),
-        None => reply::strip(&mut scratch.head, segment),
+        Some(next) => reply::reset(&mut desk.head, segment, next),
+        None => reply::strip(&mut desk.head, segment, seq),
     })
 }

@@ -23,10 +23,10 @@ pub fn reset(head: &mut Head, segment: &Segment, seq: u32) -> Rewrite {
     bare(head, segment, seq, flag::RST | flag::ACK)
 }
 
-/// Takes payload and FIN away, so that an acknowledgment is left.
+/// Takes payload and FIN away, so that an acknowledgment is left, with this sequence number.
 #[inline(always)]
-pub fn strip(head: &mut Head, segment: &Segment) -> Rewrite {
-    bare(head, segment, segment.seq, flag::ACK)
+pub fn strip(head: &mut Head, segment: &Segment, seq: u32) -> Rewrite {
+    bare(head, segment, seq, flag::ACK)
 }
 
 #[inline(always)]

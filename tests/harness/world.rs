@@ -127,14 +127,14 @@ impl Host {
         self.now.set(self.now.get() + 1000);
         let mut scratch = self.scratch.borrow_mut();
         let head = frame.len().min(HEAD as usize);
-        scratch.head.bytes_mut()[..head].copy_from_slice(&frame[..head]);
+        scratch.desk.head.bytes_mut()[..head].copy_from_slice(&frame[..head]);
         match judge::packet(&Packet { host: self, frame }, &mut scratch, frame.len() as u32) {
             Verdict { fate: judge::Fate::Pass, .. } => Fate::Passed(frame.to_vec()),
             Verdict { fate: judge::Fate::Drop, .. } => Fate::Dropped,
             Verdict { fate: judge::Fate::Rewritten, rewrite } => {
                 let mut bytes = frame[..rewrite.frame as usize].to_vec();
                 let head = rewrite.head as usize;
-                bytes[..head].copy_from_slice(&scratch.head.bytes_mut()[..head]);
+                bytes[..head].copy_from_slice(&scratch.desk.head.bytes_mut()[..head]);
                 Fate::Passed(bytes)
             }
         }
@@ -144,7 +144,7 @@ impl Host {
     pub fn watch(&self, frame: &[u8]) {
         let mut scratch = self.scratch.borrow_mut();
         let head = frame.len().min(HEAD as usize);
-        scratch.head.bytes_mut()[..head].copy_from_slice(&frame[..head]);
+        scratch.desk.head.bytes_mut()[..head].copy_from_slice(&frame[..head]);
         judge::watch(&Packet { host: self, frame }, &mut scratch, frame.len() as u32);
     }
 

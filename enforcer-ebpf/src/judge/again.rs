@@ -9,7 +9,7 @@
 //! ran on into the next could make the receiver take the beginning of one copy and the end of another.
 
 use super::reading::Piece;
-use super::{Scratch, Verdict, World, cut, drop_as, observed, refuse};
+use super::{Desk, Verdict, World, cut, drop_as, observed, refuse};
 use crate::flow::{Flow, Mark, Place, after};
 use crate::http::Refusal;
 use crate::verdict::{Count, Event, Reason};
@@ -27,10 +27,10 @@ pub(super) enum Memory {
     Body = 2,
 }
 
-/// How the bytes from `begin` on were read before; for [`Memory::Read`] the mark is in the scratch and the connection
+/// How the bytes from `begin` on were read before; for [`Memory::Read`] the mark is in the desk and the connection
 /// is set back to it. The number is the place where that stretch ends.
 #[inline(always)]
-pub(super) fn recall<W: World>(world: &W, scratch: &mut Scratch, flow: &mut Flow, begin: u32) -> (Memory, u32) {
+pub(super) fn recall<W: World>(world: &W, desk: &mut Desk, flow: &mut Flow, begin: u32) -> (Memory, u32) {
     if !after(flow.body, begin) {
         return (Memory::Body, flow.next());
     }
@@ -38,12 +38,12 @@ pub(super) fn recall<W: World>(world: &W, scratch: &mut Scratch, flow: &mut Flow
     if !after(first, begin) && after(end, begin) {
         return (Memory::Body, end);
     }
-    if !find(world, flow, flow.place(begin), &mut scratch.mark) || !after(scratch.mark.end, begin) {
+    if !find(world, flow, flow.place(begin), &mut desk.mark) || !after(desk.mark.end, begin) {
         return (Memory::None, begin);
     }
-    scratch.stood = flow.machine;
-    flow.machine = scratch.mark.machine;
-    (Memory::Read, scratch.mark.end)
+    desk.stood = flow.machine;
+    flow.machine = desk.mark.machine;
+    (Memory::Read, desk.mark.end)
 }
 
 /// Finds the mark at a place.
@@ -60,7 +60,7 @@ fn find<W: World>(world: &W, flow: &Flow, place: Place, mark: &mut Mark) -> bool
 #[inline(always)]
 pub(super) fn compare<W: World>(
     world: &W,
-    scratch: &mut Scratch,
+    desk: &mut Desk,
     segment: &Segment,
     flow: &mut Flow,
     piece: Piece,
@@ -68,60 +68,60 @@ pub(super) fn compare<W: World>(
 ) -> Verdict {
     let begin = segment.seq.wrapping_add(piece.from);
     let end = begin.wrapping_add(piece.len);
-    let whole = scratch.mark.end;
+    let whole = desk.mark.end;
     let (same, known) = if refusal.is_some() || piece.len == 0 {
         (true, true)
     } else if end == flow.next() {
-        (flow.machine.is_as(&scratch.stood), true)
+        (flow.machine.is_as(&desk.stood), true)
     } else if end == whole {
-        let known = find(world, flow, flow.place(end), &mut scratch.mark);
-        (flow.machine.is_as(&scratch.mark.machine), known)
+        let known = find(world, flow, flow.place(end), &mut desk.mark);
+        (flow.machine.is_as(&desk.mark.machine), known)
     } else {
         // A part of it: from now on there are two stretches.
-        divide(world, scratch, flow, begin, end);
+        divide(world, desk, flow, begin, end);
         (true, true)
     };
-    flow.machine = scratch.stood;
+    flow.machine = desk.stood;
     if !known {
-        return forgotten(world, scratch, segment, flow, begin);
+        return forgotten(world, desk, segment, flow, begin);
     }
     let refusal = match refusal {
-        None if !same => observed(world, &scratch.reading.service, Reason::Conflict.into()),
+        None if !same => observed(world, &desk.reading.service, Reason::Conflict.into()),
         refusal => refusal,
     };
     if let Some(refusal) = refusal {
-        return refuse(world, scratch, segment, flow, begin, refusal);
+        return refuse(world, desk, segment, flow, begin, refusal);
     }
-    pass(world, scratch, segment, piece.from.wrapping_add(piece.len))
+    pass(world, desk, segment, piece.from.wrapping_add(piece.len))
 }
 
 #[inline(always)]
-fn divide<W: World>(world: &W, scratch: &mut Scratch, flow: &mut Flow, begin: u32, end: u32) {
+fn divide<W: World>(world: &W, desk: &mut Desk, flow: &mut Flow, begin: u32, end: u32) {
     let first = flow.place(begin);
-    let whole = scratch.mark.end;
+    let whole = desk.mark.end;
     if flow.marked == first.position {
         flow.mark.end = end;
     } else {
-        scratch.mark.end = end;
-        world.put_mark(first, &scratch.mark);
+        desk.mark.end = end;
+        world.put_mark(first, &desk.mark);
     }
-    scratch.mark.machine = flow.machine;
-    scratch.mark.end = whole;
-    world.put_mark(flow.place(end), &scratch.mark);
+    desk.mark.machine = flow.machine;
+    desk.mark.end = whole;
+    world.put_mark(flow.place(end), &desk.mark);
 }
 
 /// Passes the first `len` bytes of payload.
 #[inline(always)]
-pub(super) fn pass<W: World>(world: &W, scratch: &mut Scratch, segment: &Segment, len: u32) -> Verdict {
+pub(super) fn pass<W: World>(world: &W, desk: &mut Desk, segment: &Segment, len: u32) -> Verdict {
     world.count(Count::Event(Event::Retransmitted));
-    if len == segment.len { Verdict::PASS } else { cut(world, scratch, segment, len) }
+    if len == segment.len { Verdict::PASS } else { cut(world, desk, segment, len) }
 }
 
 /// Judged bytes from `begin` on of which it is not known how they were judged.
 #[inline(always)]
 pub(super) fn forgotten<W: World>(
     world: &W,
-    scratch: &mut Scratch,
+    desk: &mut Desk,
     segment: &Segment,
     flow: &mut Flow,
     begin: u32,
@@ -130,8 +130,8 @@ pub(super) fn forgotten<W: World>(
     if begin != flow.accepted {
         return drop_as(world, Event::Forgotten);
     }
-    match observed(world, &scratch.reading.service, Reason::MidStream.into()) {
-        Some(refusal) => refuse(world, scratch, segment, flow, begin, refusal),
+    match observed(world, &desk.reading.service, Reason::MidStream.into()) {
+        Some(refusal) => refuse(world, desk, segment, flow, begin, refusal),
         None => Verdict::PASS,
     }
 }

@@ -1,6 +1,6 @@
 //! A payload, read in steps: each sees a window of it, and does a bounded amount of work.
 
-use super::{Decision, Scratch, Tally, Verdict, World, again, cut, observed, refuse};
+use super::{Decision, Desk, Tally, Verdict, World, again, cut, observed, refuse};
 use crate::abi::Service;
 use crate::flow::{Flow, Place, after};
 use crate::http::bytes::{BASE, CAPACITY, Window};
@@ -95,29 +95,29 @@ mod end {
 
 /// Reads a piece of a segment's payload, and settles what becomes of the segment.
 #[inline(always)]
-pub fn read<W: World>(world: &W, scratch: &mut Scratch, segment: &Segment, flow: &mut Flow, piece: Piece) -> Verdict {
+pub fn read<W: World>(world: &W, desk: &mut Desk, segment: &Segment, flow: &mut Flow, piece: Piece) -> Verdict {
     let again = piece.again != 0;
     let begin = segment.seq.wrapping_add(piece.from);
     if !again {
         let refused = if segment.has(flag::URG) {
             // The receiver takes urgent data out of the stream (RFC 6093): what it reads is not what is here.
             Some(Reason::Unorderly)
-        } else if is_late(&scratch.reading.service, flow) {
+        } else if is_late(&desk.reading.service, flow) {
             Some(Reason::SlowHead)
         } else {
             None
         };
         if let Some(reason) = refused {
-            let Some(refusal) = observed(world, &scratch.reading.service, reason.into()) else {
+            let Some(refusal) = observed(world, &desk.reading.service, reason.into()) else {
                 flow.machine.make_opaque();
                 flow.advance(segment.len, false);
                 return Verdict::PASS;
             };
-            return refuse(world, scratch, segment, flow, begin, refusal);
+            return refuse(world, desk, segment, flow, begin, refusal);
         }
     }
     let place = flow.place(begin);
-    let Scratch { reading, mark, .. } = scratch;
+    let Desk { reading, mark, .. } = desk;
     // What is known here is written down and read again behind the loop: carried along in registers, the verifier
     // would walk the loop once for every combination.
     reading.scan = Scan::new(flow.touched, segment.payload, piece, place.position);
@@ -140,35 +140,35 @@ pub fn read<W: World>(world: &W, scratch: &mut Scratch, segment: &Segment, flow:
     } else {
         reading.scan.outcome = end::READ;
     }
-    settle(world, scratch, segment, flow)
+    settle(world, desk, segment, flow)
 }
 
 /// What becomes of a segment whose piece was read.
 #[inline(always)]
-fn settle<W: World>(world: &W, scratch: &mut Scratch, segment: &Segment, flow: &mut Flow) -> Verdict {
-    let scan = &scratch.reading.scan;
+fn settle<W: World>(world: &W, desk: &mut Desk, segment: &Segment, flow: &mut Flow) -> Verdict {
+    let scan = &desk.reading.scan;
     let again = scan.again != 0;
     let begin = segment.seq.wrapping_add(scan.from);
     let is_cut = scan.outcome == end::CUT && !again;
     let mut refusal = if is_cut { None } else { scan.refusal() };
     // Some servers run a request whose head ends so.
     if refusal.is_none() && segment.has(flag::FIN) && flow.machine.is_in_head() && !is_cut {
-        refusal = observed(world, &scratch.reading.service, Refusal::from(Reason::FinInHead));
+        refusal = observed(world, &desk.reading.service, Refusal::from(Reason::FinInHead));
     }
     if again {
-        let piece = Piece { from: scratch.reading.scan.from, len: scratch.reading.scan.len, again: 1 };
-        return again::compare(world, scratch, segment, flow, piece, refusal);
+        let piece = Piece { from: desk.reading.scan.from, len: desk.reading.scan.len, again: 1 };
+        return again::compare(world, desk, segment, flow, piece, refusal);
     }
     if let Some(refusal) = refusal {
         // What was judged ends where it did before; what comes again before that must lead to the same state.
-        if scratch.reading.scan.keep == keep::NEAR {
+        if desk.reading.scan.keep == keep::NEAR {
             flow.machine = flow.mark.machine;
-        } else if scratch.reading.scan.keep == keep::FAR {
-            flow.machine = scratch.mark.machine;
+        } else if desk.reading.scan.keep == keep::FAR {
+            flow.machine = desk.mark.machine;
         }
-        return refuse(world, scratch, segment, flow, begin, refusal);
+        return refuse(world, desk, segment, flow, begin, refusal);
     }
-    let Scratch { reading: Reading { scan, .. }, mark, .. } = scratch;
+    let Desk { reading: Reading { scan, .. }, mark, .. } = desk;
     let len = if is_cut { scan.boundary } else { scan.len };
     if is_cut {
         // A head among what is cut off may have been charged: see `decide`.
@@ -191,7 +191,7 @@ fn settle<W: World>(world: &W, scratch: &mut Scratch, segment: &Segment, flow: &
     }
     let passed = scan.from.wrapping_add(len);
     if is_cut {
-        return cut(world, scratch, segment, passed);
+        return cut(world, desk, segment, passed);
     }
     if segment.has(flag::FIN) {
         flow.finished = 1;

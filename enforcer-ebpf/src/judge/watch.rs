@@ -5,19 +5,19 @@ use super::{Scratch, World};
 use crate::flow::{self, Handshake, after};
 use crate::wire::{self, Segment, flag};
 
-/// Takes note of a frame of `frame` bytes whose first bytes are in `scratch.head`, on its way out of the interface. The
+/// Takes note of a frame of `frame` bytes whose first bytes are in the scratch, on its way out of the interface. The
 /// caller has made sure that no local socket sent it.
 #[inline(always)]
 pub fn watch<W: World>(world: &W, scratch: &mut Scratch, frame: u32) {
-    if wire::parse(&scratch.head, frame, &mut scratch.segment).is_err() {
+    let Scratch { segment, desk } = scratch;
+    if wire::parse(&desk.head, frame, segment).is_err() {
         return;
     }
-    let segment = scratch.segment;
-    let Segment { seq, ack, fragment, .. } = segment;
+    let Segment { seq, ack, fragment, .. } = *segment;
     if fragment != 0 || !segment.has(flag::ACK) {
         return;
     }
-    if !world.service(segment.tuple.source_port(), &mut scratch.reading.service) {
+    if !world.service(segment.tuple.source_port(), &mut desk.reading.service) {
         return;
     }
     let tuple = segment.tuple.reversed();

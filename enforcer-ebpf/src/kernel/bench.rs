@@ -19,17 +19,17 @@ pub(crate) fn bench_judge(ctx: XdpContext) -> u32 {
     let packet = XdpPacket(ctx.ctx);
     let Some((scratch, frame)) = begin(packet) else { return XDP_PASS };
     let kernel = Kernel::new(packet);
-    if wire::parse(&scratch.head, frame, &mut scratch.segment).is_err() {
+    if wire::parse(&scratch.desk.head, frame, &mut scratch.segment).is_err() {
         return XDP_PASS;
     }
     let segment = scratch.segment;
-    if !kernel.service(segment.tuple.destination_port(), &mut scratch.reading.service) {
+    if !kernel.service(segment.tuple.destination_port(), &mut scratch.desk.reading.service) {
         return XDP_PASS;
     }
     let Some(flow) = maps::bench_flow() else { return XDP_PASS };
     flow.begin(0, &segment.tuple, segment.seq, stage::FOLLOWED, kernel.now());
     let passes = first(packet, scratch, flow) != 0;
-    packet::wipe(scratch, frame);
+    packet::wipe(&mut scratch.desk, frame);
     if passes { XDP_PASS } else { XDP_DROP }
 }
 
@@ -37,9 +37,9 @@ pub(crate) fn bench_judge(ctx: XdpContext) -> u32 {
 /// the verifier walks it with fewer registers to tell apart.
 #[inline(never)]
 fn first(packet: XdpPacket, scratch: &mut Scratch, flow: &mut Flow) -> u32 {
-    let segment = scratch.segment;
-    let piece = Piece::fresh(&segment, flow);
-    u32::from(judge::read(&Kernel::new(packet), scratch, &segment, flow, piece).fate == Fate::Pass)
+    let Scratch { segment, desk } = scratch;
+    let piece = Piece::fresh(segment, flow);
+    u32::from(judge::read(&Kernel::new(packet), desk, segment, flow, piece).fate == Fate::Pass)
 }
 
 /// Judges a packet on its whole way, as the first of its connection: what is known of that is forgotten before, which is
@@ -69,7 +69,7 @@ pub(crate) fn bench_later(ctx: XdpContext) -> u32 {
 fn with_flow(packet: XdpPacket, change: impl FnOnce(&mut Set, u32)) -> bool {
     let Some((scratch, frame)) = begin(packet) else { return false };
     let kernel = Kernel::new(packet);
-    if wire::parse(&scratch.head, frame, &mut scratch.segment).is_err() {
+    if wire::parse(&scratch.desk.head, frame, &mut scratch.segment).is_err() {
         return false;
     }
     let tuple = scratch.segment.tuple;

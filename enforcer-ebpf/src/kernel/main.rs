@@ -22,7 +22,7 @@ use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use aya_log_ebpf::debug;
-use enforcer_ebpf::judge::{self, Fate, Scratch, Verdict};
+use enforcer_ebpf::judge::{self, Desk, Fate, Scratch, Verdict};
 use enforcer_ebpf::wire::{HEAD, Segment};
 
 use packet::{Packet, TcPacket, XdpPacket};
@@ -49,7 +49,7 @@ pub(crate) fn enforcer_watch(ctx: TcContext) -> i32 {
         && let Some((scratch, frame)) = begin(packet)
     {
         judge::watch(&Kernel::new(packet), scratch, frame);
-        packet::wipe(scratch, frame);
+        packet::wipe(&mut scratch.desk, frame);
     }
     TC_ACT_UNSPEC
 }
@@ -60,8 +60,8 @@ fn passes(ctx: &impl EbpfContext, packet: impl Packet) -> bool {
     // The first bytes of a frame can always be copied; were it otherwise, nothing could be said of it.
     let Some((scratch, frame)) = begin(packet) else { return false };
     let verdict = judge::packet(&Kernel::new(packet), scratch, frame);
-    let passes = act(packet, scratch, verdict);
-    packet::wipe(scratch, frame);
+    let passes = act(packet, &mut scratch.desk, verdict);
+    packet::wipe(&mut scratch.desk, frame);
     if verdict.fate != Fate::Pass {
         let Segment { tuple, seq, len, .. } = scratch.segment;
         let (from, to) = (tuple.source_port(), tuple.destination_port());
@@ -78,13 +78,13 @@ fn begin(packet: impl Packet) -> Option<(&'static mut Scratch, u32)> {
     let frame = packet.len();
     let len = if frame < HEAD { frame } else { HEAD };
     // SAFETY: the head has room for HEAD bytes.
-    let loaded = unsafe { packet.load::<{ HEAD as u64 }>(0, scratch.head.bytes_mut().as_mut_ptr(), len) };
+    let loaded = unsafe { packet.load::<{ HEAD as u64 }>(0, scratch.desk.head.bytes_mut().as_mut_ptr(), len) };
     loaded.then_some((scratch, frame))
 }
 
 /// Does what the verdict says; whether the packet goes on.
 #[inline(always)]
-fn act(packet: impl Packet, scratch: &mut Scratch, verdict: Verdict) -> bool {
+fn act(packet: impl Packet, desk: &mut Desk, verdict: Verdict) -> bool {
     let Verdict { fate, rewrite } = verdict;
     match fate {
         Fate::Pass => return true,
@@ -92,7 +92,7 @@ fn act(packet: impl Packet, scratch: &mut Scratch, verdict: Verdict) -> bool {
         Fate::Rewritten => {}
     }
     // SAFETY: the head has HEAD bytes.
-    if !unsafe { packet.store::<{ HEAD as u64 }>(scratch.head.bytes_mut().as_mut_ptr(), rewrite.head) } {
+    if !unsafe { packet.store::<{ HEAD as u64 }>(desk.head.bytes_mut().as_mut_ptr(), rewrite.head) } {
         return false;
     }
     packet.truncate(rewrite.frame);

@@ -8,7 +8,7 @@ use aya_ebpf::helpers::generated::{
 };
 use enforcer_ebpf::flow::{Flow, Receiver};
 use enforcer_ebpf::http::bytes::CAPACITY;
-use enforcer_ebpf::judge::{Reading, Scratch};
+use enforcer_ebpf::judge::{Desk, Reading};
 use enforcer_ebpf::wire::Tuple;
 
 use crate::part;
@@ -182,14 +182,14 @@ impl Packet for TcPacket {
 /// A read from address 0 fails without a fault and fills its destination with zeros (bpf_probe_read_kernel,
 /// kernel/trace/bpf_trace.c): the one helper that clears a variable length.
 #[inline(always)]
-pub(crate) fn wipe(scratch: &mut Scratch, frame: u32) {
+pub(crate) fn wipe(desk: &mut Desk, frame: u32) {
     const FRESH: u64 = CAPACITY as u64;
     let len = if frame > CAPACITY { CAPACITY } else { frame };
     let Some(len) = bounded::<FRESH>(len) else { return };
-    let fresh = scratch.reading.window.fresh().as_mut_ptr().cast();
+    let fresh = desk.reading.window.fresh().as_mut_ptr().cast();
     // SAFETY: the window has room for CAPACITY fresh bytes.
     unsafe { bpf_probe_read_kernel(fresh, len, core::ptr::null()) };
-    let head = scratch.head.bytes_mut();
+    let head = desk.head.bytes_mut();
     // SAFETY: as long as it is.
     unsafe { bpf_probe_read_kernel(head.as_mut_ptr().cast(), head.len() as u32, core::ptr::null()) };
 }
