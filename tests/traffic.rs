@@ -407,6 +407,26 @@ fn observe_mode_passes_everything_and_counts_what_it_would_refuse() -> Result<()
 }
 
 #[test]
+fn refused_connections_end_where_the_server_answers_each_syn_with_a_cookie() -> Result<()> {
+    for way in WAYS {
+        let link = Link::new(way)?;
+        link.server.run(|| Ok(std::fs::write("/proc/sys/net/ipv4/tcp_syncookies", "2")?))?;
+        for address in addresses(&link) {
+            let origin = Origin::start(&link.server, "plain", Workers::Threads(2), address)?;
+            let enforcer = Enforcer::guard(&link, PORT, &[])?;
+            let key = enforcer.add_key("tenant", "100/hour")?;
+            let page = url(address, "/");
+            let served: BTreeMap<String, u64> = python(link.client(), "flood.py", &[&page, "2", "5", &key])?;
+            ensure!(served == BTreeMap::from([("200".to_owned(), 5)]), "with a key on {way:?}: {served:?}");
+            let refused: BTreeMap<String, u64> = python(link.client(), "flood.py", &[&page, "2", "5", "none"])?;
+            ensure!(refused == BTreeMap::from([("reset".to_owned(), 5)]), "without a key on {way:?}: {refused:?}");
+            ensure!(origin.await_executed(5)?.len() == 5, "the app executed {}", origin.executed()?.len());
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn a_drop_without_an_answer_is_there_for_those_who_want_it() -> Result<()> {
     let link = Link::new(Way::VethNative)?;
     let address = SocketAddr::new(link.v4, PORT);

@@ -244,7 +244,7 @@ impl Service {
         max_fields: 100,
         max_target: 8_190,
         max_body: 1 << 40,
-        head_timeout_ns: 10_000_000_000,
+        head_timeout_ns: 30_000_000_000,
         actions: [crate::verdict::Action::Reset as u8; REASONS],
     };
 }

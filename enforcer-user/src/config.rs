@@ -579,7 +579,7 @@ mod tests {
                 on_refuse: OnRefuse::Reset,
                 mode: Mode::Enforce,
                 existing: Existing::Reset,
-                head_timeout: "10s".parse().expect("a time"),
+                head_timeout: "30s".parse().expect("a time"),
                 max_open_heads: "64".parse().expect("a number"),
                 sizes: Sizes::default(),
                 default_limit: "100/minute".parse().expect("a limit"),

@@ -85,7 +85,7 @@ pub(super) struct Arguments {
     #[arg(long, env = "ENFORCER_EXISTING", value_name = "WHAT", hide_env_values = true)]
     existing: Option<Existing>,
 
-    /// Longest time for a connection's first byte and for a request's head, 1s to 1h [default: 10s]
+    /// Longest time for a connection's first byte and for a request's head, 1s to 1h [default: 30s]
     ///
     /// What takes longer is reset on both sides, however steadily bytes of it drip in. Bodies, responses and the time
     /// between two requests are not bounded by it.

@@ -46,7 +46,7 @@ impl HeadTimeout {
 
 impl Default for HeadTimeout {
     fn default() -> Self {
-        Self(Duration::from_secs(10))
+        Self(Duration::from_secs(30))
     }
 }
 
@@ -132,8 +132,8 @@ mod tests {
             assert_eq!(timeout.to_string(), shown);
             assert_eq!(shown.parse(), Ok(timeout));
         }
-        assert_eq!("10s".parse(), Ok(HeadTimeout::default()));
-        assert_eq!(HeadTimeout::default().ns(), 10_000_000_000);
+        assert_eq!("30s".parse(), Ok(HeadTimeout::default()));
+        assert_eq!(HeadTimeout::default().ns(), 30_000_000_000);
     }
 
     #[test]
