@@ -3,8 +3,8 @@
 //! [`ABI`] names the directory of the pins; any change of a type here must change it. All values are multiples of
 //! eight bytes without padding, so that no uninitialised byte reaches a map.
 
-/// Number of this layout; part of the pin directory's name (`v2`).
-pub const ABI: u32 = 2;
+/// Number of this layout; part of the pin directory's name (`v3`).
+pub const ABI: u32 = 3;
 
 /// Names of the maps, with who writes and who reads each.
 pub mod map {
@@ -33,12 +33,18 @@ pub mod map {
     pub const CHARGES: &str = "CHARGES";
     /// `LruHashMap<Tuple, flow::Handshake>`: handshakes of forwarded connections, until their first byte. Kernel only.
     pub const HANDSHAKES: &str = "HANDSHAKES";
+    /// `Array<Answer>`, index = service slot × [`super::ANSWERS_EACH`] + [`AnswerKind`](super::AnswerKind): what refused
+    /// requests are answered. Daemon → kernel.
+    pub const ANSWERS: &str = "ANSWERS";
+    /// `Array<u64>`, one entry: CLOCK_REALTIME − CLOCK_BOOTTIME in ns, for the dates of answers. Daemon → kernel.
+    pub const CLOCK: &str = "CLOCK";
     /// `PerCpuArray<Scratch>`: the packet under judgement. Kernel only.
     pub const SCRATCH: &str = "SCRATCH";
 
     /// The maps that outlive the daemon.
-    pub const PINNED: &[&str] =
-        &[PORTS, SERVICES, KEYS, PRINCIPALS, POLICIES, METERS, TOTALS, FLOWS, MARKS, CHARGES, HANDSHAKES];
+    pub const PINNED: &[&str] = &[
+        PORTS, SERVICES, KEYS, PRINCIPALS, POLICIES, METERS, TOTALS, FLOWS, MARKS, CHARGES, HANDSHAKES, ANSWERS, CLOCK,
+    ];
 }
 
 /// Names of the constants that the loader sets before the program is verified.
@@ -74,6 +80,10 @@ pub const MARKS: u32 = 65_536;
 pub const CHARGES: u32 = 65_536;
 /// Entries of [`map::HANDSHAKES`].
 pub const HANDSHAKES: u32 = 65_536;
+/// Entries of [`map::ANSWERS`] for each service; a power of two.
+pub const ANSWERS_EACH: u32 = 16;
+/// Entries of [`map::ANSWERS`].
+pub const ANSWERS: u32 = SERVICES * ANSWERS_EACH;
 /// Room for reasons; a power of two.
 pub const REASONS: usize = 32;
 /// Limits that apply together to one principal.
@@ -201,7 +211,7 @@ pub struct Meter {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Service {
-    /// [`Service::OBSERVE`], [`Service::UPGRADE`].
+    /// [`Service::OBSERVE`], [`Service::UPGRADE`], [`Service::ANSWER`].
     pub flags: u32,
     /// Longest request head in bytes, request line and final CRLF included.
     pub max_head: u32,
@@ -213,6 +223,10 @@ pub struct Service {
     pub max_body: u64,
     /// ns from the first byte of a head within which it must end.
     pub head_timeout_ns: u64,
+    /// Index of its first entry in [`map::ANSWERS`].
+    pub answers: u32,
+    /// 0.
+    pub reserved: u32,
     /// [`crate::verdict::Action`] for each [`crate::verdict::Reason`], by index.
     pub actions: [u8; REASONS],
 }
@@ -222,6 +236,9 @@ impl Service {
     pub const OBSERVE: u32 = 1;
     /// Flag: allow `CONNECT` and `Upgrade`; what follows on the connection is not judged.
     pub const UPGRADE: u32 = 2;
+
+    /// Flag: [`crate::verdict::Action::Answer`] is among the actions, and the program that answers is attached.
+    pub const ANSWER: u32 = 4;
 
     /// Whether it only counts what it would refuse.
     #[must_use]
@@ -245,8 +262,78 @@ impl Service {
         max_target: 8_190,
         max_body: 1 << 40,
         head_timeout_ns: 30_000_000_000,
+        answers: 0,
+        reserved: 0,
         actions: [crate::verdict::Action::Reset as u8; REASONS],
     };
+}
+
+/// Most bytes of an answer's text; with the [`Point`]s filled in it must fit the smallest MSS that is common (536 for
+/// IPv4), or it may be lost on the way.
+pub const ANSWER_TEXT: usize = 1024;
+/// Most places of an answer that are filled in.
+pub const POINTS: usize = 8;
+
+/// The responses that the kernel sends in place of a server's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum AnswerKind {
+    /// 401: no key, or none that is good.
+    Unauthorized = 0,
+    /// 403: what this service does not allow.
+    Forbidden = 1,
+    /// 400: not the one strict reading of RFC 9112.
+    BadRequest = 2,
+    /// 413: the declared body is too large.
+    ContentTooLarge = 3,
+    /// 414: the target is too long.
+    UriTooLong = 4,
+    /// 431: the head is too large.
+    FieldsTooLarge = 5,
+    /// 429, over the policy's first limit; the other limits' follow, by index.
+    TooManyRequests = 6,
+}
+
+/// A response as text with places to be filled in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Answer {
+    /// Bytes of `text` that count; 0 where nothing is answered.
+    pub len: u32,
+    /// Of those, the bytes before the body: all that a HEAD request is answered.
+    pub head: u32,
+    /// How many of `points` count.
+    pub filled: u32,
+    /// 0.
+    pub reserved: u32,
+    /// What is filled in, by its place in the text, ascending; all of them before the body.
+    pub points: [Point; POINTS],
+    /// Status line, fields, empty line, body.
+    pub text: [u8; ANSWER_TEXT],
+}
+
+/// A place in an answer that is filled in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Point {
+    /// Bytes of the text before it.
+    pub at: u16,
+    /// A [`Value`].
+    pub value: u16,
+}
+
+/// What is filled into an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u16)]
+pub enum Value {
+    /// The date as RFC 9110 §5.6.7 writes it, 29 bytes.
+    Date = 0,
+    /// Whole seconds until a request can pass, rounded up, at least 1.
+    RetryAfter = 1,
+    /// Requests that the limit allows in a window.
+    Quota = 2,
+    /// The limit's window in whole seconds.
+    Window = 3,
 }
 
 /// Offsets in bytes within the running kernel's structures, from its BTF.
@@ -261,6 +348,10 @@ pub struct SocketOffsets {
     pub snd_una: u32,
     /// `tcp_sock.bytes_acked`, u64.
     pub bytes_acked: u32,
+    /// `tcp_sock.write_seq`, u32.
+    pub write_seq: u32,
+    /// 0.
+    pub reserved: u32,
     /// `tcp_request_sock.rcv_nxt`, u32.
     pub request_rcv_nxt: u32,
     /// `tcp_request_sock.snt_isn`, u32.
@@ -274,6 +365,7 @@ const _: () = {
     assert!(size_of::<Policy>() == 136);
     assert!(size_of::<Bucket>() == 24);
     assert!(size_of::<Meter>() == 128);
-    assert!(size_of::<Service>() == 64);
-    assert!(size_of::<SocketOffsets>() == 24);
+    assert!(size_of::<Service>() == 72);
+    assert!(size_of::<Answer>() == 48 + ANSWER_TEXT);
+    assert!(size_of::<SocketOffsets>() == 32);
 };

@@ -35,6 +35,8 @@ pub mod stage {
     pub const FOLLOWED: u32 = 1;
     /// Bytes of it were refused: none from there on reaches the receiver any more.
     pub const REFUSED: u32 = 2;
+    /// Likewise, and its client is answered in the receiver's place.
+    pub const ANSWERED: u32 = 3;
 }
 
 /// The state that judged bytes were read from, and where that reading ended.
@@ -67,6 +69,72 @@ pub struct Handshake {
     pub client: u32,
     /// Sequence number of the server's first byte: who knows it has seen the SYN-ACK.
     pub server: u32,
+}
+
+/// What the client of a refused request is told in the server's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Told {
+    /// When it was told last, CLOCK_BOOTTIME in ns.
+    pub at: u64,
+    /// What is to be sent to it now, a [`due`] number.
+    pub due: u32,
+    /// Sequence number of the answer's first byte.
+    pub seq: u32,
+    /// Sequence numbers that the answer takes, its FIN's among them; 0 before it is written.
+    pub len: u32,
+    /// Sequence number of the next byte that the client is to send.
+    pub ack: u32,
+    /// TCP timestamps (RFC 7323) for the client: value and echo; both 0 if it sends none.
+    pub stamps: [u32; 2],
+    /// Which answer: an [`crate::abi::AnswerKind`], for [`crate::abi::AnswerKind::TooManyRequests`] plus the limit.
+    pub kind: u32,
+    /// 1 if it has no body, since its request's method is HEAD.
+    pub bodiless: u32,
+    /// Whose limit is used up.
+    pub principal: u32,
+    /// Filled in: seconds of Unix time.
+    pub date: u32,
+    /// Filled in: [`crate::abi::Value::RetryAfter`].
+    pub retry: u32,
+    /// Filled in: [`crate::abi::Value::Quota`].
+    pub quota: u32,
+    /// Filled in: [`crate::abi::Value::Window`].
+    pub window: u32,
+    /// 0.
+    pub reserved: u32,
+}
+
+impl Told {
+    /// Nothing.
+    pub const NOTHING: Self = Self {
+        at: 0,
+        due: due::NOTHING,
+        seq: 0,
+        len: 0,
+        ack: 0,
+        stamps: [0; 2],
+        kind: 0,
+        bodiless: 0,
+        principal: 0,
+        date: 0,
+        retry: 0,
+        quota: 0,
+        window: 0,
+        reserved: 0,
+    };
+}
+
+/// What is due to a client: numbers, since they lie in a map.
+pub mod due {
+    /// Nothing.
+    pub const NOTHING: u32 = 0;
+    /// The answer.
+    pub const ANSWER: u32 = 1;
+    /// An acknowledgment of what came behind the request.
+    pub const ACKNOWLEDGMENT: u32 = 2;
+    /// A RST.
+    pub const RESET: u32 = 3;
 }
 
 /// A connection.
@@ -115,8 +183,18 @@ pub struct Flow {
     pub local: u32,
     /// 1 once an end has closed it.
     pub finished: u32,
+    /// What the server had written when the last bytes of a request's body passed, or of a head without one.
+    pub asked: u32,
+    /// 1 once a request has passed.
+    pub served: u32,
+    /// 1 once a request was sent before the response to the one before it began.
+    pub pipelined: u32,
+    /// For a forwarded connection: sequence number behind the last byte that its server was seen to send.
+    pub written: u32,
     /// 0.
     pub reserved: u32,
+    /// What its client is told once it is refused.
+    pub told: Told,
 }
 
 /// Connections whose hashes end alike, under one lock.
@@ -141,7 +219,8 @@ const _: () = {
     assert!(size_of::<Tuple>() == 40);
     assert!(size_of::<Machine>() == 104);
     assert!(size_of::<Mark>() == 112);
-    assert!(size_of::<Flow>() == 40 + 104 + 112 + 8 * 9 + 4 * 12);
+    assert!(size_of::<Told>() == 8 + 4 * 14);
+    assert!(size_of::<Flow>() == 40 + 104 + 112 + 8 * 9 + 4 * 16 + 64);
     assert!(size_of::<Set>() == 8 + WAYS * (8 + size_of::<Flow>()));
 };
 
@@ -158,6 +237,8 @@ pub struct Receiver {
     /// Sequence number of the first byte that the other way has. Clients choose `base` as they like, and servers
     /// choose this by the clock: it tells a connection from an earlier one between the same ends.
     pub server: u32,
+    /// Sequence number behind the last byte that the server has written, sent or not.
+    pub written: u32,
 }
 
 /// States of a [`Receiver`].
@@ -176,7 +257,7 @@ pub mod receiver {
 
 impl Receiver {
     /// No socket.
-    pub const ABSENT: Self = Self { state: receiver::ABSENT, next: 0, base: 0, server: 0 };
+    pub const ABSENT: Self = Self { state: receiver::ABSENT, next: 0, base: 0, server: 0, written: 0 };
 }
 
 /// What is to be done with a segment that carries data or a FIN.
@@ -331,7 +412,30 @@ impl Flow {
         self.local = zero() as u32;
         self.finished = zero() as u32;
         self.server = zero() as u32;
+        self.asked = zero() as u32;
+        self.served = zero() as u32;
+        self.pipelined = zero() as u32;
+        self.written = zero() as u32;
         self.reserved = zero() as u32;
+        self.told.due = due::NOTHING;
+    }
+
+    /// Whether the socket that was found, or else the handshake that was seen last, is of this connection.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_of(&self, receiver: Receiver, handshake: Handshake) -> bool {
+        if receiver.state >= receiver::STREAM {
+            return self.base == receiver.base && self.server == receiver.server;
+        }
+        let agreed = handshake.client != 0 || handshake.server != 0;
+        !agreed || (self.base == handshake.client && self.server == handshake.server)
+    }
+
+    /// Sequence number behind the last byte that its server has written.
+    #[must_use]
+    #[inline(always)]
+    pub const fn written(&self, receiver: Receiver) -> u32 {
+        if self.local != 0 { receiver.written } else { self.written }
     }
 
     /// Goes back to the connection's first byte, as if none had been judged.

@@ -155,6 +155,8 @@ const EXPECT: u16 = 256;
 const KEEP: u16 = 512;
 /// The connection option `close`: no request follows this one.
 const CLOSE: u16 = 1024;
+/// The method is HEAD: its response has no body.
+const BODILESS: u16 = 2048;
 
 /// The machine's state between two bytes of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -264,6 +266,13 @@ impl Machine {
     #[inline(always)]
     pub fn is_in_plain_body(&self) -> bool {
         matches!(self.phase, phase::BODY | phase::OPAQUE)
+    }
+
+    /// Whether the method of the request under way is HEAD.
+    #[must_use]
+    #[inline(always)]
+    pub fn is_bodiless(&self) -> bool {
+        self.phase != phase::START && self.flags & BODILESS != 0
     }
 
     /// Whether what follows is read from both in the same way.
@@ -397,7 +406,7 @@ impl Machine {
         };
         // Also where something else is wrong behind the bound, so that the reason does not depend on the cuts.
         if self.head > bounds.max_head {
-            return Step::Refused(Reason::TooLarge.into());
+            return Step::Refused(Reason::HeadTooLarge.into());
         }
         if matches!(step, Step::Head) {
             self.head = 0;

@@ -10,12 +10,14 @@
 //! - [`decision`]: one request
 //! - [`again`]: bytes that were judged before
 //! - [`sum`]: the checksum of a segment that is cut
+//! - [`told`]: the connection of a refused request whose client is answered
 //! - [`mod@watch`]: what the servers of forwarded connections say
 
 mod again;
 mod decision;
 mod reading;
 mod sum;
+mod told;
 mod watch;
 
 use core::ops::DerefMut;
@@ -151,6 +153,10 @@ pub struct Desk {
     pub mark: Mark,
     /// Where the connection stood before bytes were read again.
     pub stood: crate::http::Machine,
+    /// What the server had written of its side when the packet came.
+    pub written: u32,
+    /// 0.
+    pub reserved: u32,
 }
 
 impl Scratch {
@@ -165,6 +171,8 @@ impl Scratch {
                 sum: Sum::default(),
                 mark: Mark::default(),
                 stood: crate::http::Machine::default(),
+                written: 0,
+                reserved: 0,
             },
         }
     }
@@ -244,7 +252,8 @@ fn guarded<W: World>(world: &W, desk: &mut Desk, segment: &Segment) -> Verdict {
         return refuse_unread(world, desk, Reason::Unorderly);
     }
     if !carries {
-        return Verdict::PASS;
+        let answers = desk.reading.service.flags & Service::ANSWER != 0;
+        return if answers { told::acknowledged(world, segment) } else { Verdict::PASS };
     }
     data(world, desk, segment)
 }
@@ -283,6 +292,12 @@ fn data<W: World>(world: &W, desk: &mut Desk, segment: &Segment) -> Verdict {
         _ => Handshake::default(),
     };
     let found = world.find(&set, hash, &segment.tuple);
+    if let Some(way) = found {
+        let flow = set.flow(way);
+        if flow.stage == stage::ANSWERED && flow.is_of(receiver, handshake) {
+            return told::go_on(world, desk, segment, flow, receiver, now);
+        }
+    }
     let Plan { course, at } = match found {
         Some(way) => {
             let flow = set.flow(way);
@@ -309,6 +324,7 @@ fn data<W: World>(world: &W, desk: &mut Desk, segment: &Segment) -> Verdict {
             flow.server = receiver.server;
             if flow.local == 0 {
                 flow.server = handshake.server;
+                flow.written = handshake.server;
                 world.end_handshake(&segment.tuple);
             }
             Some(way)
@@ -336,6 +352,7 @@ fn data<W: World>(world: &W, desk: &mut Desk, segment: &Segment) -> Verdict {
     let Some(way) = way else { return Verdict::DROP };
     let flow = set.flow(way);
     flow.touched = now;
+    desk.written = flow.written(receiver);
     if receiver.state >= receiver::STREAM {
         flow.accepted = receiver.next;
     }
@@ -354,6 +371,10 @@ fn data<W: World>(world: &W, desk: &mut Desk, segment: &Segment) -> Verdict {
             Memory::Read => Piece { from, len, again: 1 },
         }
     } else {
+        // Before anything was written behind the last request, its response has not begun.
+        if flow.served != 0 && flow.asked == desk.written && flow.machine.is_between_requests() {
+            flow.pipelined = 1;
+        }
         Piece::fresh(segment, flow)
     };
     read(world, desk, segment, flow, piece)
@@ -371,8 +392,12 @@ fn refuse<W: World>(
 ) -> Verdict {
     count_refusal(world, refusal);
     flow.machine.forget_key();
-    flow.stage = stage::REFUSED;
     flow.reason = refusal.reason as u32;
+    if told::answer(desk, segment, flow, refusal.reason) {
+        flow.stage = stage::ANSWERED;
+        return Verdict::rewritten(reply::reset(&mut desk.head, segment, begin));
+    }
+    flow.stage = stage::REFUSED;
     act(world, desk, segment, begin, refusal.reason)
 }
 
@@ -420,12 +445,11 @@ fn refuse_unknown<W: World>(world: &W, desk: &mut Desk, segment: &Segment, next:
 /// Does to a refused segment what the service says.
 #[inline(always)]
 fn act<W: World>(world: &W, desk: &mut Desk, segment: &Segment, next: u32, reason: Reason) -> Verdict {
-    if desk.reading.service.action(reason as u32) == Action::Reset as u8 {
-        world.count(Count::Event(Event::Reset));
-        Verdict::rewritten(reply::reset(&mut desk.head, segment, next))
-    } else {
-        drop_as(world, Event::Dropped)
+    if desk.reading.service.action(reason as u32) == Action::Drop as u8 {
+        return drop_as(world, Event::Dropped);
     }
+    world.count(Count::Event(Event::Reset));
+    Verdict::rewritten(reply::reset(&mut desk.head, segment, next))
 }
 
 /// A later segment of a refused connection, or one of a connection that nobody holds.

@@ -12,12 +12,14 @@
 //! - [`verdict`]: why a request is refused, and what is done about it
 //! - [`judge`]: the whole way, over a [`judge::World`] that the kernel and the tests each provide
 //! - [`reply`]: the packet that a refused one is turned into
+//! - [`answer`]: what its client is sent
 //! - [`abi`]: what lies in the BPF maps, for both sides
 #![cfg_attr(not(test), no_std)]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 #![deny(unsafe_code)]
 
 pub mod abi;
+pub mod answer;
 pub mod flow;
 pub mod http;
 pub mod judge;

@@ -424,6 +424,8 @@ fn until_weight(count: u64, room: u64, window: u64, elapsed: u64) -> u64 {
     if count <= room {
         return 0;
     }
-    let left = u128::from(window) * u128::from(room) / u128::from(count);
-    window.saturating_sub(left as u64).saturating_sub(elapsed)
+    // Without overflow: counts have 28 bits, so the window is cut to 36. What is cut off makes the time longer.
+    let shift = (64 - window.leading_zeros()).saturating_sub(36);
+    let left = (((window >> shift) * room) / count) << shift;
+    window.saturating_sub(left).saturating_sub(elapsed)
 }

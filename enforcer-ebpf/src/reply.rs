@@ -6,7 +6,7 @@
 use crate::wire::{Head, Segment, Tuple, flag};
 
 /// Bytes of a TCP header without options.
-const TCP_HEADER: u32 = 20;
+pub(crate) const TCP_HEADER: u32 = 20;
 
 /// What a rewritten frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ fn bare(head: &mut Head, segment: &Segment, seq: u32, flags: u8) -> Rewrite {
     head.set_u8(tcp + 13, flags);
     head.set_u16(tcp + 18, 0);
     set_length(head, segment, tcp + TCP_HEADER);
-    set_checksum(head, segment, TCP_HEADER, 0);
+    set_checksum(head, &segment.tuple, tcp, TCP_HEADER, 0);
     Rewrite { head: tcp + TCP_HEADER, frame: tcp + TCP_HEADER }
 }
 
@@ -49,7 +49,7 @@ pub fn cut(head: &mut Head, segment: &Segment, len: u32, sum: u64) -> Rewrite {
     head.set_u8(tcp + 13, segment.flags as u8 & !flag::FIN);
     let frame = segment.payload + len;
     set_length(head, segment, frame);
-    set_checksum(head, segment, frame - tcp, sum);
+    set_checksum(head, &segment.tuple, tcp, frame - tcp, sum);
     Rewrite { head: tcp + TCP_HEADER, frame }
 }
 
@@ -75,8 +75,10 @@ pub const fn add(sum: u64, word: u64) -> u64 {
     sum.wrapping_add(carry as u64)
 }
 
+/// The 16 bits that a sum comes to.
+#[must_use]
 #[inline(always)]
-const fn folded(sum: u64) -> u16 {
+pub(crate) const fn folded(sum: u64) -> u16 {
     let sum = (sum >> 32) + (sum & 0xffff_ffff);
     let sum = (sum >> 32) + (sum & 0xffff_ffff);
     let sum = (sum >> 16) + (sum & 0xffff);
@@ -98,11 +100,11 @@ fn set_length(head: &mut Head, segment: &Segment, frame: u32) {
     head.set_u16(ip + 2, new);
 }
 
-/// Writes TCP's checksum over the pseudo-header, the 20-byte header as it stands and `sum`.
+/// Writes the checksum of the TCP header at `tcp`: over the pseudo-header of `len` bytes between the two ends, the header's
+/// first 20 bytes as they stand and `sum`.
 #[inline(always)]
-fn set_checksum(head: &mut Head, segment: &Segment, len: u32, sum: u64) {
-    let Tuple { source, destination, .. } = segment.tuple;
-    let tcp = segment.tcp;
+pub(crate) fn set_checksum(head: &mut Head, ends: &Tuple, tcp: u32, len: u32, sum: u64) {
+    let Tuple { source, destination, .. } = *ends;
     head.set_u16(tcp + 16, 0);
     let mut sum = add(sum, u64::from(len.to_be()) + u64::from(6u32.to_be()));
     for word in [source[0], source[1], destination[0], destination[1]] {

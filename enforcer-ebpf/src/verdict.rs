@@ -2,6 +2,8 @@
 //!
 //! One enum is the counter's index, the metric's label and the CLI's word; one table maps it to an action.
 
+use crate::abi::AnswerKind;
+
 macro_rules! labelled {
     ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $label:literal,)+ }) => {
         $(#[$meta])*
@@ -44,8 +46,8 @@ labelled! {
         OverLimit = "over_limit",
         /// Not the one strict reading of RFC 9112; see [`Malformation`] for the kind.
         Malformed = "malformed",
-        /// Head, target, field count or declared body beyond the service's bound.
-        TooLarge = "too_large",
+        /// A head, or its number of fields, beyond the service's bound.
+        HeadTooLarge = "head_too_large",
         /// `CONNECT` or an `Upgrade` field.
         Upgrade = "upgrade",
         /// Bytes of a connection whose earlier bytes were not seen.
@@ -64,6 +66,34 @@ labelled! {
         Conflict = "conflict",
         /// A request head that was not finished in time.
         SlowHead = "slow_head",
+        /// A request target beyond the service's bound.
+        TargetTooLong = "target_too_long",
+        /// A declared body beyond the service's bound.
+        BodyTooLarge = "body_too_large",
+    }
+}
+
+impl Reason {
+    /// How a request that is refused for this can be answered; `None` where it is not known what would be answered.
+    #[must_use]
+    pub const fn answer(self) -> Option<AnswerKind> {
+        match self {
+            Self::Unkeyed | Self::UnknownKey | Self::KeyDisabled | Self::KeyExpired => Some(AnswerKind::Unauthorized),
+            Self::OverLimit => Some(AnswerKind::TooManyRequests),
+            Self::Malformed => Some(AnswerKind::BadRequest),
+            Self::HeadTooLarge => Some(AnswerKind::FieldsTooLarge),
+            Self::TargetTooLong => Some(AnswerKind::UriTooLong),
+            Self::BodyTooLarge => Some(AnswerKind::ContentTooLarge),
+            Self::Upgrade => Some(AnswerKind::Forbidden),
+            Self::MidStream
+            | Self::FinInHead
+            | Self::Unorderly
+            | Self::Fragment
+            | Self::Unparsable
+            | Self::FlowTableFull
+            | Self::Conflict
+            | Self::SlowHead => None,
+        }
     }
 }
 
@@ -135,6 +165,12 @@ labelled! {
         Reset = "reset",
         /// A packet dropped.
         Dropped = "dropped",
+        /// An answer sent in the server's place.
+        Answered = "answered",
+        /// An answer sent once more, since its client had not got it.
+        AnsweredAgain = "answered_again",
+        /// A RST sent to the client of a request that could not be answered.
+        ResetClient = "reset_client",
     }
 }
 
@@ -143,8 +179,11 @@ labelled! {
     Action {
         /// Drop the segment, silently.
         Drop = "drop",
-        /// Turn the segment into a RST for the receiver.
+        /// End the connection: a RST for either side.
         Reset = "reset",
+        /// Answer in the server's place, and end the server's side of the connection; where a client could take the
+        /// answer for that of an earlier request, or none is defined for the reason, as [`Action::Reset`].
+        Answer = "answer",
     }
 }
 

@@ -15,7 +15,7 @@ const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
 const VLAN: u16 = 0x8100;
 const QINQ: u16 = 0x88a8;
-const TCP: u8 = 6;
+pub(crate) const TCP: u8 = 6;
 
 /// Most VLAN tags that are walked.
 const VLAN_TAGS: usize = 2;
@@ -30,6 +30,8 @@ pub mod flag {
     pub const SYN: u8 = 0x02;
     /// Reset the connection.
     pub const RST: u8 = 0x04;
+    /// Hand the data to the application.
+    pub const PSH: u8 = 0x08;
     /// The acknowledgment field counts.
     pub const ACK: u8 = 0x10;
     /// The urgent pointer counts.
@@ -106,6 +108,19 @@ pub struct Segment {
 }
 
 impl Segment {
+    /// All zero.
+    pub const EMPTY: Self = Self {
+        tuple: Tuple { source: [0; 2], destination: [0; 2], ports: 0 },
+        seq: 0,
+        ack: 0,
+        ip: 0,
+        tcp: 0,
+        payload: 0,
+        len: 0,
+        flags: 0,
+        fragment: 0,
+    };
+
     /// Whether all of these flags are set.
     #[must_use]
     #[inline(always)]

@@ -64,6 +64,8 @@ pub fn socket_offsets() -> Result<SocketOffsets> {
         bytes_received: offset("tcp_sock", "bytes_received")?,
         snd_una: offset("tcp_sock", "snd_una")?,
         bytes_acked: offset("tcp_sock", "bytes_acked")?,
+        write_seq: offset("tcp_sock", "write_seq")?,
+        reserved: 0,
         request_rcv_nxt: offset("tcp_request_sock", "rcv_nxt")?,
         request_snt_isn: offset("tcp_request_sock", "snt_isn")?,
     })

@@ -47,9 +47,14 @@ impl Receiver {
     #[must_use]
     pub fn socket(&self) -> flow::Receiver {
         match &self.open {
-            Some(open) => {
-                flow::Receiver { state: receiver::STREAM, next: open.next, base: open.base, server: self.server() }
-            }
+            // Its application never writes.
+            Some(open) => flow::Receiver {
+                state: receiver::STREAM,
+                next: open.next,
+                base: open.base,
+                server: self.server(),
+                written: self.server(),
+            },
             None => flow::Receiver { state: receiver::LISTENING, ..flow::Receiver::ABSENT },
         }
     }

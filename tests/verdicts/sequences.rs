@@ -272,7 +272,8 @@ impl Local {
         if self.receiver.next().is_none() {
             return self.after;
         }
-        flow::Receiver { server: self.peer.acknowledges(), ..self.receiver.socket() }
+        let server = self.peer.acknowledges();
+        flow::Receiver { server, written: server, ..self.receiver.socket() }
     }
 }
 

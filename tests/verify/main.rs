@@ -70,6 +70,8 @@ fn open(bytes: &[u8]) -> Result<Ebpf> {
         bytes_received: 1568,
         snd_una: 1608,
         bytes_acked: 1576,
+        write_seq: 1612,
+        reserved: 0,
         request_rcv_nxt: 300,
         request_snt_isn: 304,
     };

@@ -2,7 +2,7 @@
 
 use super::bytes::{BASE, Window, controls, first, folded, hyphened, invisible, is_token, lowest, uncommon};
 use super::{
-    CHUNKED, CLOSE, CR, Cursor, EXPECT, HOST, HTTP_1_0, KEYED, LED, LENGTH, LF, LONG, LineEnd, Machine, Step,
+    BODILESS, CHUNKED, CLOSE, CR, Cursor, EXPECT, HOST, HTTP_1_0, KEYED, LED, LENGTH, LF, LONG, LineEnd, Machine, Step,
     UNDERSCORE, line_end, phase,
 };
 use crate::abi::Service;
@@ -29,6 +29,8 @@ const CONNECTION: [u64; 4] = name(b"connection");
 const EXPECT_NAME: [u64; 4] = name(b"expect");
 const CONNECT: [u64; 4] = name(b"connect");
 const PRI: [u64; 4] = name(b"pri");
+/// Methods are told apart by case.
+const HEAD: u64 = u32::from_le_bytes(*b"HEAD") as u64;
 const VERSION_1_1: u64 = u64::from_le_bytes(*b"HTTP/1.1");
 const VERSION_1_0: u64 = u64::from_le_bytes(*b"HTTP/1.0");
 
@@ -107,6 +109,9 @@ impl Machine {
             return Step::Refused(Reason::Upgrade.into());
         }
         self.flags &= !(LED | UNDERSCORE);
+        if len == 4 && lowest(window.word(cursor.pos), 4) == HEAD {
+            self.flags |= BODILESS;
+        }
         self.seen = 0;
         self.target = 0;
         self.take(cursor, len.wrapping_add(1));
@@ -145,7 +150,7 @@ impl Machine {
         self.target = self.target.wrapping_add(len);
         self.take(cursor, len);
         if self.target > bounds.max_target {
-            return Step::Refused(Reason::TooLarge.into());
+            return Step::Refused(Reason::TargetTooLong.into());
         }
         if !stopped {
             return Step::More;
@@ -268,7 +273,7 @@ impl Machine {
         }
         self.fields += 1;
         if u32::from(self.fields) > bounds.max_fields {
-            return Some(Step::Refused(Reason::TooLarge.into()));
+            return Some(Step::Refused(Reason::HeadTooLarge.into()));
         }
         let at = cursor.pos;
         let underscore = self.flags & UNDERSCORE != 0;

@@ -110,7 +110,7 @@ impl Machine {
                 return Step::Refused(Malformation::ContentLength.into());
             }
             if self.left > bounds.max_body {
-                return Step::Refused(Reason::TooLarge.into());
+                return Step::Refused(Reason::BodyTooLarge.into());
             }
             self.phase = phase::LENGTH_TRAIL;
         }

@@ -72,7 +72,11 @@ pub struct Scan {
     /// For [`end::REFUSED`]: a reason, and 1 + a kind of malformation or 0.
     reason: u8,
     kind: u8,
-    reserved: [u8; 6],
+    /// Likewise: 1 if the request's method is HEAD.
+    bodiless: u8,
+    reserved: u8,
+    /// Likewise: whose limit is used up, or whose key is refused; 0 if nobody's.
+    principal: u32,
 }
 
 /// Where the state is kept that reading began with.
@@ -168,12 +172,18 @@ fn settle<W: World>(world: &W, desk: &mut Desk, segment: &Segment, flow: &mut Fl
         }
         return refuse(world, desk, segment, flow, begin, refusal);
     }
-    let Desk { reading: Reading { scan, .. }, mark, .. } = desk;
+    let Desk { reading: Reading { scan, .. }, mark, written, .. } = desk;
     let len = if is_cut { scan.boundary } else { scan.len };
     if is_cut {
         // A head among what is cut off may have been charged: see `decide`.
         flow.decided = scan.position.wrapping_add(u64::from(scan.position()));
         flow.machine.rewind();
+    }
+    if is_cut || (scan.boundary > 0 && scan.boundary < scan.len) {
+        flow.pipelined = 1;
+    }
+    if !flow.machine.is_in_head() {
+        flow.asked = *written;
     }
     // A body that could not end within these bytes goes on; another begins behind them at the earliest.
     flow.advance(len, scan.body > u64::from(len));
@@ -225,7 +235,9 @@ impl Scan {
             position,
             reason: zero as u8,
             kind: zero as u8,
-            reserved: [zero as u8; 6],
+            bodiless: zero as u8,
+            reserved: zero as u8,
+            principal: zero,
         }
     }
 
@@ -244,6 +256,18 @@ impl Scan {
         let reason = Reason::from_index(self.reason).unwrap_or(Reason::Unparsable);
         let kind = Malformation::from_index(self.kind.wrapping_sub(1));
         Some(Refusal { reason, kind })
+    }
+
+    /// Whether the request that is refused may be answered with no body: 1 or 0.
+    #[inline(always)]
+    pub(super) fn bodiless(&self) -> u32 {
+        u32::from(self.bodiless)
+    }
+
+    /// Whose the request is that is refused; 0 if nobody's.
+    #[inline(always)]
+    pub(super) fn principal(&self) -> u32 {
+        self.principal
     }
 
     #[inline(always)]
@@ -323,24 +347,31 @@ pub fn step<W: World>(world: &W, reading: &mut Reading, flow: &mut Flow) -> bool
         Step::Starved => return true,
         Step::Head => {
             let scan = &reading.scan;
+            let bodiless = flow.machine.is_bodiless();
             let position = scan.position.wrapping_add(u64::from(scan.position()));
             let decision = world.decide(flow, position, scan.again != 0, scan.now);
             flow.machine.forget_key();
             flow.head_since = 0;
+            reading.scan.bodiless = u8::from(bodiless);
             if !account(world, reading, decision) {
                 return false;
             }
+            flow.served = 1;
         }
         Step::Refused(refusal) => {
             let Some(refusal) = observed(world, &reading.service, refusal) else {
                 flow.machine.make_opaque();
                 return true;
             };
+            reading.scan.bodiless = u8::from(flow.machine.is_bodiless());
             reading.scan.refuse(refusal);
             return false;
         }
     }
     if flow.machine.is_behind_request() {
+        if reading.scan.boundary > 0 {
+            flow.pipelined = 1;
+        }
         reading.scan.boundary = reading.scan.position();
     }
     true
@@ -371,6 +402,7 @@ fn account<W: World>(world: &W, reading: &mut Reading, decision: Decision) -> bo
     if observed(world, &reading.service, reason.into()).is_none() {
         return true;
     }
+    reading.scan.principal = principal;
     reading.scan.refuse(reason.into());
     false
 }

@@ -14,6 +14,7 @@ pub fn watch<W: World>(world: &W, scratch: &mut Scratch, frame: u32) {
         return;
     }
     let Segment { seq, ack, fragment, .. } = *segment;
+    let end = segment.end();
     if fragment != 0 || !segment.has(flag::ACK) {
         return;
     }
@@ -34,6 +35,9 @@ pub fn watch<W: World>(world: &W, scratch: &mut Scratch, frame: u32) {
     }
     if after(ack, flow.accepted) {
         flow.accepted = ack;
+    }
+    if after(end, flow.written) {
+        flow.written = end;
     }
     if segment.has(flag::RST) {
         flow.finished = 1;

@@ -13,6 +13,7 @@ mod charge;
 mod maps;
 mod packet;
 mod part;
+mod post;
 mod socket;
 mod world;
 
@@ -22,8 +23,9 @@ use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use aya_log_ebpf::debug;
+use enforcer_ebpf::answer::{self, Letter};
 use enforcer_ebpf::judge::{self, Desk, Fate, Scratch, Verdict};
-use enforcer_ebpf::wire::{HEAD, Segment};
+use enforcer_ebpf::wire::{HEAD, Head, Segment};
 
 use packet::{Packet, TcPacket, XdpPacket};
 use world::Kernel;
@@ -39,6 +41,22 @@ pub(crate) fn enforcer_xdp(ctx: XdpContext) -> u32 {
 pub(crate) fn enforcer_tc(ctx: TcContext) -> i32 {
     // What passes goes on to the programs behind this one.
     if passes(&ctx, TcPacket(ctx.skb.skb)) { TC_ACT_UNSPEC } else { TC_ACT_SHOT }
+}
+
+/// Sends what is due to the clients of refused requests, on the ingress of traffic control, behind the judge.
+#[classifier]
+pub(crate) fn enforcer_answer(ctx: TcContext) -> i32 {
+    let packet = TcPacket(ctx.skb.skb);
+    if let Some(sheet) = maps::sheet()
+        && let Some(frame) = load_head(packet, &mut sheet.head)
+    {
+        let letter = answer::answer(&Kernel::new(packet), sheet, frame);
+        if letter != Letter::NONE {
+            post::send(packet, sheet, letter);
+            post::wipe(sheet);
+        }
+    }
+    TC_ACT_UNSPEC
 }
 
 /// Takes note of what the servers of forwarded connections send, on the egress of traffic control.
@@ -75,11 +93,18 @@ fn passes(ctx: &impl EbpfContext, packet: impl Packet) -> bool {
 #[inline(always)]
 fn begin(packet: impl Packet) -> Option<(&'static mut Scratch, u32)> {
     let scratch = maps::scratch()?;
+    let frame = load_head(packet, &mut scratch.desk.head)?;
+    Some((scratch, frame))
+}
+
+/// Copies the frame's first bytes; how long it is.
+#[inline(always)]
+fn load_head(packet: impl Packet, head: &mut Head) -> Option<u32> {
     let frame = packet.len();
     let len = if frame < HEAD { frame } else { HEAD };
     // SAFETY: the head has room for HEAD bytes.
-    let loaded = unsafe { packet.load::<{ HEAD as u64 }>(0, scratch.desk.head.bytes_mut().as_mut_ptr(), len) };
-    loaded.then_some((scratch, frame))
+    let loaded = unsafe { packet.load::<{ HEAD as u64 }>(0, head.bytes_mut().as_mut_ptr(), len) };
+    loaded.then_some(frame)
 }
 
 /// Does what the verdict says; whether the packet goes on.
@@ -92,7 +117,7 @@ fn act(packet: impl Packet, desk: &mut Desk, verdict: Verdict) -> bool {
         Fate::Rewritten => {}
     }
     // SAFETY: the head has HEAD bytes.
-    if !unsafe { packet.store::<{ HEAD as u64 }>(desk.head.bytes_mut().as_mut_ptr(), rewrite.head) } {
+    if !unsafe { packet.store::<{ HEAD as u64 }>(0, desk.head.bytes_mut().as_mut_ptr(), rewrite.head) } {
         return false;
     }
     packet.truncate(rewrite.frame);

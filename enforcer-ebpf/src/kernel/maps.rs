@@ -4,7 +4,8 @@ use aya_ebpf::Global;
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use aya_ebpf::macros::btf_map;
-use enforcer_ebpf::abi::{self, Key, KeyTag, Meter, Policy, Service, SocketOffsets};
+use enforcer_ebpf::abi::{self, Answer, Key, KeyTag, Meter, Policy, Service, SocketOffsets};
+use enforcer_ebpf::answer::Sheet;
 use enforcer_ebpf::flow::{Flow, Handshake, Mark, Place, Set};
 use enforcer_ebpf::judge::Scratch;
 use enforcer_ebpf::limit::Charge;
@@ -35,6 +36,12 @@ pub(crate) static CHARGES: LruHashMap<Place, KeyTag, { abi::CHARGES as usize }> 
 #[btf_map]
 pub(crate) static HANDSHAKES: LruHashMap<Tuple, Handshake, { abi::HANDSHAKES as usize }> = LruHashMap::new();
 #[btf_map]
+pub(crate) static ANSWERS: Array<Answer, { abi::ANSWERS as usize }> = Array::new();
+#[btf_map]
+pub(crate) static CLOCK: Array<u64, 1, MMAPABLE> = Array::new();
+#[btf_map]
+static SHEET: PerCpuArray<Sheet, 1> = PerCpuArray::new();
+#[btf_map]
 static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 #[btf_map]
 static CHARGE: PerCpuArray<Charge, 1> = PerCpuArray::new();
@@ -55,6 +62,8 @@ pub(crate) static SOCKET_OFFSETS: Global<SocketOffsets> = Global::new(SocketOffs
     bytes_acked: 0,
     request_rcv_nxt: 0,
     request_snt_isn: 0,
+    write_seq: 0,
+    reserved: 0,
 });
 
 /// This CPU's scratch; a program runs to its end before another begins on the CPU, so there is one user at a time.
@@ -62,6 +71,13 @@ pub(crate) static SOCKET_OFFSETS: Global<SocketOffsets> = Global::new(SocketOffs
 pub(crate) fn scratch() -> Option<&'static mut Scratch> {
     // SAFETY: the value lives as long as the map, and nothing else on this CPU uses it meanwhile.
     SCRATCH.get_ptr_mut(0).map(|scratch| unsafe { &mut *scratch })
+}
+
+/// This CPU's sheet; not the scratch, since what is sent from here meets [`crate::enforcer_watch`] at once.
+#[inline(always)]
+pub(crate) fn sheet() -> Option<&'static mut Sheet> {
+    // SAFETY: as for the scratch.
+    SHEET.get_ptr_mut(0).map(|sheet| unsafe { &mut *sheet })
 }
 
 /// This CPU's charge under way.

@@ -27,11 +27,11 @@ pub(crate) trait Packet: Copy {
     /// `to` has room for `MAX` bytes.
     unsafe fn load<const MAX: u64>(self, at: u32, to: *mut u8, len: u32) -> bool;
 
-    /// Writes the frame's first `len` bytes from `from`; as [`Packet::load`].
+    /// Writes `len` bytes at `at` from `from`; as [`Packet::load`].
     ///
     /// # Safety
     /// `from` has `MAX` bytes.
-    unsafe fn store<const MAX: u64>(self, from: *mut u8, len: u32) -> bool;
+    unsafe fn store<const MAX: u64>(self, at: u32, from: *mut u8, len: u32) -> bool;
 
     /// Ends the frame behind `len` bytes, where it must: receivers trim to the IP length anyway.
     fn truncate(self, len: u32);
@@ -52,7 +52,7 @@ pub(crate) trait Packet: Copy {
 /// A length of 1–`MAX` as the verifier can bound it: what is compared is hidden from the compiler, which would fold
 /// the comparison away, and it is the length less one, since kernels before 6.8 learn nothing from "not zero".
 #[inline(always)]
-fn bounded<const MAX: u64>(len: u32) -> Option<u32> {
+pub(crate) fn bounded<const MAX: u64>(len: u32) -> Option<u32> {
     let mut less = u64::from(len).wrapping_sub(1);
     // SAFETY: a move of a register onto itself.
     unsafe { core::arch::asm!("{0} = {0}", inout(reg) less, options(nomem, nostack, preserves_flags)) };
@@ -78,10 +78,10 @@ impl Packet for XdpPacket {
     }
 
     #[inline(always)]
-    unsafe fn store<const MAX: u64>(self, from: *mut u8, len: u32) -> bool {
+    unsafe fn store<const MAX: u64>(self, at: u32, from: *mut u8, len: u32) -> bool {
         let Some(len) = bounded::<MAX>(len) else { return false };
         // SAFETY: the caller's, and `len` is at most `MAX`.
-        unsafe { bpf_xdp_store_bytes(self.0, 0, from.cast(), len) == 0 }
+        unsafe { bpf_xdp_store_bytes(self.0, at, from.cast(), len) == 0 }
     }
 
     /// Never: when the generic hook has shortened the fragments of an skb, it forgets the skb's own length
@@ -146,11 +146,11 @@ impl Packet for TcPacket {
     }
 
     #[inline(always)]
-    unsafe fn store<const MAX: u64>(self, from: *mut u8, len: u32) -> bool {
+    unsafe fn store<const MAX: u64>(self, at: u32, from: *mut u8, len: u32) -> bool {
         let Some(len) = bounded::<MAX>(len) else { return false };
         // A sum that the card made of the whole packet must go on holding.
         // SAFETY: the caller's, and `len` is at most `MAX`.
-        unsafe { bpf_skb_store_bytes(self.0, 0, from.cast(), len, u64::from(BPF_F_RECOMPUTE_CSUM)) == 0 }
+        unsafe { bpf_skb_store_bytes(self.0, at, from.cast(), len, u64::from(BPF_F_RECOMPUTE_CSUM)) == 0 }
     }
 
     /// Always: of what was merged, the pieces' size is forgotten with it.

@@ -55,7 +55,7 @@ pub(crate) fn lookup(packet: impl Packet, tuple: &Tuple) -> Receiver {
 #[inline(always)]
 unsafe fn read(socket: *mut bpf_sock) -> Receiver {
     let offsets = SOCKET_OFFSETS.load();
-    let mut known = Receiver { state: state::LISTENING, next: 0, base: 0, server: 0 };
+    let mut known = Receiver { state: state::LISTENING, next: 0, base: 0, server: 0, written: 0 };
     // SAFETY: the socket is held.
     match unsafe { core::ptr::read_volatile(&raw const (*socket).state) } {
         LISTEN => {}
@@ -71,6 +71,7 @@ unsafe fn read(socket: *mut bpf_sock) -> Receiver {
                 // SAFETY: the offset is within the structure.
                 let isn = unsafe { read_u32(request.wrapping_add(offsets.request_snt_isn as usize)) };
                 known.server = isn.wrapping_add(1);
+                known.written = known.server;
             }
         }
         _ => {
@@ -89,6 +90,8 @@ unsafe fn read(socket: *mut bpf_sock) -> Receiver {
                 // SAFETY: the offset is within the structure.
                 let unacked = unsafe { read_u32(stream.wrapping_add(offsets.snd_una as usize)) };
                 known.server = unacked.wrapping_sub(acked);
+                // SAFETY: the offset is within the structure.
+                known.written = unsafe { read_u32(stream.wrapping_add(offsets.write_seq as usize)) };
             }
         }
     }

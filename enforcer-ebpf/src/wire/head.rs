@@ -82,6 +82,19 @@ impl Head {
         self.bytes[at + 1] = low;
     }
 
+    /// Writes four bytes as they lie in memory.
+    #[inline(always)]
+    pub fn set_u32_raw(&mut self, at: u32, value: u32) {
+        self.set_u32(at, u32::from_be(value));
+    }
+
+    /// Writes eight bytes as they lie in memory.
+    #[inline(always)]
+    pub fn set_u64_raw(&mut self, at: u32, value: u64) {
+        self.set_u32_raw(at, value as u32);
+        self.set_u32_raw(at.wrapping_add(4), (value >> 32) as u32);
+    }
+
     /// Writes a number in network order.
     #[inline(always)]
     pub fn set_u32(&mut self, at: u32, value: u32) {

@@ -52,6 +52,8 @@ pub(crate) fn socket_offsets() -> Result<SocketOffsets, Error> {
         bytes_received: offset("tcp_sock", "bytes_received", 8)?,
         snd_una: offset("tcp_sock", "snd_una", 4)?,
         bytes_acked: offset("tcp_sock", "bytes_acked", 8)?,
+        write_seq: offset("tcp_sock", "write_seq", 4)?,
+        reserved: 0,
         request_rcv_nxt: offset("tcp_request_sock", "rcv_nxt", 4)?,
         request_snt_isn: offset("tcp_request_sock", "snt_isn", 4)?,
     })

@@ -1,0 +1,258 @@
+//! What the client of a refused request is sent in the server's place: an answer, and from then on acknowledgments of
+//! what it sends behind the request; or a RST.
+//!
+//! The judge leaves in the connection's entry what is due ([`crate::flow::Told`]), and turns the refused segment into a
+//! RST for the server. That RST is met here, behind the judge, on the ingress of traffic control: there a packet can
+//! become as long as an answer needs, and be sent back on any interface, which XDP can promise neither of.
+//!
+//! An answer is a text with places that are filled in ([`crate::abi::Answer`]). What was filled in is kept with the connection, so
+//! that an answer that got lost is told again byte by byte. Its packet takes its addresses, and its numbers, from the
+//! packet that it answers.
+
+mod date;
+mod text;
+
+use crate::abi::{ANSWERS_EACH, AnswerKind, LIMITS, Meter, Policy, Service};
+use crate::flow::{self, Told, due, stage};
+use crate::judge::World;
+use crate::limit;
+use crate::opaque::opaque;
+use crate::reply::{self, TCP_HEADER};
+use crate::verdict::{Count, Event};
+use crate::wire::{self, Head, Segment, Tuple, flag};
+pub use text::{TEXT, Text, piece};
+
+/// Window that clients are offered, before scaling: enough to take the rest of an upload, and no reason to send it fast.
+const WINDOW: u16 = 1024;
+/// Hops that an answer may go.
+const HOPS: u8 = 64;
+/// ns in a second.
+const SECOND: u64 = 1_000_000_000;
+/// Bytes of a TCP option header that aligns the timestamps, and of those.
+const TIMESTAMPS: u32 = 12;
+
+/// What answers need of their surroundings, besides what the judge does.
+pub trait Post: World {
+    /// Seconds of Unix time.
+    fn unix(&self) -> u64;
+    /// Writes the answer at this index of [`crate::abi::map::ANSWERS`], with [`piece`]; `false` if there is none.
+    fn write(&self, index: u32, told: &Told, text: &mut Text) -> bool;
+    /// Notes what the limits of `told`'s principal say, with [`measure`].
+    fn measure(&self, told: &mut Told, now: u64);
+    /// The [`reply::add`]ed sum of the text.
+    fn sum(&self, text: &Text) -> u64;
+}
+
+/// What lies in memory while an answer is written.
+#[repr(C)]
+pub struct Sheet {
+    /// The first bytes of the frame that is answered.
+    pub head: Head,
+    /// Its headers, parsed.
+    pub segment: Segment,
+    /// Whom it was for.
+    pub service: Service,
+    /// What is told.
+    pub told: Told,
+    /// The headers of the answer.
+    pub envelope: Head,
+    /// Its payload.
+    pub text: Text,
+}
+
+impl Sheet {
+    /// Empty.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            head: Head::new(),
+            segment: Segment::EMPTY,
+            service: Service::DEFAULT,
+            told: Told::NOTHING,
+            envelope: Head::new(),
+            text: Text::new(),
+        }
+    }
+}
+
+impl Default for Sheet {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Bytes of a packet that is to be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Letter {
+    /// In [`Sheet::envelope`].
+    pub envelope: u32,
+    /// In [`Sheet::text`].
+    pub text: u32,
+}
+
+impl Letter {
+    /// None.
+    pub const NONE: Self = Self { envelope: 0, text: 0 };
+}
+
+/// Writes what is due to the client of the frame of `frame` bytes whose first bytes are in the sheet; [`Letter::NONE`] if
+/// nothing is.
+#[inline(always)]
+pub fn answer<P: Post>(post: &P, sheet: &mut Sheet, frame: u32) -> Letter {
+    if wire::parse(&sheet.head, frame, &mut sheet.segment).is_err() {
+        return Letter::NONE;
+    }
+    if !sheet.segment.has(flag::RST) || sheet.segment.fragment != 0 {
+        return Letter::NONE;
+    }
+    if !post.service(sheet.segment.tuple.destination_port(), &mut sheet.service) {
+        return Letter::NONE;
+    }
+    if !take(post, sheet) {
+        return Letter::NONE;
+    }
+    let Told { seq, len, ack, .. } = sheet.told;
+    let behind = seq.wrapping_add(len);
+    match sheet.told.due {
+        due::ANSWER => envelope(post, sheet, flag::ACK | flag::PSH | flag::FIN, seq, ack),
+        due::ACKNOWLEDGMENT => envelope(post, sheet, flag::ACK, behind, ack),
+        due::RESET => envelope(post, sheet, flag::RST | flag::ACK, seq, ack),
+        _ => Letter::NONE,
+    }
+}
+
+/// Takes what is due to the client out of the connection's entry, and writes the answer if it is one.
+#[inline(always)]
+fn take<P: Post>(post: &P, sheet: &mut Sheet) -> bool {
+    let hash = flow::hash(post.flow_secret(), &sheet.segment.tuple);
+    let Some(mut set) = post.lock(hash) else { return false };
+    let Some(way) = post.find(&set, hash, &sheet.segment.tuple) else { return false };
+    let flow = set.flow(way);
+    if flow.told.due == due::NOTHING || flow.stage < stage::REFUSED {
+        return false;
+    }
+    sheet.told = flow.told;
+    flow.told.due = due::NOTHING;
+    sheet.text.clear();
+    if sheet.told.due == due::RESET {
+        post.count(Count::Event(Event::ResetClient));
+        return true;
+    }
+    if sheet.told.due != due::ANSWER {
+        return true;
+    }
+    let is_first = sheet.told.len == 0;
+    if is_first {
+        sheet.told.date = post.unix() as u32;
+        if sheet.told.kind == AnswerKind::TooManyRequests as u32 {
+            post.measure(&mut sheet.told, flow.touched);
+        }
+    }
+    let index = sheet.service.answers.wrapping_add(sheet.told.kind & (ANSWERS_EACH - 1));
+    if !post.write(index, &sheet.told, &mut sheet.text) {
+        return false;
+    }
+    sheet.told.len = sheet.text.len().wrapping_add(1);
+    flow.told = Told { due: due::NOTHING, ..sheet.told };
+    post.count(Count::Event(if is_first { Event::Answered } else { Event::AnsweredAgain }));
+    true
+}
+
+/// Notes in `told` which limit of its principal keeps a request out for longest, and for how long.
+#[inline(always)]
+pub fn measure(told: &mut Told, policy: &Policy, meter: &Meter, now: u64) {
+    let (mut longest, mut worst) = (0, 0);
+    for index in 0..LIMITS {
+        if index as u32 >= policy.len {
+            break;
+        }
+        let retry = limit::usage(&meter.buckets[index], &policy.limits[index], now).retry;
+        if retry >= longest {
+            longest = retry;
+            worst = index;
+        }
+    }
+    let limit = &policy.limits[worst & (LIMITS - 1)];
+    told.kind = AnswerKind::TooManyRequests as u32 + worst as u32;
+    told.retry = seconds(longest);
+    told.quota = limit.count;
+    told.window = seconds(limit.window.saturating_mul(limit::TICK_NS));
+}
+
+/// Whole seconds, rounded up, at least 1.
+#[inline(always)]
+const fn seconds(ns: u64) -> u32 {
+    let seconds = ns / SECOND + (!ns.is_multiple_of(SECOND)) as u64;
+    match seconds {
+        0 => 1,
+        1..=0x7fff_ffff => seconds as u32,
+        // Never: as far as a client can be told.
+        _ => 0x7fff_ffff,
+    }
+}
+
+/// Writes the headers of a packet back to where the frame came from, around the sheet's text.
+#[inline(always)]
+fn envelope<P: Post>(post: &P, sheet: &mut Sheet, flags: u8, seq: u32, ack: u32) -> Letter {
+    let Sheet { head, segment, told, envelope, text, .. } = sheet;
+    let ip = segment.ip;
+    for at in [0, 2, 4] {
+        envelope.set_u16(at, head.u16(at + 6));
+        envelope.set_u16(at + 6, head.u16(at));
+    }
+    // VLAN tags and the EtherType.
+    for at in [12, 14, 16, 18, 20] {
+        envelope.set_u16(at, head.u16(at));
+    }
+    let stamped = told.stamps[0] | told.stamps[1] != 0;
+    let header = if stamped { TCP_HEADER + TIMESTAMPS } else { TCP_HEADER };
+    let payload = text.len();
+    let tcp = ip + if segment.tuple.is_v6() { 40 } else { 20 };
+    let tcp = opaque(tcp);
+    let Tuple { source, destination, .. } = segment.tuple;
+    if segment.tuple.is_v6() {
+        envelope.set_u32(ip, 0x6000_0000);
+        envelope.set_u16(ip + 4, (header + payload) as u16);
+        envelope.set_u8(ip + 6, wire::TCP);
+        envelope.set_u8(ip + 7, HOPS);
+        envelope.set_u64_raw(ip + 8, destination[0]);
+        envelope.set_u64_raw(ip + 16, destination[1]);
+        envelope.set_u64_raw(ip + 24, source[0]);
+        envelope.set_u64_raw(ip + 32, source[1]);
+    } else {
+        const DONT_FRAGMENT: u16 = 0x4000;
+        envelope.set_u16(ip, 0x4500);
+        envelope.set_u16(ip + 2, (20 + header + payload) as u16);
+        envelope.set_u16(ip + 4, 0);
+        envelope.set_u16(ip + 6, DONT_FRAGMENT);
+        envelope.set_u8(ip + 8, HOPS);
+        envelope.set_u8(ip + 9, wire::TCP);
+        envelope.set_u16(ip + 10, 0);
+        envelope.set_u32_raw(ip + 12, destination[0] as u32);
+        envelope.set_u32_raw(ip + 16, source[0] as u32);
+        let mut sum = 0;
+        for at in [0, 4, 8, 12, 16] {
+            sum = reply::add(sum, u64::from(envelope.u32_raw(ip + at)));
+        }
+        envelope.set_u16(ip + 10, u16::from_be(!reply::folded(sum)));
+    }
+    envelope.set_u16(tcp, segment.tuple.destination_port());
+    envelope.set_u16(tcp + 2, segment.tuple.source_port());
+    envelope.set_u32(tcp + 4, seq);
+    envelope.set_u32(tcp + 8, ack);
+    envelope.set_u8(tcp + 12, (header as u8 / 4) << 4);
+    envelope.set_u8(tcp + 13, flags);
+    envelope.set_u16(tcp + 14, WINDOW);
+    envelope.set_u16(tcp + 18, 0);
+    let mut sum = if payload > 0 { post.sum(text) } else { 0 };
+    if stamped {
+        envelope.set_u32(tcp + 20, 0x0101_080a);
+        envelope.set_u32(tcp + 24, told.stamps[0]);
+        envelope.set_u32(tcp + 28, told.stamps[1]);
+        for at in [20, 24, 28] {
+            sum = reply::add(sum, u64::from(envelope.u32_raw(tcp + at)));
+        }
+    }
+    reply::set_checksum(envelope, &segment.tuple, tcp, header + payload, sum);
+    Letter { envelope: tcp + header, text: payload }
+}

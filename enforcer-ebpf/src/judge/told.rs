@@ -1,0 +1,107 @@
+//! The connection of a refused request whose client is answered: the server's side is ended by a RST, and from then on
+//! nothing of it reaches the host but such. What the client is to be told is left in the connection's entry, and sent by
+//! the program that the RST meets next ([`crate::answer`]); without that program the connection has just ended.
+
+use super::{Desk, Verdict, World, drop_as};
+use crate::abi::{AnswerKind, Service};
+use crate::flow::{self, Flow, Receiver, Told, after, due, receiver, stage};
+use crate::reply;
+use crate::verdict::{Action, Count, Event, Reason};
+use crate::wire::{Head, Segment};
+
+/// ns after which it is taken that what a client was told is lost, if it goes on sending as if it had not been told.
+const LOST_NS: u64 = 100_000_000;
+/// More than the sequence numbers of any answer.
+const LONGEST: u32 = 2048;
+
+/// Sees to it that the client of a request that is refused for `reason` is answered, or else is sent a RST; whether it is
+/// answered.
+///
+/// A client takes whatever comes for the response to its earliest request that has none. So there is an answer only
+/// where no earlier one is without its response, and where the client has acknowledged all that the server has written:
+/// where the answer begins is known then.
+#[inline(always)]
+pub(super) fn answer(desk: &Desk, segment: &Segment, flow: &mut Flow, reason: Reason) -> bool {
+    let action = desk.reading.service.action(reason as u32);
+    if action == Action::Drop as u8 {
+        return false;
+    }
+    let kind = match reason.answer() {
+        Some(kind) => kind as u32,
+        None => u32::MAX,
+    };
+    let answers = desk.reading.service.flags & Service::ANSWER != 0
+        && action == Action::Answer as u8
+        && kind <= AnswerKind::TooManyRequests as u32
+        && flow.pipelined == 0
+        && segment.ack == desk.written;
+    flow.told.at = flow.touched;
+    flow.told.due = if answers { due::ANSWER } else { due::RESET };
+    flow.told.seq = segment.ack;
+    flow.told.len = 0;
+    flow.told.ack = segment.end();
+    flow.told.kind = kind;
+    flow.told.bodiless = desk.reading.scan.bodiless();
+    flow.told.principal = desk.reading.scan.principal();
+    stamp(&mut flow.told, &desk.head, segment);
+    answers
+}
+
+/// A later segment of an answered connection, with data or a FIN.
+#[inline(always)]
+pub(super) fn go_on<W: World>(
+    world: &W,
+    desk: &mut Desk,
+    segment: &Segment,
+    flow: &mut Flow,
+    receiver: Receiver,
+    now: u64,
+) -> Verdict {
+    world.count(Count::Event(Event::AfterRefusal));
+    flow.after = flow.after.wrapping_add(1);
+    flow.touched = now;
+    let next = if receiver.state >= receiver::STREAM { receiver.next } else { flow.next() };
+    let told = &mut flow.told;
+    if told.len != 0 && !after(told.seq.wrapping_add(told.len), segment.ack) {
+        // It has the answer. What it still sends is taken, lest a RST overtakes what it has not read yet.
+        if !after(segment.seq, told.ack) && after(segment.end(), told.ack) {
+            told.ack = segment.end();
+        }
+        told.due = due::ACKNOWLEDGMENT;
+    } else if after(told.ack, segment.seq) || now.saturating_sub(told.at) >= LOST_NS {
+        told.at = now;
+        told.due = due::ANSWER;
+    } else {
+        // Acknowledged, it would not be sent again, and an answer that is lost would not be missed.
+        return drop_as(world, Event::Dropped);
+    }
+    stamp(told, &desk.head, segment);
+    Verdict::rewritten(reply::reset(&mut desk.head, segment, next))
+}
+
+/// A bare acknowledgment: the host would answer one of an answered connection with a RST, which could overtake what the
+/// client has not read yet.
+#[inline(always)]
+pub(super) fn acknowledged<W: World>(world: &W, segment: &Segment) -> Verdict {
+    let hash = flow::hash(world.flow_secret(), &segment.tuple);
+    let Some(mut set) = world.lock(hash) else { return drop_as(world, Event::Contended) };
+    let Some(way) = world.find(&set, hash, &segment.tuple) else { return Verdict::PASS };
+    let flow = set.flow(way);
+    // One that begins a later connection of the same ends acknowledges another number.
+    if flow.stage != stage::ANSWERED || segment.ack.wrapping_sub(flow.told.seq) > LONGEST {
+        return Verdict::PASS;
+    }
+    world.count(Count::Event(Event::AfterRefusal));
+    Verdict::DROP
+}
+
+/// Takes note of the client's timestamps, where they stand as all systems write them (RFC 7323 appendix A).
+#[inline(always)]
+fn stamp(told: &mut Told, head: &Head, segment: &Segment) {
+    const NOP_NOP_TIMESTAMPS: u32 = 0x0101_080a;
+    let options = segment.tcp.wrapping_add(20);
+    let has = segment.payload.wrapping_sub(segment.tcp) >= 32 && head.u32(options) == NOP_NOP_TIMESTAMPS;
+    let (value, echo) =
+        if has { (head.u32(options.wrapping_add(8)), head.u32(options.wrapping_add(4))) } else { (0, 0) };
+    told.stamps = [value, echo];
+}

@@ -1,0 +1,118 @@
+//! What answers need, from helpers and maps; and how they are sent.
+
+use aya_ebpf::helpers::generated::{bpf_clone_redirect, bpf_csum_diff, bpf_ktime_get_boot_ns, bpf_probe_read_kernel};
+use enforcer_ebpf::abi::{ANSWER_TEXT, POINTS, Principal};
+use enforcer_ebpf::answer::{self, Letter, Post, Sheet, TEXT, Text};
+use enforcer_ebpf::flow::Told;
+use enforcer_ebpf::wire::HEAD;
+
+use crate::maps::{ANSWERS, CLOCK, METERS, POLICIES, PRINCIPALS};
+use crate::packet::{Packet, TcPacket, bounded};
+use crate::world::Kernel;
+
+const SECOND: u64 = 1_000_000_000;
+
+impl<P: Packet> Post for Kernel<P> {
+    #[inline(always)]
+    fn unix(&self) -> u64 {
+        let Some(offset) = CLOCK.get_ptr(0) else { return 0 };
+        // SAFETY: an aligned word of a map's value, which the daemon may store to meanwhile.
+        let offset = unsafe { core::ptr::read_volatile(offset) };
+        // SAFETY: takes nothing.
+        let now = unsafe { bpf_ktime_get_boot_ns() };
+        now.wrapping_add(offset) / SECOND
+    }
+
+    #[inline(always)]
+    fn write(&self, index: u32, told: &Told, text: &mut Text) -> bool {
+        for piece in 0..=POINTS as u32 {
+            match write_piece(index, piece, told, text) {
+                0 => return true,
+                1 => {}
+                _ => return false,
+            }
+        }
+        true
+    }
+
+    #[inline(always)]
+    fn measure(&self, told: &mut Told, now: u64) {
+        measure_limits(told, now);
+    }
+
+    /// In parts as long as the helper takes; behind the text there are zeros, which add nothing.
+    #[inline(always)]
+    fn sum(&self, text: &Text) -> u64 {
+        const PART: usize = 512;
+        const { assert!(TEXT.is_multiple_of(PART)) };
+        let mut sum = 0;
+        for part in 0..TEXT / PART {
+            // SAFETY: the text has room for TEXT bytes; the helper only reads.
+            let from = unsafe { text.bytes().as_ptr().add(part * PART) }.cast_mut();
+            // SAFETY: as above.
+            sum = unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, from.cast(), PART as u32, sum as u32) } as u64;
+            sum &= 0xffff_ffff;
+        }
+        sum
+    }
+}
+
+/// [`answer::piece`] of the answer at this index; 2 if there is none. A global function: see [`crate::part`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn write_piece(index: u32, piece: u32, told: *const Told, text: *mut Text) -> u32 {
+    // SAFETY: of this size, or null.
+    let (Some(told), Some(text)) = (unsafe { told.as_ref() }, unsafe { text.as_mut() }) else { return 2 };
+    let Some(answer) = ANSWERS.get(index) else { return 2 };
+    if answer.len == 0 {
+        return 2;
+    }
+    let more = answer::piece(answer, piece, told, text, |bytes, at, from, len| {
+        let Some(len) = bounded::<{ ANSWER_TEXT as u64 }>(len) else { return };
+        // SAFETY: `at` and `from` are masked, and the memory behind them is that long.
+        unsafe { bpf_probe_read_kernel(bytes.as_mut_ptr().add(at).cast(), len, answer.text.as_ptr().add(from).cast()) };
+    });
+    u32::from(more)
+}
+
+/// [`answer::measure`], by the tables. Likewise.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn measure_limits(told: *mut Told, now: u64) -> u32 {
+    // SAFETY: of this size, or null.
+    let Some(told) = (unsafe { told.as_mut() }) else { return 0 };
+    let Some(word) = PRINCIPALS.get_ptr(told.principal) else { return 0 };
+    // SAFETY: an aligned word of a map's value, which the daemon may store to meanwhile.
+    let Principal { policy } = Principal::from_word(unsafe { core::ptr::read_volatile(word) });
+    let (Some(policy), Some(meter)) = (POLICIES.get(policy), METERS.get(told.principal)) else { return 0 };
+    answer::measure(told, policy, meter, now);
+    1
+}
+
+/// Sends a letter to where the packet came from, and makes the packet again what it was.
+#[inline(always)]
+pub(crate) fn send(packet: TcPacket, sheet: &mut Sheet, letter: Letter) {
+    let Letter { envelope, text } = letter;
+    packet.truncate(envelope + text);
+    // SAFETY: the envelope has HEAD bytes.
+    if !unsafe { packet.store::<{ HEAD as u64 }>(0, sheet.envelope.bytes_mut().as_mut_ptr(), envelope) } {
+        return;
+    }
+    // SAFETY: the text has TEXT bytes.
+    if text > 0 && !unsafe { packet.store::<{ TEXT as u64 }>(envelope, sheet.text.bytes_mut().as_mut_ptr(), text) } {
+        return;
+    }
+    // SAFETY: the context is this program's.
+    unsafe { bpf_clone_redirect(packet.0, u64::from((*packet.0).ifindex) as u32, 0) };
+    let frame = sheet.segment.payload;
+    packet.truncate(frame);
+    // SAFETY: the head has HEAD bytes.
+    unsafe { packet.store::<{ HEAD as u64 }>(0, sheet.head.bytes_mut().as_mut_ptr(), frame) };
+}
+
+/// Wipes the text, whose rest counts as zeros.
+#[inline(always)]
+pub(crate) fn wipe(sheet: &mut Sheet) {
+    // SAFETY: the text has TEXT bytes; see `packet::wipe`.
+    unsafe { bpf_probe_read_kernel(sheet.text.bytes_mut().as_mut_ptr().cast(), TEXT as u32, core::ptr::null()) };
+}
