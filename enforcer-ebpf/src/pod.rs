@@ -4,7 +4,7 @@
 
 use aya::Pod;
 
-use crate::abi::{Key, KeyTag, Meter, Policy, Service, SocketOffsets};
+use crate::abi::{Answer, Key, KeyTag, Meter, Policy, Service, SocketOffsets};
 use crate::flow::Set;
 
 // SAFETY: integers and arrays of integers only, no padding (sizes are asserted beside the types), any bits are valid.
@@ -19,5 +19,7 @@ unsafe impl Pod for Meter {}
 unsafe impl Pod for Service {}
 // SAFETY: as above.
 unsafe impl Pod for SocketOffsets {}
+// SAFETY: as above.
+unsafe impl Pod for Answer {}
 // SAFETY: as above.
 unsafe impl Pod for Set {}

@@ -85,8 +85,10 @@ pub struct Settings {
 /// What is done with a refused request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnRefuse {
-    /// It becomes a RST: the worker is free at once, the client meets a closed connection.
+    /// It is answered in the app's place, and the worker is free at once.
     #[default]
+    Answer,
+    /// The connection ends: the worker is free at once, the client meets a closed connection.
     Reset,
     /// It is dropped: the client sends it again, and the worker waits.
     Drop,
@@ -141,6 +143,7 @@ impl OnRefuse {
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Answer => "answer",
             Self::Reset => "reset",
             Self::Drop => "drop",
         }
@@ -152,9 +155,10 @@ impl FromStr for OnRefuse {
 
     fn from_str(text: &str) -> Result<Self, UnknownWord> {
         match text {
+            "answer" => Ok(Self::Answer),
             "reset" => Ok(Self::Reset),
             "drop" => Ok(Self::Drop),
-            _ => Err(UnknownWord::new(text, "reset, drop")),
+            _ => Err(UnknownWord::new(text, "answer, reset, drop")),
         }
     }
 }
@@ -400,11 +404,12 @@ impl Settings {
     #[must_use]
     pub fn service(&self) -> Service {
         let action = match self.on_refuse {
+            OnRefuse::Answer => Action::Answer,
             OnRefuse::Reset => Action::Reset,
             OnRefuse::Drop => Action::Drop,
         };
         let flags = match self.mode {
-            Mode::Enforce => 0,
+            Mode::Enforce => Service::ANSWER,
             Mode::Observe => Service::OBSERVE,
         };
         let head_timeout_ns = self.head_timeout.ns();
@@ -576,7 +581,7 @@ mod tests {
                 interfaces: vec!["lo".into()],
                 ports: vec![8000],
                 hook: Hook::Auto,
-                on_refuse: OnRefuse::Reset,
+                on_refuse: OnRefuse::Answer,
                 mode: Mode::Enforce,
                 existing: Existing::Reset,
                 head_timeout: "30s".parse().expect("a time"),

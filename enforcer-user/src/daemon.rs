@@ -26,16 +26,19 @@ mod tables;
 use std::future::Future;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::net::{TcpListener, UnixStream};
 use tokio::sync::watch;
 
+use crate::answer::Texts;
 use crate::config::{Metrics, Mode, Settings};
 use crate::control::{self, Peer};
-use crate::kernel::{self, Kernel};
+use crate::kernel::{self, Clock, Kernel};
 use crate::store::{self, Store};
-use enforcer_ebpf::{abi, flow};
+use enforcer_ebpf::abi::{self, Service};
+use enforcer_ebpf::flow;
 use reaper::Reaper;
 use reaper::tally::Tally;
 use registry::Registry;
@@ -57,6 +60,9 @@ pub enum Error {
     /// The kernel.
     #[error(transparent)]
     Kernel(#[from] kernel::Error),
+    /// The texts of the answers.
+    #[error("an answer cannot be sent: {0}")]
+    Answer(#[from] crate::answer::Error),
     /// The metrics' address.
     #[error("the metrics cannot be served on {address}: {source}: name another --metrics IP:PORT, or --metrics off")]
     Metrics {
@@ -139,9 +145,15 @@ pub async fn run(settings: Settings, log: bool, shutdown: impl Future<Output = (
         log,
     };
     let mut tables = Tables::reconcile(Kernel::load(&options)?, &store.principals()?, &store.keys()?)?;
+    for (kind, answer) in Texts::default().compile()? {
+        tables.kernel_mut().set_answer(0, kind, &answer)?;
+    }
+    let clock = tables.kernel().clock();
+    clock.set();
     tables.kernel_mut().set_service(0, &settings.service())?;
     tables.kernel_mut().set_ports(0, &settings.ports)?;
     tables.kernel_mut().attach(&options)?;
+    reset_instead(&settings, tables.kernel_mut())?;
     if log && let Some(logger) = tables.kernel_mut().logger() {
         tokio::spawn(logger.run());
     }
@@ -167,6 +179,7 @@ pub async fn run(settings: Settings, log: bool, shutdown: impl Future<Output = (
         ends.spawn(serving::serve(listener, exporter::router(Arc::clone(&daemon)), |_| (), stopped.clone()));
     }
     ends.spawn(reaper.run(stopped.clone()));
+    ends.spawn(keep_time(clock, stopped.clone()));
 
     let mut stopped = stopped;
     tokio::select! {
@@ -177,6 +190,27 @@ pub async fn run(settings: Settings, log: bool, shutdown: impl Future<Output = (
     ends.join_all().await;
     let registry = daemon.registry().take();
     farewell(&daemon.settings, registry)
+}
+
+/// Where one of the interfaces cannot answer, none does: clients would wait for what never comes.
+fn reset_instead(settings: &Settings, kernel: &mut Kernel) -> Result<(), kernel::Error> {
+    let found = kernel.attachments().iter().find_map(|at| Some((at.interface.clone(), at.cannot_answer.clone()?)));
+    let Some((interface, why)) = found else { return Ok(()) };
+    tracing::warn!("refused requests are reset, not answered: {interface} cannot send answers: {why}");
+    let mut service = settings.service();
+    service.flags &= !Service::ANSWER;
+    kernel.set_service(0, &service)
+}
+
+/// Sets the program's clock every second: the time of day may be set, too.
+async fn keep_time(clock: Clock, mut stopped: watch::Receiver<bool>) {
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => clock.set(),
+            _ = stopped.wait_for(|stop| *stop) => return,
+        }
+    }
 }
 
 /// The one line that says what is guarded, once it is.

@@ -51,7 +51,7 @@ pub use self::{
     forwarding::Endpoints,
     guard::{Guard, Guarded, guard},
     log::Logger,
-    tables::MapFill,
+    tables::{Clock, MapFill},
 };
 use self::{
     pins::{Added, Lock, Pins},
@@ -114,6 +114,8 @@ pub struct Attachment {
     pub mode: Mode,
     /// Why in this mode, for people.
     pub reason: String,
+    /// Why refused requests cannot be answered there, for people; `None` where they can.
+    pub cannot_answer: Option<String>,
     /// Where the servers are whose connections come over the interface, as it was when the daemon started.
     pub endpoints: Endpoints,
     /// Since when the interface has been guarded without a gap.

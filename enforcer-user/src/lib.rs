@@ -16,6 +16,7 @@
 //! Beside the way: [`config`], the daemon's static settings; [`name`], what principals and keys are called;
 //! [`credential`], keys in clear for the short time that they are; `netlink`, questions to the kernel.
 
+pub mod answer;
 pub mod api;
 pub mod cli;
 pub mod client;

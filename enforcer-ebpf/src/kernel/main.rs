@@ -23,7 +23,6 @@ use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use aya_log_ebpf::debug;
-use enforcer_ebpf::answer::{self, Letter};
 use enforcer_ebpf::judge::{self, Desk, Fate, Scratch, Verdict};
 use enforcer_ebpf::wire::{HEAD, Head, Segment};
 
@@ -39,23 +38,19 @@ pub(crate) fn enforcer_xdp(ctx: XdpContext) -> u32 {
 /// The same where XDP cannot be: on the ingress of traffic control, where packets may be merged already.
 #[classifier]
 pub(crate) fn enforcer_tc(ctx: TcContext) -> i32 {
+    let packet = TcPacket(ctx.skb.skb);
+    if !passes(&ctx, packet) {
+        return TC_ACT_SHOT;
+    }
+    post::deliver(packet);
     // What passes goes on to the programs behind this one.
-    if passes(&ctx, TcPacket(ctx.skb.skb)) { TC_ACT_UNSPEC } else { TC_ACT_SHOT }
+    TC_ACT_UNSPEC
 }
 
-/// Sends what is due to the clients of refused requests, on the ingress of traffic control, behind the judge.
+/// Sends what is due to the clients of refused requests, on the ingress of traffic control, where XDP judges.
 #[classifier]
 pub(crate) fn enforcer_answer(ctx: TcContext) -> i32 {
-    let packet = TcPacket(ctx.skb.skb);
-    if let Some(sheet) = maps::sheet()
-        && let Some(frame) = load_head(packet, &mut sheet.head)
-    {
-        let letter = answer::answer(&Kernel::new(packet), sheet, frame);
-        if letter != Letter::NONE {
-            post::send(packet, sheet, letter);
-            post::wipe(sheet);
-        }
-    }
+    post::deliver(TcPacket(ctx.skb.skb));
     TC_ACT_UNSPEC
 }
 

@@ -6,7 +6,8 @@ use enforcer_ebpf::answer::{self, Letter, Post, Sheet, TEXT, Text};
 use enforcer_ebpf::flow::Told;
 use enforcer_ebpf::wire::HEAD;
 
-use crate::maps::{ANSWERS, CLOCK, METERS, POLICIES, PRINCIPALS};
+use crate::load_head;
+use crate::maps::{self, ANSWERS, CLOCK, METERS, POLICIES, PRINCIPALS};
 use crate::packet::{Packet, TcPacket, bounded};
 use crate::world::Kernel;
 
@@ -89,9 +90,22 @@ extern "C" fn measure_limits(told: *mut Told, now: u64) -> u32 {
     1
 }
 
+/// Sends what is due to the client of this packet, if anything is. A function of its own: its stack does not add to that
+/// of the judge.
+#[inline(never)]
+pub(crate) fn deliver(packet: TcPacket) {
+    let Some(sheet) = maps::sheet() else { return };
+    let Some(frame) = load_head(packet, &mut sheet.head) else { return };
+    let letter = answer::answer(&Kernel::new(packet), sheet, frame);
+    if letter != Letter::NONE {
+        send(packet, sheet, letter);
+        wipe(sheet);
+    }
+}
+
 /// Sends a letter to where the packet came from, and makes the packet again what it was.
 #[inline(always)]
-pub(crate) fn send(packet: TcPacket, sheet: &mut Sheet, letter: Letter) {
+fn send(packet: TcPacket, sheet: &mut Sheet, letter: Letter) {
     let Letter { envelope, text } = letter;
     packet.truncate(envelope + text);
     // SAFETY: the envelope has HEAD bytes.
@@ -112,7 +126,7 @@ pub(crate) fn send(packet: TcPacket, sheet: &mut Sheet, letter: Letter) {
 
 /// Wipes the text, whose rest counts as zeros.
 #[inline(always)]
-pub(crate) fn wipe(sheet: &mut Sheet) {
+fn wipe(sheet: &mut Sheet) {
     // SAFETY: the text has TEXT bytes; see `packet::wipe`.
     unsafe { bpf_probe_read_kernel(sheet.text.bytes_mut().as_mut_ptr().cast(), TEXT as u32, core::ptr::null()) };
 }

@@ -65,9 +65,10 @@ pub(super) struct Arguments {
     #[arg(long, env = "ENFORCER_HOOK", value_name = "HOOK", hide_env_values = true)]
     hook: Option<Hook>,
 
-    /// What becomes of a refused request: reset or drop [default: reset]
+    /// What becomes of a refused request: answer, reset or drop [default: answer]
     ///
-    /// `reset` ends the connection on both sides: the worker that had accepted it is free at once. `drop` says nothing
+    /// `answer` sends the client 401, 429 or what else fits, in the app's place, and frees the worker that had accepted
+    /// the connection at once. `reset` ends the connection on both sides without a word. `drop` says nothing
     /// to either side, and that has a price: the client sends the request again and again until it gives up, and the
     /// worker that had accepted the connection keeps waiting for it. A flood of refused requests then takes all workers.
     #[arg(long, env = "ENFORCER_ON_REFUSE", value_name = "ACTION", hide_env_values = true)]

@@ -21,7 +21,7 @@ use super::{
     interface::{self, Interface},
     load::{self, Verified},
     pins::{self, Kept, Pins},
-    plan::{Plan, Target, occupied},
+    plan::{self, Plan, Target, occupied},
     replace::{self, Replacement},
     syscall,
 };
@@ -69,20 +69,39 @@ pub(super) fn execute(plan: Plan, object: &mut Ebpf, hook: Hook, pins: &Pins) ->
                 (load::judge(object, mode)?.id, mode, reason)
             }
         };
+        let mut cannot_answer = None;
+        if mode != Mode::Tc && target.answer.is_none() {
+            let program = load::answer(object)?;
+            match attach_tc(&program, &target.interface, Side::Ingress, pins)? {
+                Ok(path) => {
+                    created.0.push(path.clone());
+                    named.push((path, name.clone()));
+                }
+                Err(why) => cannot_answer = Some(why),
+            }
+        }
         attachments.push(Attachment {
             interface: name,
             index: target.interface.index,
             mode,
             reason,
+            cannot_answer,
             endpoints: target.endpoints,
             since: target.judge.as_ref().map_or_else(jiff::Timestamp::now, |(kept, _)| kept.since),
             program,
             taken_over: target.judge.is_some(),
         });
-        let Target { interface, endpoints, judge, watch, .. } = target;
+        let Target { interface, endpoints, judge, answer, watch, .. } = target;
         if let Some((kept, mode)) = judge {
             let program = load::judge(object, mode)?;
             replacements.push(Replacement { interface: interface.name.clone(), kept, program, mode });
+        }
+        match answer {
+            Some(kept) if mode != Mode::Tc => {
+                let program = load::answer(object)?;
+                replacements.push(Replacement { interface: interface.name.clone(), kept, program, mode: Mode::Tc });
+            }
+            answer => surplus.extend(answer),
         }
         match watch {
             Some(kept) if endpoints == Endpoints::Forwarded => {
@@ -123,7 +142,7 @@ impl Drop for Created {
 
 /// Ends what is not wanted any more.
 fn end(kept: &Kept) {
-    let watches = kept.side == Some(Side::Egress);
+    let watches = kept.side == Some(Side::Egress) || plan::answers(kept);
     match pins::detach(&kept.path) {
         Ok(()) if watches => tracing::debug!("{} is no longer watched", kept.name),
         Ok(()) => tracing::info!("{} is no longer guarded: it is not asked for any more", kept.name),

@@ -9,6 +9,7 @@ use super::{
     Error, checks,
     classifier::Side,
     pins::{Kept, Pins},
+    plan,
 };
 
 /// An enforcement that is pinned.
@@ -40,7 +41,7 @@ pub fn guard(bpffs_dir: &Path) -> Result<Option<Guard>, Error> {
         return Ok(None);
     }
     let pins = Pins::new(bpffs_dir);
-    let judges = |kept: &Kept| kept.interface != 0 && kept.side != Some(Side::Egress);
+    let judges = |kept: &Kept| kept.interface != 0 && kept.side != Some(Side::Egress) && !plan::answers(kept);
     let kept = pins.kept()?.into_iter().filter(judges);
     let places: Vec<Guarded> = kept.map(|kept| Guarded { interface: kept.interface, program: kept.program }).collect();
     if places.is_empty() {

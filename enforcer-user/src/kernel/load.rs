@@ -27,6 +27,8 @@ static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/enforce
 pub(super) const XDP: &str = "enforcer_xdp";
 /// Judges, in traffic control.
 pub(super) const TC: &str = "enforcer_tc";
+/// Answers, in traffic control, what XDP refuses.
+pub(super) const ANSWER: &str = "enforcer_answer";
 /// Takes note of what servers behind this host send.
 const WATCH: &str = "enforcer_watch";
 
@@ -69,6 +71,11 @@ pub(super) fn load(options: &Options, pins: &Pins, offsets: SocketOffsets) -> Re
 /// The program that judges in a mode.
 pub(super) fn judge(object: &mut Ebpf, mode: Mode) -> Result<Verified, Error> {
     verified(object, if mode == Mode::Tc { TC } else { XDP })
+}
+
+/// The program that answers where XDP judges.
+pub(super) fn answer(object: &mut Ebpf) -> Result<Verified, Error> {
+    verified(object, ANSWER)
 }
 
 /// The program that watches what leaves.
@@ -178,7 +185,7 @@ mod tests {
         for &name in map::PINNED {
             assert!(object.maps.contains_key(name), "no map {name}");
         }
-        for name in [XDP, TC, WATCH] {
+        for name in [XDP, TC, ANSWER, WATCH] {
             assert!(object.programs.contains_key(name), "no program {name}");
         }
     }

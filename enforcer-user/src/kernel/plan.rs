@@ -32,6 +32,8 @@ pub(super) struct Target {
     pub(super) endpoints: Endpoints,
     /// What judges there for an earlier daemon, to be taken over.
     pub(super) judge: Option<(Kept, Mode)>,
+    /// What answers there for an earlier daemon, to be taken over.
+    pub(super) answer: Option<Kept>,
     /// What watches there for an earlier daemon, to be taken over.
     pub(super) watch: Option<Kept>,
     /// Another's XDP program there.
@@ -71,7 +73,11 @@ impl Plan {
     /// Has the programs verified that are needed for sure.
     pub(super) fn verify(&self, object: &mut Ebpf, hook: Hook) -> Result<(), Error> {
         for target in &self.targets {
-            load::judge(object, target.modes(hook).0)?;
+            let mode = target.modes(hook).0;
+            load::judge(object, mode)?;
+            if mode != Mode::Tc {
+                load::answer(object)?;
+            }
             if target.endpoints == Endpoints::Forwarded {
                 load::watch(object)?;
             }
@@ -95,6 +101,10 @@ impl Target {
         let xdp = interface.program;
         let by_xdp = take(&|kept| Ok(kept.side.is_none() && xdp.is_some_and(|program| program.id == kept.program)))?;
         let by_tc = take(&|kept| runs(kept, Side::Ingress))?;
+        let (by_tc, answer) = match by_tc {
+            Some(kept) if answers(&kept) => (None, Some(kept)),
+            by_tc => (by_tc, None),
+        };
         let watch = take(&|kept| runs(kept, Side::Egress))?;
         let (judge, foreign) = match (by_xdp, by_tc, xdp.map(|program| program.place)) {
             (Some(kept), _, Some(Place::Software(mode))) => (Some((kept, mode)), None),
@@ -106,7 +116,7 @@ impl Target {
             check_mode(&name, *mode, hook)?;
         }
         let endpoints = Endpoints::of(&interface);
-        let target = Self { interface, endpoints, judge, watch, foreign };
+        let target = Self { interface, endpoints, judge, answer, watch, foreign };
         target.check_others(hook)?;
         Ok(target)
     }
@@ -176,6 +186,11 @@ fn runs(kept: &Kept, side: Side) -> Result<bool, Error> {
     }
     let listed = classifier::tcx(kept.interface, side).map_err(list_error)?;
     Ok(listed.is_some_and(|ids| ids.contains(&kept.program)))
+}
+
+/// Whether what is kept answers what XDP refuses.
+pub(super) fn answers(kept: &Kept) -> bool {
+    kept.side == Some(Side::Ingress) && program_name(kept.program).as_deref() == Some(load::ANSWER)
 }
 
 fn list_error(source: std::io::Error) -> Error {

@@ -6,17 +6,21 @@
 use std::{
     array,
     os::fd::AsFd as _,
-    sync::atomic::{
-        AtomicU64,
-        Ordering::{Relaxed, Release},
+    sync::{
+        Arc,
+        atomic::{
+            AtomicU64,
+            Ordering::{Relaxed, Release},
+        },
     },
+    time::SystemTime,
 };
 
 use aya::{
     Ebpf,
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray},
 };
-use enforcer_ebpf::abi::{self, Bucket, Key, KeyTag, Meter, Policy, Principal, Service, map};
+use enforcer_ebpf::abi::{self, Answer, Bucket, Key, KeyTag, Meter, Policy, Principal, Service, map};
 
 use super::{
     Error, Kernel,
@@ -42,9 +46,26 @@ pub struct MapFill {
     pub capacity: u64,
 }
 
+/// What tells the program the time of day, which it knows only since the boot.
+#[derive(Clone, Debug)]
+pub struct Clock(Arc<Mapped>);
+
+impl Clock {
+    /// Tells it the time. To be called now and then: the time of day is set, and slewed.
+    pub fn set(&self) {
+        let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let offset = (unix.as_nanos() as u64).wrapping_sub(super::now());
+        for word in self.0.words() {
+            word.store(offset, Relaxed);
+        }
+    }
+}
+
 /// The maps that the daemon reads and writes.
 pub(super) struct Tables {
     services: Array<MapData, Service>,
+    answers: Array<MapData, Answer>,
+    clock: Clock,
     ports: Array<MapData, u32>,
     /// What `ports` holds.
     guarded: Vec<u32>,
@@ -77,6 +98,8 @@ impl Tables {
         }
         Ok(Self {
             services: typed(object, map::SERVICES)?,
+            answers: typed(object, map::ANSWERS)?,
+            clock: Clock(Arc::new(mapped(object, map::CLOCK, 1)?)),
             ports,
             guarded,
             keys,
@@ -99,6 +122,23 @@ impl Kernel {
     pub fn set_service(&mut self, slot: u32, service: &Service) -> Result<(), Error> {
         check(map::SERVICES, slot, abi::SERVICES)?;
         self.tables.services.set(slot, service, 0).map_err(|error| failed(map::SERVICES, "written", error))
+    }
+
+    /// Writes an answer of the service in a slot.
+    ///
+    /// # Errors
+    /// A slot beyond the end of the map, or a failed write.
+    pub fn set_answer(&mut self, slot: u32, kind: u32, answer: &Answer) -> Result<(), Error> {
+        check(map::SERVICES, slot, abi::SERVICES)?;
+        check(map::ANSWERS, kind, abi::ANSWERS_EACH)?;
+        let index = slot * abi::ANSWERS_EACH + kind;
+        self.tables.answers.set(index, answer, 0).map_err(|error| failed(map::ANSWERS, "written", error))
+    }
+
+    /// What tells the program the time of day; it stays of use while this changes.
+    #[must_use]
+    pub fn clock(&self) -> Clock {
+        self.tables.clock.clone()
     }
 
     /// Guards exactly these TCP ports with the service in `slot`; its other ports become unguarded.
