@@ -39,7 +39,7 @@ pub(crate) fn enforcer_xdp(ctx: XdpContext) -> u32 {
 #[classifier]
 pub(crate) fn enforcer_tc(ctx: TcContext) -> i32 {
     let packet = TcPacket(ctx.skb.skb);
-    if !passes(&ctx, packet) {
+    if !packet.settle() || !passes(&ctx, packet) {
         return TC_ACT_SHOT;
     }
     post::deliver(packet);

@@ -3,8 +3,8 @@
 
 use aya_ebpf::bindings::{__sk_buff, BPF_F_RECOMPUTE_CSUM, bpf_sock, bpf_sock_tuple, xdp_md};
 use aya_ebpf::helpers::generated::{
-    bpf_probe_read_kernel, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes, bpf_skc_lookup_tcp,
-    bpf_xdp_get_buff_len, bpf_xdp_load_bytes, bpf_xdp_store_bytes,
+    bpf_probe_read_kernel, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_load_bytes_relative,
+    bpf_skb_store_bytes, bpf_skc_lookup_tcp, bpf_xdp_get_buff_len, bpf_xdp_load_bytes, bpf_xdp_store_bytes,
 };
 use enforcer_ebpf::flow::{Flow, Receiver};
 use enforcer_ebpf::http::bytes::CAPACITY;
@@ -111,6 +111,32 @@ impl Packet for XdpPacket {
 pub(crate) struct TcPacket(pub(crate) *mut __sk_buff);
 
 impl TcPacket {
+    /// Sees to it that the packet begins with its Ethernet header, as on the ingress of traffic control it should.
+    ///
+    /// It does not where the generic XDP hook has copied the packet before, to give its program headroom: the copy's
+    /// `mac_len` is 0 (skb_pp_cow_data, net/core/skbuff.c, seen on 6.18), and classifiers see the IP header first. Making
+    /// room for the Ethernet header sets that right.
+    #[inline(always)]
+    pub(crate) fn settle(self) -> bool {
+        const BPF_HDR_START_MAC: u32 = 0;
+        const ETHERNET: u32 = 14;
+        let (mut found, mut ethernet) = ([0u64; 2], [0u64; 2]);
+        let (to, header): (*mut [u64; 2], *mut [u64; 2]) = (&mut found, &mut ethernet);
+        // SAFETY: both have room for what is copied.
+        let failed = unsafe {
+            bpf_skb_load_bytes(self.0.cast(), 0, to.cast(), ETHERNET)
+                | bpf_skb_load_bytes_relative(self.0.cast(), 0, header.cast(), ETHERNET, BPF_HDR_START_MAC)
+        };
+        if failed != 0 || found == ethernet {
+            return failed == 0;
+        }
+        // SAFETY: the context is this program's; as above.
+        unsafe {
+            bpf_skb_change_head(self.0, ETHERNET, 0) == 0
+                && bpf_skb_store_bytes(self.0, 0, header.cast(), ETHERNET, u64::from(BPF_F_RECOMPUTE_CSUM)) == 0
+        }
+    }
+
     /// Whether a socket of this host sent it.
     #[inline(always)]
     pub(crate) fn is_local(self) -> bool {

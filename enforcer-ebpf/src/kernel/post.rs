@@ -95,6 +95,9 @@ extern "C" fn measure_limits(told: *mut Told, now: u64) -> u32 {
 #[inline(never)]
 pub(crate) fn deliver(packet: TcPacket) {
     let Some(sheet) = maps::sheet() else { return };
+    if !packet.settle() {
+        return;
+    }
     let Some(frame) = load_head(packet, &mut sheet.head) else { return };
     let letter = answer::answer(&Kernel::new(packet), sheet, frame);
     if letter != Letter::NONE {
