@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, ensure};
 use aya::maps::{Array, HashMap, Map, MapData, MapType, PerCpuArray};
+use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType, loaded_programs};
 use enforcer_ebpf::abi::{ABI, Key, KeyTag, Meter, Policy, Service, TOTALS, map};
 use enforcer_ebpf::flow::{Handshake, Mark, Place, Set};
 use enforcer_ebpf::wire::Tuple;
@@ -18,13 +19,14 @@ use enforcer_tests::enforcer::{self, Enforcer, Ran};
 use enforcer_tests::netns::{self, Link, Namespace, Way};
 use enforcer_tests::origin::{Origin, Workers};
 use enforcer_tests::process;
+use enforcer_tests::program::{Kind, Program};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
 const PORT: u16 = 8000;
 
 /// The ways of which each has its own kind of attachment.
-const ATTACHMENTS: [Way; 3] = [Way::VethNative, Way::VethTc, Way::LoopbackGeneric];
+const ATTACHMENTS: [Way; 4] = [Way::VethNative, Way::VethTc, Way::LoopbackGeneric, Way::LoopbackTc];
 
 /// A link with an app on it that nothing guards yet.
 fn site() -> Result<(Link, Origin)> {
@@ -71,12 +73,30 @@ fn under_keyless_load<T>(link: &Link, origin: &Origin, body: impl FnOnce() -> Re
     })
 }
 
-/// Names of the programs on the link's interface, as bpftool tells them.
+/// Names of the programs on the link's interface: XDP's, then those of traffic control.
 fn attached(link: &Link) -> Result<Vec<String>> {
-    let listed = process::run(link.server.command("bpftool").args(["net", "list", "dev", &link.interface]))?;
-    let words = listed.split_whitespace();
-    let ours = words.filter(|word| word.starts_with("enforcer_") || word.starts_with("foreign") || *word == "driver");
-    Ok(ours.map(str::to_owned).collect())
+    let listed = process::run(link.server.command("ip").args(["-json", "link", "show", "dev", &link.interface]))?;
+    let listed: Value = serde_json::from_str(&listed).context(listed)?;
+    link.server.run(|| {
+        let mut ids: Vec<u32> = Vec::new();
+        ids.extend(listed[0]["xdp"]["prog"]["id"].as_u64().map(u32::try_from).transpose()?);
+        for side in [TcAttachType::Ingress, TcAttachType::Egress] {
+            let (_, programs) = SchedClassifier::query_tcx(&link.interface, side)?;
+            ids.extend(programs.iter().map(ProgramInfo::id));
+        }
+        let name = |id: u32| {
+            let info = loaded_programs().filter_map(Result::ok).find(|info| info.id() == id);
+            Ok(info.and_then(|info| info.name_as_str().map(str::to_owned)).context("a program without a name")?)
+        };
+        ids.into_iter().map(name).collect()
+    })
+}
+
+/// Attaches a program that lets everything pass, and is not the enforcer's, to XDP on the link's interface.
+fn attach_foreign(link: &Link) -> Result<Program> {
+    let mut program = Program::load(Kind::Xdp, "foreign_xdp")?;
+    link.server.run(|| program.attach(nix::net::if_::if_nametoindex(link.interface.as_str())?))?;
+    Ok(program)
 }
 
 fn expect(ran: &Ran, code: i32, words: &[&str]) -> Result<()> {
@@ -193,6 +213,8 @@ fn detach_with_a_daemon_ends_enforcement_and_leaves_nothing_pinned() -> Result<(
         let mut enforcer = Enforcer::guard(&link, PORT, &[])?;
         ensure!(!enforcer.pinned()?.is_empty(), "nothing is pinned");
         ensure!(send(&link, &origin, None)? == Ending::Reset, "nothing is enforced");
+        let program = if link.hook() == "tc" { "enforcer_tc" } else { "enforcer_xdp" };
+        ensure!(attached(&link)? == [program], "{way:?}: {:?}", attached(&link)?);
         enforcer.cli(&["detach"])?;
         let status = enforcer.daemon()?.wait()?;
         ensure!(status.success(), "the daemon ended with {status}");
@@ -408,23 +430,88 @@ fn a_process_without_rights_is_told_which_it_lacks() -> Result<()> {
 }
 
 #[test]
-fn a_second_daemon_and_a_foreign_program_are_told_apart_and_refused() -> Result<()> {
-    let (link, origin) = site()?;
+fn a_second_daemon_with_the_same_state_or_pins_is_refused() -> Result<()> {
+    let link = Link::new(Way::VethNative)?;
     let enforcer = Enforcer::guard(&link, PORT, &[])?;
-    let key = enforcer.add_key("tenant", "100/hour")?;
     let second = enforcer.fail_to_start(&["--metrics", "off"])?;
     expect(&second, 14, &["another daemon runs", "state"])?;
     let state = enforcer.folder().join("other").display().to_string();
     let socket = enforcer.folder().join("other.sock").display().to_string();
     let same_pins = enforcer.fail_to_start(&["--metrics", "off", "--state-dir", &state, "--socket", &socket])?;
     expect(&same_pins, 14, &["another enforcer already runs", "--bpffs-dir"])?;
-    // An enforcer of its own state and pins meets the first one's program as anybody would.
-    let other = Enforcer::new(&link.server, &["--interface", &link.interface, "--port", "8000", "--metrics", "off"])?;
-    expect(&other.fail_to_start(&[])?, 13, &[&link.interface, "enforcer_xdp", "id"])?;
-    ensure!(other.pinned()?.is_empty(), "left {:?}", other.pinned()?);
-    drop(other);
-    ensure!(send(&link, &origin, Some(&key))? == Ending::Answered(200), "the first one is disturbed");
-    ensure!(send(&link, &origin, None)? == Ending::Reset, "the first one is disturbed");
+    Ok(())
+}
+
+/// Both would charge for each request.
+#[test]
+fn behind_another_enforcer_none_starts_whatever_the_hook() -> Result<()> {
+    for (way, program) in [(Way::VethNative, "enforcer_xdp"), (Way::VethTc, "enforcer_tc")] {
+        let (link, origin) = site_on(way)?;
+        let enforcer = Enforcer::guard(&link, PORT, &[])?;
+        let key = enforcer.add_key("tenant", "100/hour")?;
+        // Of its own state and pins, it meets the first one's program as anybody would.
+        let other =
+            Enforcer::new(&link.server, &["--interface", &link.interface, "--port", "8000", "--metrics", "off"])?;
+        for hook in ["auto", "xdp-native", "xdp-generic", "tc"] {
+            let ran = other.fail_to_start(&["--hook", hook])?;
+            expect(&ran, 13, &[&link.interface, program, "id"]).with_context(|| format!("{way:?}, {hook}"))?;
+            ensure!(other.pinned()?.is_empty(), "{hook} left {:?}", other.pinned()?);
+        }
+        ensure!(attached(&link)? == [program], "{way:?}: {:?}", attached(&link)?);
+        ensure!(send(&link, &origin, Some(&key))? == Ending::Answered(200), "the first one is disturbed");
+        ensure!(send(&link, &origin, None)? == Ending::Reset, "the first one is disturbed");
+    }
+    Ok(())
+}
+
+#[test]
+fn beside_a_foreign_xdp_program_only_traffic_control_is_taken() -> Result<()> {
+    let (link, origin) = site()?;
+    let _foreign = attach_foreign(&link)?;
+    let mut enforcer = Enforcer::new(&link.server, &["--interface", &link.interface, "--port", "8000"])?;
+    for hook in ["xdp-native", "xdp-generic"] {
+        let ran = enforcer.fail_to_start(&["--hook", hook])?;
+        expect(&ran, 13, &[&link.interface, "foreign_xdp"]).with_context(|| hook.to_owned())?;
+        ensure!(enforcer.pinned()?.is_empty(), "{hook} left {:?}", enforcer.pinned()?);
+    }
+    for (hook, why) in [("auto", "XDP runs another's program"), ("tc", "asked for")] {
+        enforcer.configure(&format!("hook = \"{hook}\""))?;
+        enforcer.start()?;
+        let attachment = enforcer.json(&["status"])?["attachments"][0].clone();
+        ensure!(attachment["mode"] == "tc", "{hook}: {attachment}");
+        ensure!(attachment["reason"].as_str().is_some_and(|reason| reason.contains(why)), "{hook}: {attachment}");
+        ensure!(attached(&link)? == ["foreign_xdp", "enforcer_tc"], "{hook}: {:?}", attached(&link)?);
+        let key = enforcer.add_key(&format!("tenant-{hook}"), "1/hour")?;
+        send_many(&link, &origin, &key, 1, Ending::Answered(200))?;
+        send_many(&link, &origin, &key, 1, Ending::Reset)?;
+        ensure!(send(&link, &origin, None)? == Ending::Reset, "{hook}: unkeyed");
+        enforcer.cli(&["detach"])?;
+        enforcer.daemon()?.wait()?;
+        ensure!(attached(&link)? == ["foreign_xdp"], "{hook} left {:?}", attached(&link)?);
+    }
+    Ok(())
+}
+
+#[test]
+fn what_is_attached_in_one_mode_is_kept_in_it_and_never_put_in_another() -> Result<()> {
+    let (link, origin) = site()?;
+    let mut enforcer = Enforcer::new(&link.server, &["--interface", &link.interface, "--port", "8000"])?;
+    for (mode, other, program) in [("tc", "xdp-native", "enforcer_tc"), ("xdp-native", "tc", "enforcer_xdp")] {
+        enforcer.configure(&format!("hook = \"{mode}\""))?;
+        enforcer.start()?;
+        enforcer.stop(Signal::SIGKILL)?;
+        let ran = enforcer.fail_to_start(&["--hook", other])?;
+        expect(&ran, 15, &[&link.interface, mode, "enforcer detach"]).with_context(|| format!("{mode} to {other}"))?;
+        ensure!(attached(&link)? == [program], "after {other}: {:?}", attached(&link)?);
+        ensure!(send(&link, &origin, None)? == Ending::Reset, "the refused {other} ended the guard");
+        enforcer.configure("hook = \"auto\"")?;
+        enforcer.start()?;
+        let attachment = enforcer.json(&["status"])?["attachments"][0].clone();
+        ensure!(attachment["mode"] == mode && attachment["taken_over"] == true, "{attachment}");
+        enforcer.cli(&["detach"])?;
+        enforcer.daemon()?.wait()?;
+        ensure!(attached(&link)?.is_empty(), "{mode} left {:?}", attached(&link)?);
+    }
     Ok(())
 }
 
@@ -709,10 +796,10 @@ fn promtool_accepts_the_metrics() -> Result<()> {
 
 #[test]
 fn status_tells_where_how_and_what() -> Result<()> {
-    for (way, mode) in [(Way::VethNative, "xdp-native"), (Way::LoopbackTc, "tc")] {
+    for (way, mode) in [(Way::VethNative, "xdp-native"), (Way::LoopbackGeneric, "xdp-generic")] {
         let link = Link::new(way)?;
         let origin = Origin::start(&link.server, "plain", Workers::Sync(1), SocketAddr::new(link.v4, PORT))?;
-        // Chosen, not told: native where the driver can.
+        // Chosen, not told: native where the driver can, else generic.
         let mut enforcer = Enforcer::new(&link.server, &["--interface", &link.interface, "--port", "8000"])?;
         enforcer.start()?;
         let key = enforcer.add_key("tenant", "100/hour")?;

@@ -80,7 +80,8 @@ pub struct Options {
 /// How a program is to be attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Hook {
-    /// In the driver where it can, else in traffic control, else in the kernel's own receive path.
+    /// In the driver where it can, else in the kernel's own receive path; in traffic control where another's XDP program
+    /// has the only place.
     #[default]
     Auto,
     /// In the driver, or not at all.

@@ -59,9 +59,9 @@ pub(super) struct Arguments {
 
     /// Where to attach: auto, xdp-native, xdp-generic or tc [default: auto]
     ///
-    /// `auto` attaches in the driver where it can (xdp-native), and else in traffic control (tc), as it does where
-    /// another's XDP program is; only where there is no traffic control in the kernel's own receive path (xdp-generic).
-    /// `enforcer status` says which, and why.
+    /// `auto` attaches in the driver where it can (xdp-native), else in the kernel's own receive path (xdp-generic), and
+    /// in traffic control (tc) only where another's XDP program is, which leaves XDP no place. `enforcer status` says
+    /// which, and why.
     #[arg(long, env = "ENFORCER_HOOK", value_name = "HOOK", hide_env_values = true)]
     hook: Option<Hook>,
 

@@ -184,7 +184,7 @@ mod tests {
                 interface: "lo".into(),
                 index: 1,
                 mode: "xdp-generic".into(),
-                reason: "the driver has no XDP".into(),
+                reason: "its driver has no native XDP".into(),
                 endpoints: "local".into(),
                 since: Timestamp::UNIX_EPOCH,
                 program: 7,
@@ -229,7 +229,7 @@ mod tests {
              warning  lo forwards now\n\
              \n\
              INTERFACE  MODE         ENDPOINTS  SINCE                 PROGRAM  TAKEN-OVER  WHY-THIS-MODE\n\
-             lo         xdp-generic  local      1970-01-01T00:00:00Z        7  no          the driver has no XDP\n\
+             lo         xdp-generic  local      1970-01-01T00:00:00Z        7  no          its driver has no native XDP\n\
              \n\
              VERDICT       COUNT\n\
              allowed         100\n\

@@ -133,33 +133,27 @@ fn end(kept: &Kept) {
 
 /// Attaches the program that judges: its pin, its mode, and why that mode.
 fn attach(target: &Target, object: &mut Ebpf, hook: Hook, pins: &Pins) -> Result<(PathBuf, Mode, String), Error> {
-    let interface = &target.interface;
+    let Target { interface, foreign, .. } = target;
     let mut attempt = |mode| attempt(interface, object, mode, pins);
     let cannot = |mode, reason| Error::CannotAttach { interface: interface.name.clone(), mode, reason };
-    let mode = target.first_mode(hook);
-    let refused = match (attempt(mode)?, hook) {
-        (Ok(path), Hook::Auto) => {
-            let reason = match target.foreign {
-                Some(program) => format!("XDP runs another's program there (id {})", program.id),
-                None => "the driver has native XDP".to_owned(),
+    let (mode, otherwise) = target.modes(hook);
+    let refused = match attempt(mode)? {
+        Ok(path) => {
+            let reason = match (hook, foreign) {
+                (Hook::Auto, Some(program)) => format!("XDP runs another's program there (id {})", program.id),
+                (Hook::Auto, None) => "the driver has native XDP".to_owned(),
+                _ => "asked for".to_owned(),
             };
             return Ok((path, mode, reason));
         }
-        (Ok(path), _) => return Ok((path, mode, "asked for".to_owned())),
-        (Err(why), Hook::XdpNative) => {
-            return Err(cannot(mode, format!("{why}; --hook auto takes what the interface can")));
-        }
-        (Err(why), Hook::Auto) if mode == Mode::XdpNative => why,
-        (Err(why), _) => return Err(cannot(mode, why)),
+        Err(why) if hook == Hook::XdpNative => format!("{why}; --hook auto takes what the interface can"),
+        Err(why) => why,
     };
-    let mut reasons = refused;
-    for mode in [Mode::Tc, Mode::XdpGeneric] {
-        match attempt(mode)? {
-            Ok(path) => return Ok((path, mode, reasons)),
-            Err(why) => reasons = format!("{reasons}, and {why}"),
-        }
+    let Some(mode) = otherwise else { return Err(cannot(mode, refused)) };
+    match attempt(mode)? {
+        Ok(path) => Ok((path, mode, refused)),
+        Err(why) => Err(cannot(mode, format!("{refused}, and {why}"))),
     }
-    Err(cannot(Mode::XdpGeneric, reasons))
 }
 
 fn attempt(interface: &Interface, object: &mut Ebpf, mode: Mode, pins: &Pins) -> Attempt {

@@ -71,7 +71,7 @@ impl Plan {
     /// Has the programs verified that are needed for sure.
     pub(super) fn verify(&self, object: &mut Ebpf, hook: Hook) -> Result<(), Error> {
         for target in &self.targets {
-            load::judge(object, target.first_mode(hook))?;
+            load::judge(object, target.modes(hook).0)?;
             if target.endpoints == Endpoints::Forwarded {
                 load::watch(object)?;
             }
@@ -131,16 +131,16 @@ impl Target {
         }
     }
 
-    /// The mode that is tried first.
-    pub(super) fn first_mode(&self, hook: Hook) -> Mode {
+    /// The mode to attach in, and the one for where that is refused.
+    pub(super) const fn modes(&self, hook: Hook) -> (Mode, Option<Mode>) {
         match (&self.judge, hook) {
-            (Some((_, mode)), _) => *mode,
-            (None, Hook::XdpNative) => Mode::XdpNative,
-            (None, Hook::XdpGeneric) => Mode::XdpGeneric,
-            (None, Hook::Tc) => Mode::Tc,
-            // Nobody else's program is ever put aside.
-            (None, Hook::Auto) if self.foreign.is_some() => Mode::Tc,
-            (None, Hook::Auto) => Mode::XdpNative,
+            (Some((_, mode)), _) => (*mode, None),
+            (None, Hook::XdpNative) => (Mode::XdpNative, None),
+            (None, Hook::XdpGeneric) => (Mode::XdpGeneric, None),
+            (None, Hook::Tc) => (Mode::Tc, None),
+            // XDP has one place, and nobody else's program is ever put aside.
+            (None, Hook::Auto) if self.foreign.is_some() => (Mode::Tc, None),
+            (None, Hook::Auto) => (Mode::XdpNative, Some(Mode::XdpGeneric)),
         }
     }
 }
@@ -219,6 +219,18 @@ fn program_name(id: u32) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn auto_takes_traffic_control_only_beside_anothers_xdp_program() {
+        let interface =
+            Interface { index: 1, name: "lo".to_owned(), program: None, is_bridged: false, has_ethernet: true };
+        let free = Target { interface, endpoints: Endpoints::Local, judge: None, watch: None, foreign: None };
+        assert_eq!(free.modes(Hook::Auto), (Mode::XdpNative, Some(Mode::XdpGeneric)));
+        assert_eq!(free.modes(Hook::XdpNative), (Mode::XdpNative, None));
+        let foreign = Some(Program { id: 7, place: Place::Software(Mode::XdpGeneric) });
+        let shared = Target { foreign, ..free };
+        assert_eq!(shared.modes(Hook::Auto), (Mode::Tc, None));
+    }
 
     #[test]
     fn a_mode_is_kept_unless_another_is_forced() {
