@@ -20,6 +20,7 @@ use crate::opaque::opaque;
 use crate::reply::{self, TCP_HEADER};
 use crate::verdict::{Count, Event};
 use crate::wire::{self, Head, Segment, Tuple, flag};
+use crate::words;
 pub use text::{TEXT, Text, piece};
 
 /// Window that clients are offered, before scaling: enough to take the rest of an upload, and no reason to send it fast.
@@ -131,7 +132,7 @@ fn take<P: Post>(post: &P, sheet: &mut Sheet) -> bool {
     if flow.told.due == due::NOTHING || flow.stage < stage::REFUSED {
         return false;
     }
-    sheet.told = flow.told;
+    words::copy(&flow.told, &mut sheet.told);
     flow.told.due = due::NOTHING;
     sheet.text.clear();
     if sheet.told.due == due::RESET {
@@ -153,7 +154,8 @@ fn take<P: Post>(post: &P, sheet: &mut Sheet) -> bool {
         return false;
     }
     sheet.told.len = sheet.text.len().wrapping_add(1);
-    flow.told = Told { due: due::NOTHING, ..sheet.told };
+    words::copy(&sheet.told, &mut flow.told);
+    flow.told.due = due::NOTHING;
     post.count(Count::Event(if is_first { Event::Answered } else { Event::AnsweredAgain }));
     true
 }
@@ -166,7 +168,7 @@ pub fn measure(told: &mut Told, policy: &Policy, meter: &Meter, now: u64) {
         if index as u32 >= policy.len {
             break;
         }
-        let retry = limit::usage(&meter.buckets[index], &policy.limits[index], now).retry;
+        let retry = limit::retry(&meter.buckets[index], &policy.limits[index], now);
         if retry >= longest {
             longest = retry;
             worst = index;

@@ -31,3 +31,4 @@ mod pod;
 pub mod reply;
 pub mod verdict;
 pub mod wire;
+pub mod words;

@@ -390,9 +390,9 @@ pub fn usage(bucket: &Bucket, limit: &Limit, now: u64) -> Usage {
     if limit.algorithm == Algorithm::Gcra as u32 {
         let ahead = bucket.arrival.saturating_sub(now);
         let used = if limit.interval == 0 { 0 } else { ahead.div_ceil(limit.interval) };
-        let retry = if limit.count == 0 { u64::MAX } else { ahead.saturating_sub(limit.tolerance) };
-        return Usage { used, remaining, reset: ahead, retry };
+        return Usage { used, remaining, reset: ahead, retry: retry(bucket, limit, now) };
     }
+    let retry = retry(bucket, limit, now);
     let now = now / TICK_NS;
     let (counts, window) = current(bucket, limit, now);
     let elapsed = now.saturating_sub(window.start);
@@ -405,22 +405,39 @@ pub fn usage(bucket: &Bucket, limit: &Limit, now: u64) -> Usage {
         (_, true, 1..) => left.saturating_add(limit.window),
         _ => left,
     };
-    let retry = if limit.count == 0 {
-        u64::MAX
-    } else if remaining > 0 {
-        0
-    } else if !sliding {
+    Usage { used, remaining, reset: reset.saturating_mul(TICK_NS), retry }
+}
+
+/// [`Usage::retry`].
+#[must_use]
+pub fn retry(bucket: &Bucket, limit: &Limit, now: u64) -> u64 {
+    if limit.count == 0 {
+        return u64::MAX;
+    }
+    if limit.algorithm == Algorithm::Gcra as u32 {
+        return bucket.arrival.saturating_sub(now).saturating_sub(limit.tolerance);
+    }
+    let now = now / TICK_NS;
+    let (counts, window) = current(bucket, limit, now);
+    let elapsed = now.saturating_sub(window.start);
+    let most = limit.count as u64 - 1;
+    if counts.used(elapsed, limit) <= most {
+        return 0;
+    }
+    let left = limit.window.saturating_sub(elapsed);
+    let ticks = if limit.algorithm != Algorithm::Sliding as u32 {
         left
-    } else if counts.current >= limit.count as u64 {
-        left.saturating_add(until_weight(counts.current, limit.count as u64 - 1, limit.window, 0))
+    } else if counts.current > most {
+        left.saturating_add(until_weight(counts.current, most, limit.window, 0))
     } else {
-        until_weight(counts.previous, limit.count as u64 - 1 - counts.current, limit.window, elapsed)
+        until_weight(counts.previous, most - counts.current, limit.window, elapsed)
     };
-    Usage { used, remaining, reset: reset.saturating_mul(TICK_NS), retry: retry.saturating_mul(TICK_NS) }
+    ticks.saturating_mul(TICK_NS)
 }
 
 /// Ticks from `elapsed` until `count` weighs at most `room`.
-fn until_weight(count: u64, room: u64, window: u64, elapsed: u64) -> u64 {
+#[inline(always)]
+const fn until_weight(count: u64, room: u64, window: u64, elapsed: u64) -> u64 {
     if count <= room {
         return 0;
     }

@@ -14,6 +14,7 @@ use crate::flow::{Flow, Mark, Place, after};
 use crate::http::Refusal;
 use crate::verdict::{Count, Event, Reason};
 use crate::wire::Segment;
+use crate::words;
 
 /// What is remembered of judged bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,8 +42,8 @@ pub(super) fn recall<W: World>(world: &W, desk: &mut Desk, flow: &mut Flow, begi
     if !find(world, flow, flow.place(begin), &mut desk.mark) || !after(desk.mark.end, begin) {
         return (Memory::None, begin);
     }
-    desk.stood = flow.machine;
-    flow.machine = desk.mark.machine;
+    words::copy(&flow.machine, &mut desk.stood);
+    words::copy(&desk.mark.machine, &mut flow.machine);
     (Memory::Read, desk.mark.end)
 }
 
@@ -50,7 +51,7 @@ pub(super) fn recall<W: World>(world: &W, desk: &mut Desk, flow: &mut Flow, begi
 #[inline(always)]
 fn find<W: World>(world: &W, flow: &Flow, place: Place, mark: &mut Mark) -> bool {
     if flow.marked == place.position {
-        *mark = flow.mark;
+        words::copy(&flow.mark, mark);
         return true;
     }
     world.mark(place, mark)
@@ -81,7 +82,7 @@ pub(super) fn compare<W: World>(
         divide(world, desk, flow, begin, end);
         (true, true)
     };
-    flow.machine = desk.stood;
+    words::copy(&desk.stood, &mut flow.machine);
     if !known {
         return forgotten(world, desk, segment, flow, begin);
     }
@@ -105,7 +106,7 @@ fn divide<W: World>(world: &W, desk: &mut Desk, flow: &mut Flow, begin: u32, end
         desk.mark.end = end;
         world.put_mark(first, &desk.mark);
     }
-    desk.mark.machine = flow.machine;
+    words::copy(&flow.machine, &mut desk.mark.machine);
     desk.mark.end = whole;
     world.put_mark(flow.place(end), &desk.mark);
 }

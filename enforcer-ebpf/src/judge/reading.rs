@@ -8,6 +8,7 @@ use crate::http::{Cursor, Refusal, Step};
 use crate::opaque::zero;
 use crate::verdict::{Count, Event, Malformation, Reason};
 use crate::wire::{Segment, flag};
+use crate::words;
 
 /// The part of a segment's payload that is to be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,10 +132,10 @@ pub fn read<W: World>(world: &W, desk: &mut Desk, segment: &Segment, flow: &mut 
     if !again && piece.len > 0 && !within {
         if flow.marked == u64::MAX || !after(flow.mark.end, flow.accepted) {
             reading.scan.keep = keep::NEAR;
-            flow.mark.machine = flow.machine;
+            words::copy(&flow.machine, &mut flow.mark.machine);
         } else {
             reading.scan.keep = keep::FAR;
-            mark.machine = flow.machine;
+            words::copy(&flow.machine, &mut mark.machine);
         }
     }
     if reading.scan.len > 0 {
@@ -166,9 +167,9 @@ fn settle<W: World>(world: &W, desk: &mut Desk, segment: &Segment, flow: &mut Fl
     if let Some(refusal) = refusal {
         // What was judged ends where it did before; what comes again before that must lead to the same state.
         if desk.reading.scan.keep == keep::NEAR {
-            flow.machine = flow.mark.machine;
+            words::copy(&flow.mark.machine, &mut flow.machine);
         } else if desk.reading.scan.keep == keep::FAR {
-            flow.machine = desk.mark.machine;
+            words::copy(&desk.mark.machine, &mut flow.machine);
         }
         return refuse(world, desk, segment, flow, begin, refusal);
     }

@@ -39,7 +39,7 @@ pub(crate) fn enforcer_xdp(ctx: XdpContext) -> u32 {
 #[classifier]
 pub(crate) fn enforcer_tc(ctx: TcContext) -> i32 {
     let packet = TcPacket(ctx.skb.skb);
-    if !packet.settle() || !passes(&ctx, packet) {
+    if !packet.settle() || !passes_tc(packet) {
         return TC_ACT_SHOT;
     }
     post::deliver(packet);
@@ -65,6 +65,12 @@ pub(crate) fn enforcer_watch(ctx: TcContext) -> i32 {
         packet::wipe(&mut scratch.desk, frame);
     }
     TC_ACT_UNSPEC
+}
+
+/// Beside [`post::deliver`], whose stack does not add to this one's.
+#[inline(never)]
+fn passes_tc(packet: TcPacket) -> bool {
+    passes(&TcContext::new(packet.0), packet)
 }
 
 /// Judges a packet; whether it goes on, as it was or rewritten.

@@ -8,6 +8,7 @@ use enforcer_ebpf::http::Step;
 use enforcer_ebpf::judge::{self, Decision, Reading, Refill};
 use enforcer_ebpf::verdict::Reason;
 use enforcer_ebpf::wire::Tuple;
+use enforcer_ebpf::words;
 
 use crate::maps::{KEY_SECRET, MARKS};
 use crate::packet::{Packet, TcPacket, XdpPacket};
@@ -119,6 +120,6 @@ pub(crate) extern "C" fn find_mark(flow: u64, position: u64, mark: *mut Mark) ->
     let Some(mark) = (unsafe { mark.as_mut() }) else { return 0 };
     // SAFETY: copied at once; one that is replaced meanwhile belongs to another connection, and its set is locked.
     let Some(kept) = (unsafe { MARKS.get(Place { flow, position }) }) else { return 0 };
-    *mark = *kept;
+    words::copy(kept, mark);
     1
 }

@@ -12,6 +12,7 @@ use enforcer_ebpf::judge::{self, Decision, Reading, Refill, Sum, Tally, World};
 use enforcer_ebpf::limit::Cell;
 use enforcer_ebpf::verdict::Count;
 use enforcer_ebpf::wire::Tuple;
+use enforcer_ebpf::words;
 
 use crate::atomic::Word;
 use crate::maps::{
@@ -101,17 +102,6 @@ unsafe extern "C" fn sum_step<P: Packet>(_index: u32, sums: *mut c_void) -> i64 
     i64::from(!more)
 }
 
-/// A copy, word by word: of a whole value the compiler makes a loop over bytes.
-#[inline(always)]
-fn copy<T: Copy>(from: &T, to: &mut T) {
-    let from = core::ptr::from_ref(from).cast::<u64>();
-    let to = core::ptr::from_mut(to).cast::<u64>();
-    for index in 0..size_of::<T>() / 8 {
-        // SAFETY: both are as long, and aligned: all that lies in maps is made of words.
-        unsafe { to.add(index).write_volatile(from.add(index).read_volatile()) };
-    }
-}
-
 impl<P: Packet> World for Kernel<P> {
     type Guard = Guard;
 
@@ -125,7 +115,7 @@ impl<P: Packet> World for Kernel<P> {
     fn service(&self, port: u16, service: &mut Service) -> bool {
         let Some(&slot) = PORTS.get(u32::from(port)) else { return false };
         let Some(guard) = SERVICES.get(slot.wrapping_sub(1)) else { return false };
-        copy(guard, service);
+        words::copy(guard, service);
         true
     }
 

@@ -233,13 +233,15 @@ fn add_filter(program: &Verified, interface: &Interface, side: Side, pins: &Pins
         Err(error) => return refused(&error, interface, format!("it gets no clsact qdisc ({})", describe(&error))),
     };
     let call = |source| Error::Call { action: "name the network namespace", source };
+    let namespace = filter_pin::namespace().map_err(call)?;
     let filter = FilterPin {
         interface: interface.name.clone(),
         index: interface.index,
         side,
-        namespace: filter_pin::namespace().map_err(call)?,
+        namespace,
         program: program.id,
-        made_qdisc,
+        // The last of both sides' filters removes it, whichever was first.
+        made_qdisc: made_qdisc || pins.made_qdisc(interface.index, namespace)?,
     };
     let path = pins.filter(&filter);
     // Dropped, it removes the qdisc with the pin.
@@ -250,8 +252,15 @@ fn add_filter(program: &Verified, interface: &Interface, side: Side, pins: &Pins
             created.keep();
             Ok(Ok(path))
         }
-        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
-            Ok(Err("another's filter has the first priority of traffic control".to_owned()))
+        // EINVAL: of another kind or protocol than ours.
+        Err(error)
+            if matches!(error.raw_os_error(), Some(libc::EEXIST | libc::EINVAL))
+                && classifier::has_first_priority(interface.index, side).unwrap_or(false) =>
+        {
+            Ok(Err(format!(
+                "another's filter has the first priority of traffic control: see `tc filter show dev {} {side}`",
+                interface.name
+            )))
         }
         Err(error) => refused(&error, interface, why_not(Mode::Tc, &error)),
     }

@@ -5,7 +5,7 @@
 //! them, replaces them in one step, and removes them; the pins tell which program they must have to be ours.
 
 use std::{
-    io,
+    fmt, io,
     os::fd::{AsRawFd as _, BorrowedFd},
 };
 
@@ -60,6 +60,8 @@ pub(crate) struct Filter {
     pub(crate) name: String,
     /// Its program's id; 0 for none.
     pub(crate) id: u32,
+    /// Its priority; filters with a lower number run before.
+    pub(super) priority: u16,
     /// Whether it is at the place of our filters.
     pub(super) is_at_our_place: bool,
 }
@@ -79,6 +81,16 @@ impl Side {
             Self::Ingress => 0xffff_fff2,
             Self::Egress => 0xffff_fff3,
         }
+    }
+}
+
+impl fmt::Display for Side {
+    /// The word for it on the command line of `tc`, and in the names of pins.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(match self {
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+        })
     }
 }
 
@@ -191,6 +203,14 @@ pub(super) fn runs(interface: u32, side: Side, program: u32) -> io::Result<bool>
     }
 }
 
+/// Whether there are filters, of whatever kind, at the priority of ours.
+///
+/// # Errors
+/// A failed call.
+pub(super) fn has_first_priority(interface: u32, side: Side) -> io::Result<bool> {
+    Ok(filters(interface, side)?.iter().any(|filter| filter.priority == PRIORITY))
+}
+
 /// The kind of the qdisc in the place of clsact.
 fn qdisc(interface: u32) -> io::Result<Option<String>> {
     let mut found = None;
@@ -254,8 +274,9 @@ fn parse(payload: &[u8]) -> Option<Filter> {
         }
     }
     let number = |at: usize| header.get(at..).and_then(netlink::word);
-    let is_at_our_place = number(8) == Some(HANDLE) && number(16) == Some(place());
-    Some(Filter { kind, name, id, is_at_our_place })
+    let info = number(16)?;
+    let is_at_our_place = number(8) == Some(HANDLE) && info == place();
+    Some(Filter { kind, name, id, priority: (info >> 16) as u16, is_at_our_place })
 }
 
 #[cfg(test)]
@@ -270,13 +291,16 @@ mod tests {
     fn a_filter_is_read_with_its_program_and_place() {
         let options = [attribute(TCA_BPF_NAME, b"other\0"), attribute(TCA_BPF_ID, &9u32.to_ne_bytes())].concat();
         let found = read(&[0; HEADER], &[attribute(TCA_KIND, b"bpf\0"), attribute(TCA_OPTIONS, &options)]);
-        let other = Filter { kind: "bpf".into(), name: "other".into(), id: 9, is_at_our_place: false };
+        let other = Filter { kind: "bpf".into(), name: "other".into(), id: 9, priority: 0, is_at_our_place: false };
         assert_eq!(found, Some(other.clone()));
         let ours = header(3, HANDLE, Side::Egress.parent(), place());
         let found = read(&ours, &[attribute(TCA_KIND, b"bpf\0"), attribute(TCA_OPTIONS, &options)]);
-        assert_eq!(found, Some(Filter { is_at_our_place: true, ..other }));
+        assert_eq!(found, Some(Filter { priority: PRIORITY, is_at_our_place: true, ..other }));
         let found = read(&[0; HEADER], &[attribute(TCA_KIND, b"flower\0"), attribute(TCA_OPTIONS, &options)]);
-        assert_eq!(found, Some(Filter { kind: "flower".into(), name: String::new(), id: 0, is_at_our_place: false }));
+        assert_eq!(
+            found,
+            Some(Filter { kind: "flower".into(), name: String::new(), id: 0, priority: 0, is_at_our_place: false })
+        );
     }
 
     #[test]

@@ -30,10 +30,6 @@ impl FilterPin {
     /// The name of the pin, not yet as the file system takes it.
     pub(super) fn to_name(&self) -> String {
         let Self { interface, index, side, namespace, program, made_qdisc } = self;
-        let side = match side {
-            Side::Ingress => "ingress",
-            Side::Egress => "egress",
-        };
         let qdisc = if *made_qdisc { ":q" } else { "" };
         format!("{interface}:{index}:{side}:{namespace}:{program}{qdisc}")
     }

@@ -120,6 +120,13 @@ impl Pins {
         self.version().join(FILTERS).join(encode(&filter.to_name()))
     }
 
+    /// Whether an interface of a network namespace got its qdisc for one of the filters that are pinned.
+    pub(super) fn made_qdisc(&self, interface: u32, namespace: u64) -> Result<bool, Error> {
+        let found = entries(&self.version().join(FILTERS))?;
+        let mut filters = found.iter().filter_map(|path| FilterPin::from_name(&name_of(path)));
+        Ok(filters.any(|filter| filter.made_qdisc && filter.index == interface && filter.namespace == namespace))
+    }
+
     /// Where to pin the link of an interface: another name if a renamed interface's link has the one that it should.
     pub(super) fn free_link(&self, interface: &str, index: u32, side: Option<Side>) -> PathBuf {
         let path = self.link(interface, side);
@@ -440,6 +447,28 @@ mod tests {
             fs::write(path, []).expect("a pin");
         }
         assert_eq!(pins.guarded(), Some(vec!["eth0.100".into(), "eth1.5".into(), "lo".into()]));
+    }
+
+    #[test]
+    fn a_qdisc_was_made_if_a_filter_of_the_same_interface_and_namespace_says_so() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let pins = Pins::new(dir.path());
+        assert!(!pins.made_qdisc(3, 9).expect("no filters"));
+        fs::create_dir_all(pins.version().join(FILTERS)).expect("a directory");
+        let filter = |index, made_qdisc| FilterPin {
+            interface: "eth0".to_owned(),
+            index,
+            side: Side::Egress,
+            namespace: 9,
+            program: 7,
+            made_qdisc,
+        };
+        for filter in [filter(3, true), filter(4, false)] {
+            fs::write(pins.filter(&filter), []).expect("a pin");
+        }
+        for (interface, namespace, made) in [(3, 9, true), (4, 9, false), (3, 8, false)] {
+            assert_eq!(pins.made_qdisc(interface, namespace).expect("readable"), made, "{interface}, {namespace}");
+        }
     }
 
     #[test]

@@ -239,7 +239,8 @@ mod tests {
     fn auto_takes_traffic_control_only_beside_anothers_xdp_program() {
         let interface =
             Interface { index: 1, name: "lo".to_owned(), program: None, is_bridged: false, has_ethernet: true };
-        let free = Target { interface, endpoints: Endpoints::Local, judge: None, watch: None, foreign: None };
+        let free =
+            Target { interface, endpoints: Endpoints::Local, judge: None, answer: None, watch: None, foreign: None };
         assert_eq!(free.modes(Hook::Auto), (Mode::XdpNative, Some(Mode::XdpGeneric)));
         assert_eq!(free.modes(Hook::XdpNative), (Mode::XdpNative, None));
         let foreign = Some(Program { id: 7, place: Place::Software(Mode::XdpGeneric) });
