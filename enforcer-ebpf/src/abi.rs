@@ -211,7 +211,7 @@ pub struct Meter {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Service {
-    /// [`Service::OBSERVE`], [`Service::UPGRADE`], [`Service::ANSWER`].
+    /// [`Service::OBSERVE`], [`Service::UPGRADE`], [`Service::ANSWER`], [`Service::KEEP`].
     pub flags: u32,
     /// Longest request head in bytes, request line and final CRLF included.
     pub max_head: u32,
@@ -239,6 +239,9 @@ impl Service {
 
     /// Flag: [`crate::verdict::Action::Answer`] is among the actions, and the program that answers is attached.
     pub const ANSWER: u32 = 4;
+
+    /// Flag: connections of refused requests may be kept: the program that translates what servers send is attached.
+    pub const KEEP: u32 = 8;
 
     /// Whether it only counts what it would refuse.
     #[must_use]
@@ -334,6 +337,8 @@ pub enum Value {
     Quota = 2,
     /// The limit's window in whole seconds.
     Window = 3,
+    /// `keep-alive` or `close`.
+    Connection = 4,
 }
 
 /// Offsets in bytes within the running kernel's structures, from its BTF.

@@ -11,17 +11,20 @@
 
 mod date;
 mod text;
+mod translation;
 
 use crate::abi::{ANSWERS_EACH, AnswerKind, LIMITS, Meter, Policy, Service};
-use crate::flow::{self, Told, due, stage};
+use crate::flow::{self, Receiver, Told, due, receiver, stage};
 use crate::judge::World;
 use crate::limit;
 use crate::opaque::opaque;
 use crate::reply::{self, TCP_HEADER};
+use crate::shift::Shift;
 use crate::verdict::{Count, Event};
 use crate::wire::{self, Head, Segment, Tuple, flag};
 use crate::words;
 pub use text::{TEXT, Text, piece};
+pub use translation::Toward;
 
 /// Window that clients are offered, before scaling: enough to take the rest of an upload, and no reason to send it fast.
 const WINDOW: u16 = 1024;
@@ -42,6 +45,10 @@ pub trait Post: World {
     fn measure(&self, told: &mut Told, now: u64);
     /// The [`reply::add`]ed sum of the text.
     fn sum(&self, text: &Text) -> u64;
+    /// Puts a number at a place of the packet in the place of another, and into its checksum.
+    fn replace(&self, segment: &Segment, at: u32, from: u32, to: u32);
+    /// Of a packet that leaves: whether a socket of this host sent it, and which.
+    fn sender(&self) -> Receiver;
 }
 
 /// What lies in memory while an answer is written.
@@ -55,6 +62,10 @@ pub struct Sheet {
     pub service: Service,
     /// What is told.
     pub told: Told,
+    /// How the connection's ends count.
+    pub shift: Shift,
+    /// The first sequence numbers of both of them: which connection it is.
+    pub ends: [u32; 2],
     /// The headers of the answer.
     pub envelope: Head,
     /// Its payload.
@@ -70,6 +81,8 @@ impl Sheet {
             segment: Segment::EMPTY,
             service: Service::DEFAULT,
             told: Told::NOTHING,
+            shift: Shift::NONE,
+            ends: [0; 2],
             envelope: Head::new(),
             text: Text::new(),
         }
@@ -89,37 +102,73 @@ pub struct Letter {
     pub envelope: u32,
     /// In [`Sheet::text`].
     pub text: u32,
+    /// Whether the packet that is answered ends here.
+    pub ends: bool,
 }
 
 impl Letter {
     /// None.
-    pub const NONE: Self = Self { envelope: 0, text: 0 };
+    pub const NONE: Self = Self { envelope: 0, text: 0, ends: false };
 }
 
-/// Writes what is due to the client of the frame of `frame` bytes whose first bytes are in the sheet; [`Letter::NONE`] if
-/// nothing is.
+/// Writes what is due to the client of the arriving frame of `frame` bytes whose first bytes are in the sheet. If nothing
+/// is, [`Letter::NONE`], and the numbers of a kept connection are made its server's.
 #[inline(always)]
 pub fn answer<P: Post>(post: &P, sheet: &mut Sheet, frame: u32) -> Letter {
     if wire::parse(&sheet.head, frame, &mut sheet.segment).is_err() {
         return Letter::NONE;
     }
-    if !sheet.segment.has(flag::RST) || sheet.segment.fragment != 0 {
+    if sheet.segment.fragment != 0 || !post.service(sheet.segment.tuple.destination_port(), &mut sheet.service) {
         return Letter::NONE;
     }
-    if !post.service(sheet.segment.tuple.destination_port(), &mut sheet.service) {
-        return Letter::NONE;
-    }
-    if !take(post, sheet) {
+    if !sheet.segment.has(flag::RST) || !take(post, sheet) {
+        if sheet.service.flags & Service::KEEP != 0 && translation::find(post, sheet, Toward::Server) {
+            let known = post.receiver(&sheet.segment.tuple);
+            translate(post, sheet, known, Toward::Server);
+        }
         return Letter::NONE;
     }
     let Told { seq, len, ack, .. } = sheet.told;
     let behind = seq.wrapping_add(len);
     match sheet.told.due {
+        due::ANSWER if sheet.told.keeps != 0 => envelope(post, sheet, flag::ACK | flag::PSH, seq, ack),
         due::ANSWER => envelope(post, sheet, flag::ACK | flag::PSH | flag::FIN, seq, ack),
         due::ACKNOWLEDGMENT => envelope(post, sheet, flag::ACK, behind, ack),
         due::RESET => envelope(post, sheet, flag::RST | flag::ACK, seq, ack),
         _ => Letter::NONE,
     }
+}
+
+/// Makes the numbers of a leaving frame, as for [`answer`], its client's where its connection was kept.
+#[inline(always)]
+pub fn leave<P: Post>(post: &P, sheet: &mut Sheet, frame: u32) {
+    if wire::parse(&sheet.head, frame, &mut sheet.segment).is_err() {
+        return;
+    }
+    if sheet.segment.fragment == 0
+        && post.service(sheet.segment.tuple.source_port(), &mut sheet.service)
+        && sheet.service.flags & Service::KEEP != 0
+        && translation::find(post, sheet, Toward::Client)
+    {
+        let known = post.sender();
+        translate(post, sheet, known, Toward::Client);
+    }
+}
+
+/// Translates the numbers of a packet, unless it is of another connection between the same ends.
+#[inline(always)]
+fn translate<P: Post>(post: &P, sheet: &Sheet, known: Receiver, toward: Toward) {
+    let Sheet { head, segment, shift, ends: [base, server], .. } = sheet;
+    let is_other = known.state >= receiver::STREAM && (known.base != *base || known.server != *server);
+    // A listener waits for the first packets of another, too.
+    if is_other || known.state == receiver::LISTENING {
+        return;
+    }
+    translation::translate(head, segment, shift, toward, |at, from, to| {
+        if from != to {
+            post.replace(segment, at, from, to);
+        }
+    });
 }
 
 /// Takes what is due to the client out of the connection's entry, and writes the answer if it is one.
@@ -153,7 +202,9 @@ fn take<P: Post>(post: &P, sheet: &mut Sheet) -> bool {
     if !post.write(index, &sheet.told, &mut sheet.text) {
         return false;
     }
-    sheet.told.len = sheet.text.len().wrapping_add(1);
+    // A FIN takes a number, too.
+    sheet.told.len = sheet.text.len().wrapping_add(1 - (sheet.told.keeps & 1));
+    flow.shift.told_behind = flow.shift.told_before.wrapping_add(sheet.told.len);
     words::copy(&sheet.told, &mut flow.told);
     flow.told.due = due::NOTHING;
     post.count(Count::Event(if is_first { Event::Answered } else { Event::AnsweredAgain }));
@@ -256,5 +307,5 @@ fn envelope<P: Post>(post: &P, sheet: &mut Sheet, flags: u8, seq: u32, ack: u32)
         }
     }
     reply::set_checksum(envelope, &segment.tuple, tcp, header + payload, sum);
-    Letter { envelope: tcp + header, text: payload }
+    Letter { envelope: tcp + header, text: payload, ends: told.keeps != 0 }
 }

@@ -17,6 +17,7 @@
 use crate::abi::KeyTag;
 use crate::http::Machine;
 use crate::opaque::{opaque, zero};
+use crate::shift::Shift;
 use crate::wire::{Segment, Tuple, flag};
 
 /// Places of a set.
@@ -101,8 +102,8 @@ pub struct Told {
     pub quota: u32,
     /// Filled in: [`crate::abi::Value::Window`].
     pub window: u32,
-    /// 0.
-    pub reserved: u32,
+    /// 1 if the connection goes on behind the answer.
+    pub keeps: u32,
 }
 
 impl Told {
@@ -121,7 +122,7 @@ impl Told {
         retry: 0,
         quota: 0,
         window: 0,
-        reserved: 0,
+        keeps: 0,
     };
 }
 
@@ -195,6 +196,8 @@ pub struct Flow {
     pub reserved: u32,
     /// What its client is told once it is refused.
     pub told: Told,
+    /// How its ends count.
+    pub shift: Shift,
 }
 
 /// Connections whose hashes end alike, under one lock.
@@ -220,7 +223,7 @@ const _: () = {
     assert!(size_of::<Machine>() == 104);
     assert!(size_of::<Mark>() == 112);
     assert!(size_of::<Told>() == 8 + 4 * 14);
-    assert!(size_of::<Flow>() == 40 + 104 + 112 + 8 * 9 + 4 * 16 + 64);
+    assert!(size_of::<Flow>() == 40 + 104 + 112 + 8 * 9 + 4 * 16 + 64 + 40);
     assert!(size_of::<Set>() == 8 + WAYS * (8 + size_of::<Flow>()));
 };
 
@@ -418,6 +421,7 @@ impl Flow {
         self.written = zero() as u32;
         self.reserved = zero() as u32;
         self.told.due = due::NOTHING;
+        self.shift.clear();
     }
 
     /// Whether the socket that was found, or else the handshake that was seen last, is of this connection.

@@ -275,6 +275,20 @@ impl Machine {
         self.phase != phase::START && self.flags & BODILESS != 0
     }
 
+    /// Bytes of the body of the request whose head is complete, where its length is known and another request may follow
+    /// it whatever it is answered.
+    #[must_use]
+    #[inline(always)]
+    pub fn plain_body(&self) -> Option<u64> {
+        // A client that has asked whether to send its body may leave it out once it is refused (RFC 9110 §10.1.1).
+        let is_sure = self.flags & (HTTP_1_0 | CLOSE | EXPECT | CHUNKED) == 0;
+        match self.phase {
+            phase::START if is_sure => Some(0),
+            phase::BODY if is_sure => Some(self.left),
+            _ => None,
+        }
+    }
+
     /// Whether what follows is read from both in the same way.
     #[must_use]
     #[inline(always)]

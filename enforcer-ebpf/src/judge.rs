@@ -10,11 +10,13 @@
 //! - [`decision`]: one request
 //! - [`again`]: bytes that were judged before
 //! - [`sum`]: the checksum of a segment that is cut
+//! - [`kept`]: one that goes on although a request of it was refused
 //! - [`told`]: the connection of a refused request whose client is answered
 //! - [`mod@watch`]: what the servers of forwarded connections say
 
 mod again;
 mod decision;
+mod kept;
 mod reading;
 mod sum;
 mod told;
@@ -155,6 +157,10 @@ pub struct Desk {
     pub stood: crate::http::Machine,
     /// What the server had written of its side when the packet came.
     pub written: u32,
+    /// The segment's sequence number, as the client counts; where its connection was kept, the server counts otherwise.
+    pub seq: u32,
+    /// What it acknowledges, likewise.
+    pub ack: u32,
     /// 0.
     pub reserved: u32,
 }
@@ -172,6 +178,8 @@ impl Scratch {
                 mark: Mark::default(),
                 stood: crate::http::Machine::default(),
                 written: 0,
+                seq: 0,
+                ack: 0,
                 reserved: 0,
             },
         }
@@ -238,7 +246,7 @@ pub fn packet<W: World>(world: &W, scratch: &mut Scratch, frame: u32) -> Verdict
 
 /// A segment for a guarded port.
 #[inline(always)]
-fn guarded<W: World>(world: &W, desk: &mut Desk, segment: &Segment) -> Verdict {
+fn guarded<W: World>(world: &W, desk: &mut Desk, segment: &mut Segment) -> Verdict {
     if segment.fragment != 0 {
         return refuse_unread(world, desk, Reason::Fragment);
     }
@@ -282,7 +290,7 @@ fn drop_as<W: World>(world: &W, event: Event) -> Verdict {
 
 /// A segment with data or a FIN.
 #[inline(always)]
-fn data<W: World>(world: &W, desk: &mut Desk, segment: &Segment) -> Verdict {
+fn data<W: World>(world: &W, desk: &mut Desk, segment: &mut Segment) -> Verdict {
     let hash = flow::hash(world.flow_secret(), &segment.tuple);
     let Some(mut set) = world.lock(hash) else { return drop_as(world, Event::Contended) };
     let now = world.now();
@@ -292,12 +300,21 @@ fn data<W: World>(world: &W, desk: &mut Desk, segment: &Segment) -> Verdict {
         _ => Handshake::default(),
     };
     let found = world.find(&set, hash, &segment.tuple);
+    desk.seq = segment.seq;
+    desk.ack = segment.ack;
     if let Some(way) = found {
         let flow = set.flow(way);
         if flow.stage == stage::ANSWERED && flow.is_of(receiver, handshake) {
             return told::go_on(world, desk, segment, flow, receiver, now);
         }
+        if flow.shift.is_kept != 0 && flow.is_of(receiver, handshake) {
+            if flow.stage == stage::FOLLOWED && flow.shift.holds(segment.seq, segment.end()) {
+                return kept::take(world, desk, segment, flow, now);
+            }
+            kept::shift(segment, flow);
+        }
     }
+    let segment = &*segment;
     let Plan { course, at } = match found {
         Some(way) => {
             let flow = set.flow(way);
@@ -394,7 +411,11 @@ fn refuse<W: World>(
     flow.machine.forget_key();
     flow.reason = refusal.reason as u32;
     if told::answer(desk, segment, flow, refusal.reason) {
-        flow.stage = stage::ANSWERED;
+        if kept::keep(desk, segment, flow, begin, refusal.reason) {
+            flow.told.keeps = 1;
+        } else {
+            flow.stage = stage::ANSWERED;
+        }
         return Verdict::rewritten(reply::reset(&mut desk.head, segment, begin));
     }
     flow.stage = stage::REFUSED;

@@ -13,6 +13,7 @@
 //! - [`judge`]: the whole way, over a [`judge::World`] that the kernel and the tests each provide
 //! - [`reply`]: the packet that a refused one is turned into
 //! - [`answer`]: what its client is sent
+//! - [`shift`]: how both ends count from then on, where the connection is kept
 //! - [`abi`]: what lies in the BPF maps, for both sides
 #![cfg_attr(not(test), no_std)]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
@@ -29,6 +30,7 @@ mod opaque;
 #[cfg(feature = "user")]
 mod pod;
 pub mod reply;
+pub mod shift;
 pub mod verdict;
 pub mod wire;
 pub mod words;

@@ -10,18 +10,19 @@ use enforcer_ebpf::abi::{ANSWER_TEXT, Answer, AnswerKind, LIMITS, POINTS, Point,
 pub const LONGEST: usize = 536 - 12;
 
 /// What can be filled in, by name, with the most bytes that it takes.
-const VALUES: [(&str, Value, usize); 4] = [
+const VALUES: [(&str, Value, usize); 5] = [
     ("date", Value::Date, 29),
     ("retry_after", Value::RetryAfter, 10),
     ("quota", Value::Quota, 10),
     ("window", Value::Window, 10),
+    ("connection", Value::Connection, 10),
 ];
 
 /// Why a template is none.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// A name in braces that stands for nothing.
-    #[error("{{{0}}} stands for nothing; accepted: {{date}}, {{retry_after}}, {{quota}}, {{window}}")]
+    #[error("{{{0}}} stands for nothing; accepted: {{date}}, {{retry_after}}, {{quota}}, {{window}}, {{connection}}")]
     Unknown(String),
     /// Too many places.
     #[error("more than {POINTS} values are filled in")]
@@ -95,7 +96,7 @@ fn policy_name(limit: u32) -> String {
 fn head(status: &str, fields: &str, length: usize) -> String {
     format!(
         "HTTP/1.1 {status}\r\nDate: {{date}}\r\nContent-Type: application/problem+json\r\nContent-Length: {length}\r\n\
-         {fields}Cache-Control: no-store\r\nConnection: close\r\n\r\n"
+         {fields}Cache-Control: no-store\r\nConnection: {{connection}}\r\n\r\n"
     )
 }
 

@@ -65,6 +65,15 @@ impl Text {
         self.len += 1;
     }
 
+    #[inline(always)]
+    fn push_connection(&mut self, keeps: bool) {
+        let (word, len) = if keeps { (b"keep-alive", 10) } else { (b"close\0\0\0\0\0", 5) };
+        for byte in word {
+            self.push(*byte);
+        }
+        self.len -= 10 - len;
+    }
+
     /// In decimal.
     #[inline(always)]
     fn push_number(&mut self, number: u32) {
@@ -114,6 +123,8 @@ pub fn piece(
         date::push(text, told.date);
     } else if point.value == Value::RetryAfter as u16 {
         text.push_number(told.retry);
+    } else if point.value == Value::Connection as u16 {
+        text.push_connection(told.keeps != 0);
     } else if point.value == Value::Quota as u16 {
         text.push_number(told.quota);
     } else {

@@ -1,6 +1,6 @@
 //! A payload, read in steps: each sees a window of it, and does a bounded amount of work.
 
-use super::{Decision, Desk, Tally, Verdict, World, again, cut, observed, refuse};
+use super::{Decision, Desk, Tally, Verdict, World, again, cut, kept, observed, refuse};
 use crate::abi::Service;
 use crate::flow::{Flow, Place, after};
 use crate::http::bytes::{BASE, CAPACITY, Window};
@@ -78,6 +78,10 @@ pub struct Scan {
     reserved: u8,
     /// Likewise: whose limit is used up, or whose key is refused; 0 if nobody's.
     principal: u32,
+    /// Likewise: [`kept::left`] of the request.
+    left: u32,
+    /// 0.
+    padding: u32,
 }
 
 /// Where the state is kept that reading began with.
@@ -239,6 +243,8 @@ impl Scan {
             bodiless: zero as u8,
             reserved: zero as u8,
             principal: zero,
+            left: kept::CANNOT,
+            padding: zero,
         }
     }
 
@@ -263,6 +269,12 @@ impl Scan {
     #[inline(always)]
     pub(super) fn bodiless(&self) -> u32 {
         u32::from(self.bodiless)
+    }
+
+    /// Bytes of the refused request that are still to come, or [`kept::CANNOT`].
+    #[inline(always)]
+    pub(super) fn left(&self) -> u32 {
+        self.left
     }
 
     /// Whose the request is that is refused; 0 if nobody's.
@@ -349,11 +361,16 @@ pub fn step<W: World>(world: &W, reading: &mut Reading, flow: &mut Flow) -> bool
         Step::Head => {
             let scan = &reading.scan;
             let bodiless = flow.machine.is_bodiless();
+            let left = match flow.machine.plain_body() {
+                Some(body) => kept::left(scan.len.wrapping_sub(scan.position()), body),
+                None => kept::CANNOT,
+            };
             let position = scan.position.wrapping_add(u64::from(scan.position()));
             let decision = world.decide(flow, position, scan.again != 0, scan.now);
             flow.machine.forget_key();
             flow.head_since = 0;
             reading.scan.bodiless = u8::from(bodiless);
+            reading.scan.left = left;
             if !account(world, reading, decision) {
                 return false;
             }

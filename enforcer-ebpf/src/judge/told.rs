@@ -34,12 +34,13 @@ pub(super) fn answer(desk: &Desk, segment: &Segment, flow: &mut Flow, reason: Re
         && action == Action::Answer as u8
         && kind <= AnswerKind::TooManyRequests as u32
         && flow.pipelined == 0
-        && segment.ack == desk.written;
+        && desk.ack == flow.shift.seq_to_client(desk.written);
     flow.told.at = flow.touched;
     flow.told.due = if answers { due::ANSWER } else { due::RESET };
-    flow.told.seq = segment.ack;
+    flow.told.seq = desk.ack;
     flow.told.len = 0;
-    flow.told.ack = segment.end();
+    flow.told.ack = desk.seq.wrapping_add(segment.end().wrapping_sub(segment.seq));
+    flow.told.keeps = 0;
     flow.told.kind = kind;
     flow.told.bodiless = desk.reading.scan.bodiless();
     flow.told.principal = desk.reading.scan.principal();
@@ -97,7 +98,7 @@ pub(super) fn acknowledged<W: World>(world: &W, segment: &Segment) -> Verdict {
 
 /// Takes note of the client's timestamps, where they stand as all systems write them (RFC 7323 appendix A).
 #[inline(always)]
-fn stamp(told: &mut Told, head: &Head, segment: &Segment) {
+pub(super) fn stamp(told: &mut Told, head: &Head, segment: &Segment) {
     const NOP_NOP_TIMESTAMPS: u32 = 0x0101_080a;
     let options = segment.tcp.wrapping_add(20);
     let has = segment.payload.wrapping_sub(segment.tcp) >= 32 && head.u32(options) == NOP_NOP_TIMESTAMPS;

@@ -39,28 +39,24 @@ pub(crate) fn enforcer_xdp(ctx: XdpContext) -> u32 {
 #[classifier]
 pub(crate) fn enforcer_tc(ctx: TcContext) -> i32 {
     let packet = TcPacket(ctx.skb.skb);
-    if !packet.settle() || !passes_tc(packet) {
-        return TC_ACT_SHOT;
-    }
-    post::deliver(packet);
     // What passes goes on to the programs behind this one.
-    TC_ACT_UNSPEC
+    if packet.settle() && passes_tc(packet) && post::deliver(packet) { TC_ACT_UNSPEC } else { TC_ACT_SHOT }
 }
 
 /// Sends what is due to the clients of refused requests, on the ingress of traffic control, where XDP judges.
 #[classifier]
 pub(crate) fn enforcer_answer(ctx: TcContext) -> i32 {
-    post::deliver(TcPacket(ctx.skb.skb));
-    TC_ACT_UNSPEC
+    if post::deliver(TcPacket(ctx.skb.skb)) { TC_ACT_UNSPEC } else { TC_ACT_SHOT }
 }
 
-/// Takes note of what the servers of forwarded connections send, on the egress of traffic control.
+/// Takes note of what the servers of forwarded connections send, and translates what those of kept ones do, on the egress
+/// of traffic control.
 #[classifier]
 pub(crate) fn enforcer_watch(ctx: TcContext) -> i32 {
     let packet = TcPacket(ctx.skb.skb);
-    if !packet.is_local()
-        && let Some((scratch, frame)) = begin(packet)
-    {
+    if packet.is_local() {
+        post::leave(packet);
+    } else if let Some((scratch, frame)) = begin(packet) {
         judge::watch(&Kernel::new(packet), scratch, frame);
         packet::wipe(&mut scratch.desk, frame);
     }

@@ -11,7 +11,7 @@ use enforcer_ebpf::http::bytes::CAPACITY;
 use enforcer_ebpf::judge::{Desk, Reading};
 use enforcer_ebpf::wire::Tuple;
 
-use crate::part;
+use crate::{part, socket};
 
 /// The network namespace of the packet's interface (BPF_F_CURRENT_NETNS).
 const CURRENT_NETNS: u64 = u64::MAX;
@@ -135,6 +135,15 @@ impl TcPacket {
             bpf_skb_change_head(self.0, ETHERNET, 0) == 0
                 && bpf_skb_store_bytes(self.0, 0, header.cast(), ETHERNET, u64::from(BPF_F_RECOMPUTE_CSUM)) == 0
         }
+    }
+
+    /// The socket that sent it.
+    #[inline(always)]
+    pub(crate) fn sender(self) -> Receiver {
+        // SAFETY: the context is this program's.
+        let socket = unsafe { core::ptr::read_volatile(&raw const (*self.0).__bindgen_anon_2.sk) };
+        // SAFETY: the packet holds it.
+        if socket.is_null() { Receiver::ABSENT } else { unsafe { socket::read(socket) } }
     }
 
     /// Whether a socket of this host sent it.

@@ -1,10 +1,13 @@
 //! What answers need, from helpers and maps; and how they are sent.
 
-use aya_ebpf::helpers::generated::{bpf_clone_redirect, bpf_csum_diff, bpf_ktime_get_boot_ns, bpf_probe_read_kernel};
+use aya_ebpf::helpers::generated::{
+    bpf_clone_redirect, bpf_csum_diff, bpf_ktime_get_boot_ns, bpf_l4_csum_replace, bpf_probe_read_kernel,
+    bpf_skb_store_bytes,
+};
 use enforcer_ebpf::abi::{ANSWER_TEXT, POINTS, Principal};
 use enforcer_ebpf::answer::{self, Letter, Post, Sheet, TEXT, Text};
-use enforcer_ebpf::flow::Told;
-use enforcer_ebpf::wire::HEAD;
+use enforcer_ebpf::flow::{Receiver, Told};
+use enforcer_ebpf::wire::{HEAD, Segment};
 
 use crate::load_head;
 use crate::maps::{self, ANSWERS, CLOCK, METERS, POLICIES, PRINCIPALS};
@@ -13,7 +16,7 @@ use crate::world::Kernel;
 
 const SECOND: u64 = 1_000_000_000;
 
-impl<P: Packet> Post for Kernel<P> {
+impl Post for Kernel<TcPacket> {
     #[inline(always)]
     fn unix(&self) -> u64 {
         let Some(offset) = CLOCK.get_ptr(0) else { return 0 };
@@ -39,6 +42,24 @@ impl<P: Packet> Post for Kernel<P> {
     #[inline(always)]
     fn measure(&self, told: &mut Told, now: u64) {
         measure_limits(told, now);
+    }
+
+    #[inline(always)]
+    fn replace(&self, segment: &Segment, at: u32, from: u32, to: u32) {
+        let packet = self.packet.0;
+        let (from, to) = (from.to_be(), to.to_be());
+        let bytes = (&raw const to).cast_mut().cast();
+        // Both keep a sum of the whole packet right, and know partial ones.
+        // SAFETY: the context is this program's; four bytes on the stack.
+        unsafe {
+            bpf_l4_csum_replace(packet, segment.tcp + 16, u64::from(from), u64::from(to), 4);
+            bpf_skb_store_bytes(packet, at, bytes, 4, 0);
+        }
+    }
+
+    #[inline(always)]
+    fn sender(&self) -> Receiver {
+        self.packet.sender()
     }
 
     /// In parts as long as the helper takes; behind the text there are zeros, which add nothing.
@@ -90,26 +111,35 @@ extern "C" fn measure_limits(told: *mut Told, now: u64) -> u32 {
     1
 }
 
-/// Sends what is due to the client of this packet, if anything is. A function of its own: its stack does not add to that
+/// Sends what is due to the client of this packet, if anything is; whether the packet goes on. A function of its own: its stack does not add to that
 /// of the judge.
 #[inline(never)]
-pub(crate) fn deliver(packet: TcPacket) {
-    let Some(sheet) = maps::sheet() else { return };
+pub(crate) fn deliver(packet: TcPacket) -> bool {
+    let Some(sheet) = maps::sheet() else { return true };
     if !packet.settle() {
-        return;
+        return false;
     }
-    let Some(frame) = load_head(packet, &mut sheet.head) else { return };
+    let Some(frame) = load_head(packet, &mut sheet.head) else { return false };
     let letter = answer::answer(&Kernel::new(packet), sheet, frame);
     if letter != Letter::NONE {
         send(packet, sheet, letter);
         wipe(sheet);
     }
+    !letter.ends
+}
+
+/// Translates what leaves for the client of a kept connection.
+#[inline(never)]
+pub(crate) fn leave(packet: TcPacket) {
+    let Some(sheet) = maps::sheet() else { return };
+    let Some(frame) = load_head(packet, &mut sheet.head) else { return };
+    answer::leave(&Kernel::new(packet), sheet, frame);
 }
 
 /// Sends a letter to where the packet came from, and makes the packet again what it was.
 #[inline(always)]
 fn send(packet: TcPacket, sheet: &mut Sheet, letter: Letter) {
-    let Letter { envelope, text } = letter;
+    let Letter { envelope, text, ends } = letter;
     packet.truncate(envelope + text);
     // SAFETY: the envelope has HEAD bytes.
     if !unsafe { packet.store::<{ HEAD as u64 }>(0, sheet.envelope.bytes_mut().as_mut_ptr(), envelope) } {
@@ -121,6 +151,9 @@ fn send(packet: TcPacket, sheet: &mut Sheet, letter: Letter) {
     }
     // SAFETY: the context is this program's.
     unsafe { bpf_clone_redirect(packet.0, u64::from((*packet.0).ifindex) as u32, 0) };
+    if ends {
+        return;
+    }
     let frame = sheet.segment.payload;
     packet.truncate(frame);
     // SAFETY: the head has HEAD bytes.

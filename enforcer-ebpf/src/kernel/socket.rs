@@ -53,7 +53,7 @@ pub(crate) fn lookup(packet: impl Packet, tuple: &Tuple) -> Receiver {
 /// # Safety
 /// The socket is held.
 #[inline(always)]
-unsafe fn read(socket: *mut bpf_sock) -> Receiver {
+pub(crate) unsafe fn read(socket: *mut bpf_sock) -> Receiver {
     let offsets = SOCKET_OFFSETS.load();
     let mut known = Receiver { state: state::LISTENING, next: 0, base: 0, server: 0, written: 0 };
     // SAFETY: the socket is held.

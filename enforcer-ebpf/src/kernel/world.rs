@@ -30,7 +30,7 @@ const LOCK_TRIES: u32 = 256;
 /// The world of one packet.
 #[derive(Clone, Copy)]
 pub(crate) struct Kernel<P> {
-    packet: P,
+    pub(crate) packet: P,
 }
 
 impl<P: Packet> Kernel<P> {
