@@ -14,7 +14,7 @@ mod text;
 mod translation;
 
 use crate::abi::{ANSWERS_EACH, AnswerKind, LIMITS, Meter, Policy, Service};
-use crate::flow::{self, Receiver, Told, due, receiver, stage};
+use crate::flow::{self, Receiver, Told, due, receiver};
 use crate::judge::World;
 use crate::limit;
 use crate::opaque::opaque;
@@ -24,6 +24,7 @@ use crate::verdict::{Count, Event};
 use crate::wire::{self, Head, Segment, Tuple, flag};
 use crate::words;
 pub use text::{TEXT, Text, piece};
+use translation::Counts;
 pub use translation::Toward;
 
 /// Window that clients are offered, before scaling: enough to take the rest of an upload, and no reason to send it fast.
@@ -122,9 +123,16 @@ pub fn answer<P: Post>(post: &P, sheet: &mut Sheet, frame: u32) -> Letter {
         return Letter::NONE;
     }
     if !sheet.segment.has(flag::RST) || !take(post, sheet) {
-        if sheet.service.flags & Service::KEEP != 0 && translation::find(post, sheet, Toward::Server) {
-            let known = post.receiver(&sheet.segment.tuple);
-            translate(post, sheet, known, Toward::Server);
+        if sheet.service.flags & Service::KEEP == 0 {
+            return Letter::NONE;
+        }
+        match translation::find(post, sheet, Toward::Server) {
+            Counts::Alike => {}
+            Counts::Shifted => {
+                let known = post.receiver(&sheet.segment.tuple);
+                translate(post, sheet, known, Toward::Server);
+            }
+            Counts::Never => return Letter { ends: true, ..Letter::NONE },
         }
         return Letter::NONE;
     }
@@ -139,20 +147,25 @@ pub fn answer<P: Post>(post: &P, sheet: &mut Sheet, frame: u32) -> Letter {
     }
 }
 
-/// Makes the numbers of a leaving frame, as for [`answer`], its client's where its connection was kept.
+/// Makes the numbers of a leaving frame, as for [`answer`], its client's where its connection was kept; whether it may leave.
 #[inline(always)]
-pub fn leave<P: Post>(post: &P, sheet: &mut Sheet, frame: u32) {
-    if wire::parse(&sheet.head, frame, &mut sheet.segment).is_err() {
-        return;
-    }
-    if sheet.segment.fragment == 0
-        && post.service(sheet.segment.tuple.source_port(), &mut sheet.service)
-        && sheet.service.flags & Service::KEEP != 0
-        && translation::find(post, sheet, Toward::Client)
+pub fn leave<P: Post>(post: &P, sheet: &mut Sheet, frame: u32) -> bool {
+    if wire::parse(&sheet.head, frame, &mut sheet.segment).is_err()
+        || sheet.segment.fragment != 0
+        || !post.service(sheet.segment.tuple.source_port(), &mut sheet.service)
+        || sheet.service.flags & Service::KEEP == 0
     {
-        let known = post.sender();
-        translate(post, sheet, known, Toward::Client);
+        return true;
     }
+    match translation::find(post, sheet, Toward::Client) {
+        Counts::Alike => {}
+        Counts::Shifted => {
+            let known = post.sender();
+            translate(post, sheet, known, Toward::Client);
+        }
+        Counts::Never => return false,
+    }
+    true
 }
 
 /// Translates the numbers of a packet, unless it is of another connection between the same ends.
@@ -178,7 +191,7 @@ fn take<P: Post>(post: &P, sheet: &mut Sheet) -> bool {
     let Some(mut set) = post.lock(hash) else { return false };
     let Some(way) = post.find(&set, hash, &sheet.segment.tuple) else { return false };
     let flow = set.flow(way);
-    if flow.told.due == due::NOTHING || flow.stage < stage::REFUSED {
+    if flow.told.due == due::NOTHING {
         return false;
     }
     words::copy(&flow.told, &mut sheet.told);

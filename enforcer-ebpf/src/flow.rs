@@ -192,8 +192,8 @@ pub struct Flow {
     pub pipelined: u32,
     /// For a forwarded connection: sequence number behind the last byte that its server was seen to send.
     pub written: u32,
-    /// 0.
-    pub reserved: u32,
+    /// 1 once a packet of its server was met on its way out: what is sent that way can be translated.
+    pub leaves: u32,
     /// What its client is told once it is refused.
     pub told: Told,
     /// How its ends count.
@@ -419,7 +419,7 @@ impl Flow {
         self.served = zero() as u32;
         self.pipelined = zero() as u32;
         self.written = zero() as u32;
-        self.reserved = zero() as u32;
+        self.leaves = zero() as u32;
         self.told.due = due::NOTHING;
         self.shift.clear();
     }

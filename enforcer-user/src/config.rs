@@ -409,7 +409,7 @@ impl Settings {
             OnRefuse::Drop => Action::Drop,
         };
         let flags = match self.mode {
-            Mode::Enforce => Service::ANSWER,
+            Mode::Enforce => Service::ANSWER | Service::KEEP,
             Mode::Observe => Service::OBSERVE,
         };
         let head_timeout_ns = self.head_timeout.ns();

@@ -153,7 +153,7 @@ pub async fn run(settings: Settings, log: bool, shutdown: impl Future<Output = (
     tables.kernel_mut().set_service(0, &settings.service())?;
     tables.kernel_mut().set_ports(0, &settings.ports)?;
     tables.kernel_mut().attach(&options)?;
-    reset_instead(&settings, tables.kernel_mut())?;
+    give_up(&settings, tables.kernel_mut())?;
     if log && let Some(logger) = tables.kernel_mut().logger() {
         tokio::spawn(logger.run());
     }
@@ -192,14 +192,21 @@ pub async fn run(settings: Settings, log: bool, shutdown: impl Future<Output = (
     farewell(&daemon.settings, registry)
 }
 
-/// Where one of the interfaces cannot answer, none does: clients would wait for what never comes.
-fn reset_instead(settings: &Settings, kernel: &mut Kernel) -> Result<(), kernel::Error> {
-    let found = kernel.attachments().iter().find_map(|at| Some((at.interface.clone(), at.cannot_answer.clone()?)));
-    let Some((interface, why)) = found else { return Ok(()) };
-    tracing::warn!("refused requests are reset, not answered: {interface} cannot send answers: {why}");
+/// Where one of the interfaces cannot do a thing, none does: clients would wait for what never comes.
+fn give_up(settings: &Settings, kernel: &mut Kernel) -> Result<(), kernel::Error> {
     let mut service = settings.service();
-    service.flags &= !Service::ANSWER;
-    kernel.set_service(0, &service)
+    for at in kernel.attachments() {
+        let interface = &at.interface;
+        if let Some(why) = &at.cannot_answer {
+            tracing::warn!("refused requests are reset, not answered: {interface} cannot send answers: {why}");
+            service.flags &= !Service::ANSWER;
+        }
+        if let Some(why) = &at.cannot_keep {
+            tracing::warn!("refused requests end their connections: {interface} cannot translate: {why}");
+            service.flags &= !Service::KEEP;
+        }
+    }
+    if service == settings.service() { Ok(()) } else { kernel.set_service(0, &service) }
 }
 
 /// Sets the program's clock every second: the time of day may be set, too.

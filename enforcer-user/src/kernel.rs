@@ -117,6 +117,8 @@ pub struct Attachment {
     pub reason: String,
     /// Why refused requests cannot be answered there, for people; `None` where they can.
     pub cannot_answer: Option<String>,
+    /// Why connections of refused requests cannot be kept there, for people; `None` where they can.
+    pub cannot_keep: Option<String>,
     /// Where the servers are whose connections come over the interface, as it was when the daemon started.
     pub endpoints: Endpoints,
     /// Since when the interface has been guarded without a gap.

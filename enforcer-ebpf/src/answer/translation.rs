@@ -1,7 +1,7 @@
 //! The numbers of one side of a kept connection, made those of the other in a packet's header.
 
 use super::Sheet;
-use crate::flow::{self, stage};
+use crate::flow::{self, after, stage};
 use crate::judge::World;
 use crate::reply::TCP_HEADER;
 use crate::shift::Shift;
@@ -22,27 +22,46 @@ pub enum Toward {
     Client,
 }
 
-/// Finds how the ends of the connection of the sheet's packet count; `false` if alike. `receiver` says which connection it
-/// is that exists now: a later one between the same ends counts anew.
+/// How the ends of a connection count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(super) enum Counts {
+    /// Alike.
+    Alike = 0,
+    /// As is noted in the sheet.
+    Shifted = 1,
+    /// Otherwise, and the packet is one that the judge made of what was kept back; or it is not known, since another CPU
+    /// is at work on the connection. Wrongly counted, bytes would be taken at another place than where they were judged.
+    Never = 2,
+}
+
+/// Finds how the ends of the connection of the sheet's packet count.
 #[inline(always)]
-pub(super) fn find<W: World>(world: &W, sheet: &mut Sheet, toward: Toward) -> bool {
+pub(super) fn find<W: World>(world: &W, sheet: &mut Sheet, toward: Toward) -> Counts {
     let tuple = match toward {
         Toward::Server => sheet.segment.tuple,
         Toward::Client => sheet.segment.tuple.reversed(),
     };
     let hash = flow::hash(world.flow_secret(), &tuple);
-    let Some(mut set) = world.lock(hash) else { return false };
-    let Some(way) = world.find(&set, hash, &tuple) else { return false };
+    let Some(mut set) = world.lock(hash) else { return Counts::Never };
+    let Some(way) = world.find(&set, hash, &tuple) else { return Counts::Alike };
     let flow = set.flow(way);
+    if toward == Toward::Client {
+        flow.leaves = 1;
+    }
     if flow.shift.is_kept == 0 || flow.stage != stage::FOLLOWED || sheet.segment.has(flag::SYN) {
-        return false;
+        return Counts::Alike;
     }
     if toward == Toward::Server {
+        // The client's own comes behind all that was judged: it counts more.
+        if sheet.segment.has(flag::RST) && !after(sheet.segment.seq, flow.next()) {
+            return Counts::Never;
+        }
         flow.shift.acknowledge(sheet.segment.ack);
     }
     words::copy(&flow.shift, &mut sheet.shift);
     sheet.ends = [flow.base, flow.server];
-    true
+    Counts::Shifted
 }
 
 /// Translates the header; `replace` puts a number at a place of the frame in the place of another.

@@ -38,6 +38,7 @@ pub(super) fn keep(desk: &Desk, segment: &Segment, flow: &mut Flow, begin: u32, 
         && left != CANNOT
         && flow.served != 0
         && flow.local != 0
+        && flow.leaves != 0
         && flow.accepted == begin
         && segment.seq == begin
         && !segment.has(flag::FIN);

@@ -55,8 +55,9 @@ pub(crate) fn enforcer_answer(ctx: TcContext) -> i32 {
 pub(crate) fn enforcer_watch(ctx: TcContext) -> i32 {
     let packet = TcPacket(ctx.skb.skb);
     if packet.is_local() {
-        post::leave(packet);
-    } else if let Some((scratch, frame)) = begin(packet) {
+        return if post::leave(packet) { TC_ACT_UNSPEC } else { TC_ACT_SHOT };
+    }
+    if let Some((scratch, frame)) = begin(packet) {
         judge::watch(&Kernel::new(packet), scratch, frame);
         packet::wipe(&mut scratch.desk, frame);
     }

@@ -121,19 +121,19 @@ pub(crate) fn deliver(packet: TcPacket) -> bool {
     }
     let Some(frame) = load_head(packet, &mut sheet.head) else { return false };
     let letter = answer::answer(&Kernel::new(packet), sheet, frame);
-    if letter != Letter::NONE {
+    if letter.envelope > 0 {
         send(packet, sheet, letter);
         wipe(sheet);
     }
     !letter.ends
 }
 
-/// Translates what leaves for the client of a kept connection.
+/// Translates what leaves for the client of a kept connection; whether it may leave.
 #[inline(never)]
-pub(crate) fn leave(packet: TcPacket) {
-    let Some(sheet) = maps::sheet() else { return };
-    let Some(frame) = load_head(packet, &mut sheet.head) else { return };
-    answer::leave(&Kernel::new(packet), sheet, frame);
+pub(crate) fn leave(packet: TcPacket) -> bool {
+    let Some(sheet) = maps::sheet() else { return true };
+    let Some(frame) = load_head(packet, &mut sheet.head) else { return true };
+    answer::leave(&Kernel::new(packet), sheet, frame)
 }
 
 /// Sends a letter to where the packet came from, and makes the packet again what it was.

@@ -52,10 +52,18 @@ pub(super) fn execute(plan: Plan, object: &mut Ebpf, hook: Hook, pins: &Pins) ->
     for target in targets {
         let name = target.interface.name.clone();
         // Before anything is judged: a connection whose handshake was not seen is refused.
-        if target.endpoints == Endpoints::Forwarded && target.watch.is_none() {
-            let path = watch(&target.interface, object, pins)?;
-            created.0.push(path.clone());
-            named.push((path, name.clone()));
+        let mut cannot_keep = None;
+        if target.watch.is_none() {
+            match watch(&target.interface, object, pins)? {
+                Ok(path) => {
+                    created.0.push(path.clone());
+                    named.push((path, name.clone()));
+                }
+                Err(reason) if target.endpoints == Endpoints::Forwarded => {
+                    return Err(Error::CannotWatch { interface: name, reason });
+                }
+                Err(why) => cannot_keep = Some(why),
+            }
         }
         let (program, mode, reason) = match &target.judge {
             Some((_, mode)) => {
@@ -86,12 +94,13 @@ pub(super) fn execute(plan: Plan, object: &mut Ebpf, hook: Hook, pins: &Pins) ->
             mode,
             reason,
             cannot_answer,
+            cannot_keep,
             endpoints: target.endpoints,
             since: target.judge.as_ref().map_or_else(jiff::Timestamp::now, |(kept, _)| kept.since),
             program,
             taken_over: target.judge.is_some(),
         });
-        let Target { interface, endpoints, judge, answer, watch, .. } = target;
+        let Target { interface, judge, answer, watch, .. } = target;
         if let Some((kept, mode)) = judge {
             let program = load::judge(object, mode)?;
             replacements.push(Replacement { interface: interface.name.clone(), kept, program, mode });
@@ -103,12 +112,9 @@ pub(super) fn execute(plan: Plan, object: &mut Ebpf, hook: Hook, pins: &Pins) ->
             }
             answer => surplus.extend(answer),
         }
-        match watch {
-            Some(kept) if endpoints == Endpoints::Forwarded => {
-                let program = load::watch(object)?;
-                replacements.push(Replacement { interface: interface.name, kept, program, mode: Mode::Tc });
-            }
-            watch => surplus.extend(watch),
+        if let Some(kept) = watch {
+            let program = load::watch(object)?;
+            replacements.push(Replacement { interface: interface.name, kept, program, mode: Mode::Tc });
         }
     }
     replace::all(&replacements, pins)?;
@@ -186,10 +192,9 @@ fn attempt(interface: &Interface, object: &mut Ebpf, mode: Mode, pins: &Pins) ->
 }
 
 /// Attaches the program that takes note of what leaves; gives its pin.
-fn watch(interface: &Interface, object: &mut Ebpf, pins: &Pins) -> Result<PathBuf, Error> {
+fn watch(interface: &Interface, object: &mut Ebpf, pins: &Pins) -> Attempt {
     let program = load::watch(object)?;
-    attach_tc(&program, interface, Role::Watch, pins)?
-        .map_err(|reason| Error::CannotWatch { interface: interface.name.clone(), reason })
+    attach_tc(&program, interface, Role::Watch, pins)
 }
 
 fn attach_xdp(program: &Verified, interface: &Interface, mode: Mode, flags: u32, pins: &Pins) -> Attempt {

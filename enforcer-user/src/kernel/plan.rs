@@ -83,9 +83,7 @@ impl Plan {
             if mode != Mode::Tc {
                 load::answer(object)?;
             }
-            if target.endpoints == Endpoints::Forwarded {
-                load::watch(object)?;
-            }
+            load::watch(object)?;
         }
         Ok(())
     }
