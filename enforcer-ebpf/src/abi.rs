@@ -38,12 +38,18 @@ pub mod map {
     pub const ANSWERS: &str = "ANSWERS";
     /// `Array<u64>`, one entry: CLOCK_REALTIME − CLOCK_BOOTTIME in ns, for the dates of answers. Daemon → kernel.
     pub const CLOCK: &str = "CLOCK";
+    /// `LruHashMap<source::Source, source::Record>`: the sources of refused requests. Kernel; the daemon lists them, and
+    /// ends penalties.
+    pub const SOURCES: &str = "SOURCES";
+    /// `Array<u64>`, one entry: when the last of all penalties ends, CLOCK_BOOTTIME in ns. Kernel only.
+    pub const PENALTIES: &str = "PENALTIES";
     /// `PerCpuArray<Scratch>`: the packet under judgement. Kernel only.
     pub const SCRATCH: &str = "SCRATCH";
 
     /// The maps that outlive the daemon.
     pub const PINNED: &[&str] = &[
         PORTS, SERVICES, KEYS, PRINCIPALS, POLICIES, METERS, TOTALS, FLOWS, MARKS, CHARGES, HANDSHAKES, ANSWERS, CLOCK,
+        SOURCES, PENALTIES,
     ];
 }
 
@@ -84,6 +90,8 @@ pub const HANDSHAKES: u32 = 65_536;
 pub const ANSWERS_EACH: u32 = 16;
 /// Entries of [`map::ANSWERS`].
 pub const ANSWERS: u32 = SERVICES * ANSWERS_EACH;
+/// Entries of [`map::SOURCES`].
+pub const SOURCES: u32 = 65_536;
 /// Room for reasons; a power of two.
 pub const REASONS: usize = 32;
 /// Limits that apply together to one principal.
@@ -211,7 +219,8 @@ pub struct Meter {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Service {
-    /// [`Service::OBSERVE`], [`Service::UPGRADE`], [`Service::ANSWER`], [`Service::KEEP`].
+    /// [`Service::OBSERVE`], [`Service::UPGRADE`], [`Service::ANSWER`], [`Service::KEEP`],
+    /// [`Service::PENALISE_SHARED`].
     pub flags: u32,
     /// Longest request head in bytes, request line and final CRLF included.
     pub max_head: u32,
@@ -225,8 +234,18 @@ pub struct Service {
     pub head_timeout_ns: u64,
     /// Index of its first entry in [`map::ANSWERS`].
     pub answers: u32,
-    /// 0.
-    pub reserved: u32,
+    /// Refusals of one source that are answered, a second and at once; those beyond are reset. 0 = all.
+    pub answers_per_second: u32,
+    /// Refusals of one source that are met with anything, likewise; with the next its penalty begins. 0 = all.
+    pub tolerated_per_second: u32,
+    /// Bits of an IPv4 address that make a source, 1–32.
+    pub source_v4: u16,
+    /// Bits of an IPv6 address that make a source, 1–64.
+    pub source_v6: u16,
+    /// ns of a source's first penalty, a day at most; each further one takes twice as long. 0 = none.
+    pub penalty_ns: u64,
+    /// ns of the longest penalty, at least `penalty_ns`.
+    pub penalty_most_ns: u64,
     /// [`crate::verdict::Action`] for each [`crate::verdict::Reason`], by index.
     pub actions: [u8; REASONS],
 }
@@ -242,6 +261,9 @@ impl Service {
 
     /// Flag: connections of refused requests may be kept: the program that translates what servers send is attached.
     pub const KEEP: u32 = 8;
+
+    /// Flag: penalties also for sources behind which registered keys are served.
+    pub const PENALISE_SHARED: u32 = 16;
 
     /// Whether it only counts what it would refuse.
     #[must_use]
@@ -266,7 +288,12 @@ impl Service {
         max_body: 1 << 40,
         head_timeout_ns: 30_000_000_000,
         answers: 0,
-        reserved: 0,
+        answers_per_second: 0,
+        tolerated_per_second: 0,
+        source_v4: 32,
+        source_v6: 64,
+        penalty_ns: 0,
+        penalty_most_ns: 0,
         actions: [crate::verdict::Action::Reset as u8; REASONS],
     };
 }
@@ -370,7 +397,7 @@ const _: () = {
     assert!(size_of::<Policy>() == 136);
     assert!(size_of::<Bucket>() == 24);
     assert!(size_of::<Meter>() == 128);
-    assert!(size_of::<Service>() == 72);
+    assert!(size_of::<Service>() == 96);
     assert!(size_of::<Answer>() == 48 + ANSWER_TEXT);
     assert!(size_of::<SocketOffsets>() == 32);
 };

@@ -29,6 +29,7 @@ use crate::flow::{self, Course, Flow, Handshake, Mark, Place, Plan, Receiver, Se
 use crate::http::bytes::Window;
 use crate::http::{Refusal, Step};
 use crate::reply::{self, Rewrite};
+use crate::source::{Level, Source};
 use crate::verdict::{Action, Count, Event, Reason};
 use crate::wire::{self, Head, NotTcp, Segment, Tuple, flag};
 use again::Memory;
@@ -96,6 +97,12 @@ pub trait World: Sized {
     fn tally(&self, principal: u32, tally: Tally);
     /// Counts.
     fn count(&self, count: Count);
+    /// Counts a refusal of a source: [`crate::source::Record::refuse`].
+    fn refused(&self, source: Source, now: u64, service: &Service) -> Level;
+    /// Notes that a registered key was served from a source, if refusals of it were counted.
+    fn served(&self, source: Source, now: u64);
+    /// Whether a source is under a penalty.
+    fn is_penalised(&self, source: Source) -> bool;
     /// Runs [`step`] until it says no.
     fn drive(&self, reading: &mut Reading, flow: &mut Flow);
     /// Runs [`sum_step`] until it says no.
@@ -250,8 +257,12 @@ fn guarded<W: World>(world: &W, desk: &mut Desk, segment: &mut Segment) -> Verdi
     if segment.fragment != 0 {
         return refuse_unread(world, desk, Reason::Fragment);
     }
+    // From a source under a penalty nothing comes, but the ends of its connections.
     if segment.has(flag::RST) {
         return Verdict::PASS;
+    }
+    if desk.reading.service.penalty_ns != 0 && world.is_penalised(Source::of(&segment.tuple, &desk.reading.service)) {
+        return drop_as(world, Event::Penalised);
     }
     // Data without ACK, or in a SYN, is not of the stream that its handshake begins. An urgent pointer alone changes
     // what later data means.
@@ -410,7 +421,8 @@ fn refuse<W: World>(
     count_refusal(world, refusal);
     flow.machine.forget_key();
     flow.reason = refusal.reason as u32;
-    if told::answer(desk, segment, flow, refusal.reason) {
+    let level = world.refused(Source::of(&segment.tuple, &desk.reading.service), flow.touched, &desk.reading.service);
+    if told::answer(desk, segment, flow, refusal.reason, level) {
         if kept::keep(desk, segment, flow, begin, refusal.reason) {
             flow.told.keeps = 1;
         } else {

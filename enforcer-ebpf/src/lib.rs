@@ -11,6 +11,7 @@
 //! - [`limit`]: sliding, fixed and GCRA limiters, changed by compare-and-swap
 //! - [`verdict`]: why a request is refused, and what is done about it
 //! - [`judge`]: the whole way, over a [`judge::World`] that the kernel and the tests each provide
+//! - [`source`]: what becomes of sources that go on sending what is refused
 //! - [`reply`]: the packet that a refused one is turned into
 //! - [`answer`]: what its client is sent
 //! - [`shift`]: how both ends count from then on, where the connection is kept
@@ -31,6 +32,7 @@ mod opaque;
 mod pod;
 pub mod reply;
 pub mod shift;
+pub mod source;
 pub mod verdict;
 pub mod wire;
 pub mod words;

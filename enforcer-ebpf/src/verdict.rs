@@ -169,6 +169,10 @@ labelled! {
         Answered = "answered",
         /// An answer sent once more, since its client had not got it.
         AnsweredAgain = "answered_again",
+        /// A packet of a source under a penalty, dropped.
+        Penalised = "penalised",
+        /// A penalty that has begun.
+        Penalty = "penalty",
         /// A RST sent to the client of a request that could not be answered.
         ResetClient = "reset_client",
     }

@@ -9,6 +9,7 @@ use enforcer_ebpf::flow::{Flow, Handshake, Mark, Place, Receiver, Set};
 use enforcer_ebpf::http::bytes::Window;
 use enforcer_ebpf::judge::{self, Reading, Scratch, Sum, Tally, Verdict, World};
 use enforcer_ebpf::limit;
+use enforcer_ebpf::source::{Level, Record, Source};
 use enforcer_ebpf::verdict::Count;
 use enforcer_ebpf::wire::{HEAD, Tuple};
 
@@ -39,6 +40,7 @@ pub struct Host {
     payers: RefCell<BTreeMap<Place, KeyTag>>,
     handshakes: RefCell<HashMap<Tuple, Handshake>>,
     sockets: RefCell<Vec<(Tuple, Receiver)>>,
+    sources: RefCell<BTreeMap<Source, Record>>,
     scratch: RefCell<Box<Scratch>>,
     now: StdCell<u64>,
 }
@@ -97,6 +99,7 @@ impl Host {
             payers: RefCell::default(),
             handshakes: RefCell::default(),
             sockets: RefCell::default(),
+            sources: RefCell::default(),
             scratch: RefCell::default(),
             now: StdCell::new(1 << 40),
         }
@@ -253,6 +256,20 @@ impl<'m> World for Packet<'m> {
 
     fn count(&self, count: Count) {
         self.host.totals.borrow_mut()[count.index() as usize] += 1;
+    }
+
+    fn refused(&self, source: Source, now: u64, service: &Service) -> Level {
+        self.host.sources.borrow_mut().entry(source).or_default().refuse(now, service)
+    }
+
+    fn served(&self, source: Source, now: u64) {
+        if let Some(record) = self.host.sources.borrow_mut().get_mut(&source) {
+            record.served = now;
+        }
+    }
+
+    fn is_penalised(&self, source: Source) -> bool {
+        self.host.sources.borrow().get(&source).is_some_and(|record| self.now() < record.until)
     }
 
     fn drive(&self, reading: &mut Reading, flow: &mut Flow) {

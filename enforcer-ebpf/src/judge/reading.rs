@@ -6,6 +6,7 @@ use crate::flow::{Flow, Place, after};
 use crate::http::bytes::{BASE, CAPACITY, Window};
 use crate::http::{Cursor, Refusal, Step};
 use crate::opaque::zero;
+use crate::source::Source;
 use crate::verdict::{Count, Event, Malformation, Reason};
 use crate::wire::{Segment, flag};
 use crate::words;
@@ -375,6 +376,9 @@ pub fn step<W: World>(world: &W, reading: &mut Reading, flow: &mut Flow) -> bool
                 return false;
             }
             flow.served = 1;
+            if decision.refused.is_none() && reading.service.penalty_ns != 0 {
+                world.served(Source::of(&flow.tuple, &reading.service), reading.scan.now);
+            }
         }
         Step::Refused(refusal) => {
             let Some(refusal) = observed(world, &reading.service, refusal) else {

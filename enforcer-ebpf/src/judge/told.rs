@@ -6,6 +6,7 @@ use super::{Desk, Verdict, World, drop_as};
 use crate::abi::{AnswerKind, Service};
 use crate::flow::{self, Flow, Receiver, Told, after, due, receiver, stage};
 use crate::reply;
+use crate::source::Level;
 use crate::verdict::{Action, Count, Event, Reason};
 use crate::wire::{Head, Segment};
 
@@ -21,9 +22,10 @@ const LONGEST: u32 = 2048;
 /// where no earlier one is without its response, and where the client has acknowledged all that the server has written:
 /// where the answer begins is known then.
 #[inline(always)]
-pub(super) fn answer(desk: &Desk, segment: &Segment, flow: &mut Flow, reason: Reason) -> bool {
+pub(super) fn answer(desk: &Desk, segment: &Segment, flow: &mut Flow, reason: Reason, level: Level) -> bool {
     let action = desk.reading.service.action(reason as u32);
-    if action == Action::Drop as u8 {
+    if action == Action::Drop as u8 || level == Level::Silence {
+        flow.told.due = due::NOTHING;
         return false;
     }
     let kind = match reason.answer() {
@@ -32,6 +34,7 @@ pub(super) fn answer(desk: &Desk, segment: &Segment, flow: &mut Flow, reason: Re
     };
     let answers = desk.reading.service.flags & Service::ANSWER != 0
         && action == Action::Answer as u8
+        && level == Level::AsSet
         && kind <= AnswerKind::TooManyRequests as u32
         && flow.pipelined == 0
         && desk.ack == flow.shift.seq_to_client(desk.written);

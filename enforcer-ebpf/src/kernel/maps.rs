@@ -9,6 +9,7 @@ use enforcer_ebpf::answer::Sheet;
 use enforcer_ebpf::flow::{Flow, Handshake, Mark, Place, Set};
 use enforcer_ebpf::judge::Scratch;
 use enforcer_ebpf::limit::Charge;
+use enforcer_ebpf::source::{Record, Source};
 use enforcer_ebpf::wire::Tuple;
 
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
@@ -39,6 +40,10 @@ pub(crate) static HANDSHAKES: LruHashMap<Tuple, Handshake, { abi::HANDSHAKES as 
 pub(crate) static ANSWERS: Array<Answer, { abi::ANSWERS as usize }> = Array::new();
 #[btf_map]
 pub(crate) static CLOCK: Array<u64, 1, MMAPABLE> = Array::new();
+#[btf_map]
+pub(crate) static SOURCES: LruHashMap<Source, Record, { abi::SOURCES as usize }> = LruHashMap::new();
+#[btf_map]
+pub(crate) static PENALTIES: Array<u64, 1> = Array::new();
 #[btf_map]
 static SHEET: PerCpuArray<Sheet, 1> = PerCpuArray::new();
 #[btf_map]

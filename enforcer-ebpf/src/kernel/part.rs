@@ -2,15 +2,17 @@
 //! state of its callers (kernel 5.6, commit 51c39bb1d5d1). They take pointers that may be null, since that is all
 //! that the verifier knows of them, and hand on numbers.
 
-use aya_ebpf::bindings::{__sk_buff, xdp_md};
+use aya_ebpf::bindings::{__sk_buff, BPF_NOEXIST, xdp_md};
+use enforcer_ebpf::abi::Service;
 use enforcer_ebpf::flow::{Flow, Mark, Place, Receiver, Set, WAYS};
 use enforcer_ebpf::http::Step;
-use enforcer_ebpf::judge::{self, Decision, Reading, Refill};
-use enforcer_ebpf::verdict::Reason;
+use enforcer_ebpf::judge::{self, Decision, Reading, Refill, World as _};
+use enforcer_ebpf::source::{Record, Source};
+use enforcer_ebpf::verdict::{Count, Event, Reason};
 use enforcer_ebpf::wire::Tuple;
 use enforcer_ebpf::words;
 
-use crate::maps::{KEY_SECRET, MARKS};
+use crate::maps::{KEY_SECRET, MARKS, PENALTIES, SOURCES};
 use crate::packet::{Packet, TcPacket, XdpPacket};
 use crate::socket;
 use crate::world::Kernel;
@@ -110,6 +112,49 @@ pub(crate) extern "C" fn decide_request(flow: *mut Flow, position: u64, again: u
     // A decision looks at no packet.
     let kernel = Kernel::new(XdpPacket(core::ptr::null_mut()));
     judge::decide(&kernel, flow, position, again != 0, now).to_word()
+}
+
+/// [`enforcer_ebpf::judge::World::refused`]; the number of the level. The source comes as numbers: what a pointer leads to
+/// is no key of a map for kernels before 6.3.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn refuse_source(prefix: u64, family: u64, now: u64, service: *const Service) -> u32 {
+    // SAFETY: of this size, or null.
+    let Some(service) = (unsafe { service.as_ref() }) else { return 0 };
+    let source = Source { prefix, family };
+    if service.answers_per_second == 0 && service.tolerated_per_second == 0 {
+        return 0;
+    }
+    if SOURCES.get_ptr_mut(source).is_none() {
+        // Without it the refusal is met with what the service says.
+        let _ = SOURCES.insert(source, Record::default(), u64::from(BPF_NOEXIST));
+    }
+    let Some(record) = SOURCES.get_ptr_mut(source) else { return 0 };
+    // SAFETY: a map's value; another CPU may change it too: see `enforcer_ebpf::source`.
+    let record = unsafe { &mut *record };
+    let before = record.until;
+    let level = record.refuse(now, service);
+    if record.until != before
+        && let Some(last) = PENALTIES.get_ptr_mut(0)
+    {
+        // SAFETY: an aligned word of a map's value.
+        if unsafe { *last } < record.until {
+            // SAFETY: as above.
+            unsafe { *last = record.until };
+        }
+        Kernel::new(XdpPacket(core::ptr::null_mut())).count(Count::Event(Event::Penalty));
+    }
+    level as u32
+}
+
+/// [`enforcer_ebpf::judge::World::served`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn serve_source(prefix: u64, family: u64, now: u64) -> u32 {
+    let Some(record) = SOURCES.get_ptr_mut(Source { prefix, family }) else { return 0 };
+    // SAFETY: an aligned word of a map's value.
+    unsafe { (*record).served = now };
+    1
 }
 
 /// [`enforcer_ebpf::judge::World::mark`].

@@ -10,14 +10,15 @@ use enforcer_ebpf::http::Step;
 use enforcer_ebpf::http::bytes::{CAPACITY, Window};
 use enforcer_ebpf::judge::{self, Decision, Reading, Refill, Sum, Tally, World};
 use enforcer_ebpf::limit::Cell;
+use enforcer_ebpf::source::{Level, Source};
 use enforcer_ebpf::verdict::Count;
 use enforcer_ebpf::wire::Tuple;
 use enforcer_ebpf::words;
 
 use crate::atomic::Word;
 use crate::maps::{
-    CHARGES, FLOW_MASK, FLOW_SECRET, FLOWS, HANDSHAKES, KEY_SECRET, KEYS, MARKS, METERS, PORTS, PRINCIPALS, SERVICES,
-    TOTALS,
+    CHARGES, FLOW_MASK, FLOW_SECRET, FLOWS, HANDSHAKES, KEY_SECRET, KEYS, MARKS, METERS, PENALTIES, PORTS, PRINCIPALS,
+    SERVICES, SOURCES, TOTALS,
 };
 use crate::packet::Packet;
 use crate::{charge, part};
@@ -231,6 +232,27 @@ impl<P: Packet> World for Kernel<P> {
             // SAFETY: this CPU's own word.
             unsafe { *total += 1 };
         }
+    }
+
+    #[inline(always)]
+    fn refused(&self, source: Source, now: u64, service: &Service) -> Level {
+        Level::from_number(part::refuse_source(source.prefix, source.family, now, service))
+    }
+
+    #[inline(always)]
+    fn served(&self, source: Source, now: u64) {
+        part::serve_source(source.prefix, source.family, now);
+    }
+
+    #[inline(always)]
+    fn is_penalised(&self, source: Source) -> bool {
+        let Some(&last) = PENALTIES.get(0) else { return false };
+        if last == 0 {
+            return false;
+        }
+        let now = self.now();
+        // SAFETY: an aligned word of a map's value.
+        now < last && unsafe { SOURCES.get(source) }.is_some_and(|record| now < record.until)
     }
 
     #[inline(always)]

@@ -1,0 +1,237 @@
+//! Where requests come from, and what becomes of sources that go on sending what is refused: first they are answered, then
+//! reset, then met with silence, and at last their packets are dropped from the SYN on, for a time that grows.
+//!
+//! Only refusals on connections that exist are counted, so nobody can bring a penalty on the address of another. Nothing
+//! here lets a request pass: it decides what a refusal costs, no more. So its numbers may be lost or miscounted by CPUs
+//! that meet one source at once, and a source that gives way to others in its table begins anew.
+
+use crate::abi::Service;
+use crate::wire::Tuple;
+
+/// ns for which a source counts as one behind which registered keys are served.
+pub const SERVED_NS: u64 = 60_000_000_000;
+/// ns in a second.
+const SECOND: u64 = 1_000_000_000;
+/// Most doublings of a penalty: one of a day has 47 bits, and must not wrap.
+const DOUBLINGS: u32 = 16;
+
+/// The sources that are told apart: an IPv4 address or an IPv6 prefix, as wide as the service says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+#[repr(C)]
+pub struct Source {
+    /// The first 64 bits of an IPv6 address, or an IPv4 address below 32 zeros, as a number; what is beyond the prefix is
+    /// 0.
+    pub prefix: u64,
+    /// 4 or 6.
+    pub family: u64,
+}
+
+/// What is known of a source that was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Record {
+    /// When its refusals so far would have been few enough to be answered, CLOCK_BOOTTIME in ns (a theoretical arrival
+    /// time, as in [`crate::limit`]).
+    pub answered: u64,
+    /// Likewise, to bring no penalty.
+    pub tolerated: u64,
+    /// When its penalty ends, CLOCK_BOOTTIME in ns; 0 if it never had one.
+    pub until: u64,
+    /// When a registered key was last served from it.
+    pub served: u64,
+    /// Refusals counted.
+    pub refused: u64,
+    /// Penalties that it had, one after another.
+    pub strikes: u64,
+}
+
+/// What a refusal is met with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u32)]
+pub enum Level {
+    /// What the service says.
+    AsSet = 0,
+    /// A RST at most.
+    Reset = 1,
+    /// Silence.
+    Silence = 2,
+}
+
+impl Level {
+    /// The level of this number.
+    #[must_use]
+    #[inline(always)]
+    pub const fn from_number(number: u32) -> Self {
+        match number {
+            0 => Self::AsSet,
+            1 => Self::Reset,
+            _ => Self::Silence,
+        }
+    }
+}
+
+impl Source {
+    /// The source of a client's packets.
+    #[must_use]
+    #[inline(always)]
+    pub const fn of(tuple: &Tuple, service: &Service) -> Self {
+        let first = u64::from_be(tuple.source[0]);
+        if tuple.is_v6() {
+            let bits = service.source_v6 & 63;
+            Self { prefix: if bits == 0 { first } else { first & (u64::MAX << (64 - bits)) }, family: 6 }
+        } else {
+            // The address fills the first bytes in memory: the upper half.
+            let bits = service.source_v4 & 31;
+            let address = first >> 32;
+            Self { prefix: if bits == 0 { address } else { address & (0xffff_ffff << (32 - bits)) }, family: 4 }
+        }
+    }
+}
+
+impl Record {
+    /// Counts a refusal at `now` (CLOCK_BOOTTIME in ns), and says what it is met with.
+    #[inline(always)]
+    pub const fn refuse(&mut self, now: u64, service: &Service) -> Level {
+        self.refused += 1;
+        let too_many = exceeds(&mut self.tolerated, now, service.tolerated_per_second);
+        let unanswered = exceeds(&mut self.answered, now, service.answers_per_second);
+        if too_many {
+            let shared = self.served != 0 && now.saturating_sub(self.served) < SERVED_NS;
+            if service.penalty_ns != 0 && (!shared || service.flags & Service::PENALISE_SHARED != 0) {
+                self.penalise(now, service);
+            }
+            return Level::Silence;
+        }
+        if unanswered { Level::Reset } else { Level::AsSet }
+    }
+
+    #[inline(always)]
+    const fn penalise(&mut self, now: u64, service: &Service) {
+        if now < self.until {
+            return;
+        }
+        // Who was good for as long as the longest penalty begins anew.
+        if now - self.until > service.penalty_most_ns {
+            self.strikes = 0;
+        }
+        let doublings = if self.strikes < DOUBLINGS as u64 { self.strikes as u32 } else { DOUBLINGS };
+        let long = service.penalty_ns << doublings;
+        let time = if long < service.penalty_most_ns { long } else { service.penalty_most_ns };
+        self.until = now.saturating_add(time);
+        self.strikes += 1;
+        // When it ends, so has the flood that it was for.
+        self.tolerated = 0;
+    }
+}
+
+/// Counts one more at `now`; whether they are more than `rate` a second by then, and more than that at once. A rate of 0
+/// is none.
+#[inline(always)]
+const fn exceeds(arrival: &mut u64, now: u64, rate: u32) -> bool {
+    if rate == 0 {
+        return false;
+    }
+    let begin = if *arrival > now { *arrival } else { now };
+    if begin - now >= SECOND {
+        return true;
+    }
+    *arrival = begin + SECOND / rate as u64;
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Level, Record, SECOND, SERVED_NS, Source};
+    use crate::abi::Service;
+    use crate::wire::Tuple;
+
+    const RULES: Service = Service {
+        answers_per_second: 10,
+        tolerated_per_second: 100,
+        penalty_ns: 10 * SECOND,
+        penalty_most_ns: 60 * SECOND,
+        ..Service::DEFAULT
+    };
+    const BEGIN: u64 = 1 << 40;
+
+    fn at_once(record: &mut Record, now: u64, count: usize) -> Vec<Level> {
+        (0..count).map(|_| record.refuse(now, &RULES)).collect()
+    }
+
+    #[test]
+    fn many_refusals_are_answered_then_reset_then_met_with_silence_and_a_penalty() {
+        let mut record = Record::default();
+        let levels = at_once(&mut record, BEGIN, 101);
+        let number = |level| levels.iter().filter(|found| **found == level).count();
+        assert_eq!([Level::AsSet, Level::Reset, Level::Silence].map(number), [10, 90, 1]);
+        assert_eq!(record.until, BEGIN + 10 * SECOND);
+    }
+
+    #[test]
+    fn a_second_later_as_many_are_answered_again() {
+        let mut record = Record::default();
+        at_once(&mut record, BEGIN, 50);
+        let levels = at_once(&mut record, BEGIN + SECOND, 11);
+        assert_eq!(levels.iter().filter(|level| **level == Level::AsSet).count(), 10);
+    }
+
+    #[test]
+    fn penalties_grow_up_to_a_bound_and_are_forgiven() {
+        let mut record = Record::default();
+        let mut now = BEGIN;
+        let mut times = Vec::new();
+        for _ in 0..5 {
+            at_once(&mut record, now, 101);
+            times.push((record.until - now) / SECOND);
+            now = record.until + SECOND;
+        }
+        assert_eq!(times, [10, 20, 40, 60, 60]);
+        now = record.until + 61 * SECOND;
+        at_once(&mut record, now, 101);
+        assert_eq!((record.until - now) / SECOND, 10);
+    }
+
+    #[test]
+    fn a_source_with_registered_keys_behind_it_gets_no_penalty_unless_asked_for() {
+        let mut record = Record { served: BEGIN - SECOND, ..Record::default() };
+        assert_eq!(at_once(&mut record, BEGIN, 101)[100], Level::Silence);
+        assert_eq!(record.until, 0);
+        let later = BEGIN + SERVED_NS;
+        at_once(&mut record, later, 101);
+        assert_ne!(record.until, 0);
+        let rules = Service { flags: Service::PENALISE_SHARED, ..RULES };
+        let mut record = Record { served: BEGIN, ..Record::default() };
+        for _ in 0..101 {
+            record.refuse(BEGIN, &rules);
+        }
+        assert_ne!(record.until, 0);
+    }
+
+    #[test]
+    fn no_rates_are_no_bounds() {
+        let rules = Service { answers_per_second: 0, tolerated_per_second: 0, ..RULES };
+        let mut record = Record::default();
+        assert!((0..1000).all(|_| record.refuse(BEGIN, &rules) == Level::AsSet));
+    }
+
+    #[test]
+    fn addresses_of_one_prefix_are_one_source() {
+        let four = |address: [u8; 4]| Tuple { source: [u64::from(u32::from_ne_bytes(address)), 0], ..Tuple::default() };
+        let all = Service { source_v4: 32, source_v6: 64, ..RULES };
+        assert_ne!(Source::of(&four([10, 0, 0, 1]), &all), Source::of(&four([10, 0, 0, 2]), &all));
+        assert_eq!(Source::of(&four([10, 0, 0, 1]), &all), Source { prefix: 0x0a00_0001, family: 4 });
+        let wide = Service { source_v4: 24, ..RULES };
+        assert_eq!(Source::of(&four([10, 0, 0, 1]), &wide), Source::of(&four([10, 0, 0, 2]), &wide));
+        let six = |last: u8, host: u8| {
+            let mut address = [0x20, 1, 0xd, 0xb8, 0, 0, 0, last, 0, 0, 0, 0, 0, 0, 0, host];
+            address[15] = host;
+            let (words, _) = address.as_chunks();
+            let source = [u64::from_ne_bytes(words[0]), u64::from_ne_bytes(words[1])];
+            Tuple { source, ports: 1 << 63, ..Tuple::default() }
+        };
+        assert_eq!(Source::of(&six(1, 1), &all), Source::of(&six(1, 2), &all));
+        assert_ne!(Source::of(&six(1, 1), &all), Source::of(&six(2, 1), &all));
+        let wide = Service { source_v6: 56, ..RULES };
+        assert_eq!(Source::of(&six(1, 1), &wide), Source::of(&six(2, 1), &wide));
+    }
+}
