@@ -7,7 +7,7 @@
 //!
 //! # Layout, in the order of a start
 //! - `checks`, `btf`, `interface`: what must hold before anything is touched
-//! - `pins`, `filter_pin`: the directory on the BPF file system, its lock, links and maps
+//! - `pins`, `filter_pin`, `role`: the directory on the BPF file system, its lock, links and maps
 //! - `load`: the object, its constants, its maps, the verifier
 //! - `forwarding`: whether an interface carries the connections of servers behind this host
 //! - `classifier`: traffic control, with tcx or with filters
@@ -34,6 +34,7 @@ mod mapped;
 mod pins;
 mod plan;
 mod replace;
+mod role;
 pub(crate) mod syscall;
 mod tables;
 

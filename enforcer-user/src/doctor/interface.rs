@@ -11,7 +11,7 @@ use crate::kernel::classifier::{self, Side};
 /// Programs and offloads of one interface, as the kernel tells them.
 #[derive(Clone, Debug, Default)]
 struct Company {
-    /// Programs of others that run before traffic control, or in it through tcx.
+    /// Programs of others that run before traffic control, or in it.
     xdp: Option<String>,
     tc: Vec<String>,
     merging: Vec<&'static str>,
@@ -61,7 +61,7 @@ fn look(
 }
 
 fn is_ours(guard: &Guard, program: u32) -> bool {
-    guard.places.iter().any(|place| place.program == program)
+    guard.places.iter().any(|place| place.program == program) || guard.helpers.contains(&program)
 }
 
 fn judge(device: &Device, company: &Company, guarded: bool, scene: &Scene) -> Vec<Finding> {
@@ -162,6 +162,13 @@ mod tests {
         let found = judge(&device(2, "eth0", "", 9), &company, false, &Scene::default());
         assert_eq!(levels(&found), [(Level::Warning, "xdp_program", "eth0"), (Level::Warning, "tc_program", "eth0")]);
         assert!(found[0].what.contains("other (id 9)") && found[1].what.contains("x (id 3)"));
+    }
+
+    #[test]
+    fn what_answers_beside_the_guard_is_its_own() {
+        let place = crate::kernel::Guarded { interface: 2, program: 7 };
+        let guard = Guard { places: vec![place], helpers: vec![8], ..Guard::default() };
+        assert_eq!([7, 8, 9].map(|program| is_ours(&guard, program)), [true, true, false]);
     }
 
     #[test]

@@ -14,15 +14,15 @@ use aya_obj::generated::bpf_attach_type;
 use nix::errno::Errno;
 
 use super::{
-    Attachment, Error, Hook, Mode,
-    classifier::{self, Side},
+    Attachment, Error, Hook, Mode, classifier,
     filter_pin::{self, FilterPin},
     forwarding::Endpoints,
     interface::{self, Interface},
     load::{self, Verified},
     pins::{self, Kept, Pins},
-    plan::{self, Plan, Target, occupied},
+    plan::{Plan, Target, occupied},
     replace::{self, Replacement},
+    role::Role,
     syscall,
 };
 
@@ -72,7 +72,7 @@ pub(super) fn execute(plan: Plan, object: &mut Ebpf, hook: Hook, pins: &Pins) ->
         let mut cannot_answer = None;
         if mode != Mode::Tc && target.answer.is_none() {
             let program = load::answer(object)?;
-            match attach_tc(&program, &target.interface, Side::Ingress, pins)? {
+            match attach_tc(&program, &target.interface, Role::Answer, pins)? {
                 Ok(path) => {
                     created.0.push(path.clone());
                     named.push((path, name.clone()));
@@ -142,11 +142,12 @@ impl Drop for Created {
 
 /// Ends what is not wanted any more.
 fn end(kept: &Kept) {
-    let watches = kept.side == Some(Side::Egress) || plan::answers(kept);
-    match pins::detach(&kept.path) {
-        Ok(()) if watches => tracing::debug!("{} is no longer watched", kept.name),
-        Ok(()) => tracing::info!("{} is no longer guarded: it is not asked for any more", kept.name),
-        Err(error) => tracing::warn!("{} stays {}: {error}", kept.name, if watches { "watched" } else { "guarded" }),
+    let name = &kept.name;
+    match (kept.role, pins::detach(&kept.path)) {
+        (Role::Judge, Ok(())) => tracing::info!("{name} is no longer guarded: it is not asked for any more"),
+        (Role::Judge, Err(error)) => tracing::warn!("{name} stays guarded: {error}"),
+        (_, Ok(())) => tracing::debug!("{} has ended", kept.path.display()),
+        (_, Err(error)) => tracing::warn!("{error}"),
     }
 }
 
@@ -180,20 +181,20 @@ fn attempt(interface: &Interface, object: &mut Ebpf, mode: Mode, pins: &Pins) ->
     match mode {
         Mode::XdpNative => attach_xdp(&program, interface, mode, XDP_FLAGS_DRV_MODE, pins),
         Mode::XdpGeneric => attach_xdp(&program, interface, mode, XDP_FLAGS_SKB_MODE, pins),
-        Mode::Tc => attach_tc(&program, interface, Side::Ingress, pins),
+        Mode::Tc => attach_tc(&program, interface, Role::Judge, pins),
     }
 }
 
 /// Attaches the program that takes note of what leaves; gives its pin.
 fn watch(interface: &Interface, object: &mut Ebpf, pins: &Pins) -> Result<PathBuf, Error> {
     let program = load::watch(object)?;
-    attach_tc(&program, interface, Side::Egress, pins)?
+    attach_tc(&program, interface, Role::Watch, pins)?
         .map_err(|reason| Error::CannotWatch { interface: interface.name.clone(), reason })
 }
 
 fn attach_xdp(program: &Verified, interface: &Interface, mode: Mode, flags: u32, pins: &Pins) -> Attempt {
     match syscall::create_link(program.fd.as_fd(), interface.index, bpf_attach_type::BPF_XDP, flags) {
-        Ok(link) => pin(&link, interface, None, pins).map(Ok),
+        Ok(link) => pin(&link, interface, Role::Judge, pins).map(Ok),
         Err(error) if matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EEXIST)) => {
             // It was free when the plan was made; whoever came in between is named.
             let found = interface::all()?.into_iter().find(|found| found.index == interface.index);
@@ -207,20 +208,22 @@ fn attach_xdp(program: &Verified, interface: &Interface, mode: Mode, flags: u32,
 }
 
 /// Attaches a program in traffic control, before all that are there.
-fn attach_tc(program: &Verified, interface: &Interface, side: Side, pins: &Pins) -> Attempt {
+fn attach_tc(program: &Verified, interface: &Interface, role: Role, pins: &Pins) -> Attempt {
+    let side = role.side();
     let listed = classifier::tcx(interface.index, side);
     let has_tcx = listed.map_err(|source| Error::Call { action: "list the programs of traffic control", source })?;
     if has_tcx.is_none() {
-        return add_filter(program, interface, side, pins);
+        return add_filter(program, interface, role, pins);
     }
     match syscall::create_link(program.fd.as_fd(), interface.index, side.attach_type(), BPF_F_BEFORE) {
-        Ok(link) => pin(&link, interface, Some(side), pins).map(Ok),
+        Ok(link) => pin(&link, interface, role, pins).map(Ok),
         Err(error) => refused(&error, interface, why_not(Mode::Tc, &error)),
     }
 }
 
 /// Adds a filter, where the kernel has no tcx. Its pin comes first: without one nobody would know it.
-fn add_filter(program: &Verified, interface: &Interface, side: Side, pins: &Pins) -> Attempt {
+fn add_filter(program: &Verified, interface: &Interface, role: Role, pins: &Pins) -> Attempt {
+    let side = role.side();
     let made_qdisc = match classifier::add_qdisc(interface.index) {
         Ok(made) => made,
         Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
@@ -237,7 +240,7 @@ fn add_filter(program: &Verified, interface: &Interface, side: Side, pins: &Pins
     let filter = FilterPin {
         interface: interface.name.clone(),
         index: interface.index,
-        side,
+        role,
         namespace,
         program: program.id,
         // The last of both sides' filters removes it, whichever was first.
@@ -267,8 +270,8 @@ fn add_filter(program: &Verified, interface: &Interface, side: Side, pins: &Pins
 }
 
 /// Until it is pinned, a link ends with its descriptor.
-fn pin(link: &OwnedFd, interface: &Interface, side: Option<Side>, pins: &Pins) -> Result<PathBuf, Error> {
-    let path = pins.free_link(&interface.name, interface.index, side);
+fn pin(link: &OwnedFd, interface: &Interface, role: Role, pins: &Pins) -> Result<PathBuf, Error> {
+    let path = pins.free_link(&interface.name, interface.index, role);
     syscall::pin(link.as_fd(), &path).map_err(|source| Error::path(&path, "pinned", source))?;
     Ok(path)
 }

@@ -1,8 +1,8 @@
 //! The pins of filters, which cannot be pinned themselves: what is pinned is the program, under a name that says where
 //! the filter is.
 //!
-//! `eth0:3:ingress:4026531840:71:q`: the interface's name and index, the side, the network namespace, the program's id,
-//! and whether the qdisc was made for the filter. The kernel allows no colon in the name of an interface.
+//! `eth0:3:ingress:4026531840:71:q`: the interface's name and index, the filter's role, the network namespace, the
+//! program's id, and whether the qdisc was made for the filter. The kernel allows no colon in the name of an interface.
 
 use std::{
     fs, io,
@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::classifier::{self, Side};
+use super::{classifier, role::Role};
 use crate::sockets;
 
 /// Where a filter is, as its pin's name tells.
@@ -18,7 +18,7 @@ use crate::sockets;
 pub(super) struct FilterPin {
     pub(super) interface: String,
     pub(super) index: u32,
-    pub(super) side: Side,
+    pub(super) role: Role,
     /// Inode of the network namespace.
     pub(super) namespace: u64,
     pub(super) program: u32,
@@ -29,9 +29,9 @@ pub(super) struct FilterPin {
 impl FilterPin {
     /// The name of the pin, not yet as the file system takes it.
     pub(super) fn to_name(&self) -> String {
-        let Self { interface, index, side, namespace, program, made_qdisc } = self;
+        let Self { interface, index, role, namespace, program, made_qdisc } = self;
         let qdisc = if *made_qdisc { ":q" } else { "" };
-        format!("{interface}:{index}:{side}:{namespace}:{program}{qdisc}")
+        format!("{interface}:{index}:{}:{namespace}:{program}{qdisc}", role.as_str())
     }
 
     /// Reads a pin's name.
@@ -40,11 +40,7 @@ impl FilterPin {
         let pin = Self {
             interface: parts.next()?.to_owned(),
             index: parts.next()?.parse().ok()?,
-            side: match parts.next()? {
-                "ingress" => Side::Ingress,
-                "egress" => Side::Egress,
-                _ => return None,
-            },
+            role: Role::from_word(parts.next()?)?,
             namespace: parts.next()?.parse().ok()?,
             program: parts.next()?.parse().ok()?,
             made_qdisc: match parts.next() {
@@ -63,18 +59,18 @@ impl FilterPin {
 
     /// Whether the filter is there with this program.
     pub(super) fn runs(&self) -> io::Result<bool> {
-        Ok(self.within(|| classifier::runs(self.index, self.side, self.program))?.unwrap_or(false))
+        Ok(self.within(|| classifier::runs(self.index, self.role.side(), self.program))?.unwrap_or(false))
     }
 
     /// Puts another program in place of this filter's, in one step.
     pub(super) fn replace(&self, program: BorrowedFd<'_>, name: &str) -> io::Result<()> {
-        classifier::replace(self.index, self.side, program, name)
+        classifier::replace(self.index, self.role.side(), program, name)
     }
 
     /// Removes the filter, and the qdisc that was made for it if nothing else uses it.
     pub(super) fn remove(&self) -> io::Result<()> {
         self.within(|| {
-            classifier::remove(self.index, self.side, self.program)?;
+            classifier::remove(self.index, self.role.side(), self.program)?;
             if self.made_qdisc {
                 match classifier::remove_qdisc(self.index) {
                     Err(error) if !is_gone(&error) => return Err(error),
@@ -123,9 +119,9 @@ mod tests {
 
     #[test]
     fn names_tell_where_a_filter_is() {
-        for (side, made_qdisc) in [(Side::Ingress, true), (Side::Egress, false)] {
+        for (role, made_qdisc) in [(Role::Judge, true), (Role::Answer, true), (Role::Watch, false)] {
             let interface = "eth0.100".to_owned();
-            let pin = FilterPin { interface, index: 3, side, namespace: 4_026_531_840, program: 71, made_qdisc };
+            let pin = FilterPin { interface, index: 3, role, namespace: 4_026_531_840, program: 71, made_qdisc };
             assert_eq!(FilterPin::from_name(&pin.to_name()), Some(pin));
         }
         for name in ["eth0", "eth0:3:ingress:4:5:x", "eth0:3:ingress:4:5:q:", "eth0:3:up:4:5", "eth0:3:egress:4:"] {

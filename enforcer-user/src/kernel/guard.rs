@@ -5,18 +5,15 @@ use std::path::Path;
 use aya::maps::{Array, Map, MapData, MapError};
 use enforcer_ebpf::abi::{SERVICES, Service, map};
 
-use super::{
-    Error, checks,
-    classifier::Side,
-    pins::{Kept, Pins},
-    plan,
-};
+use super::{Error, checks, pins::Pins, role::Role};
 
 /// An enforcement that is pinned.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Guard {
     /// Where the program is attached.
     pub places: Vec<Guarded>,
+    /// Ids of the programs that answer and watch beside it.
+    pub helpers: Vec<u32>,
     /// The TCP ports that it guards, in order.
     pub ports: Vec<u16>,
     /// Those of them whose requests are only counted.
@@ -41,15 +38,18 @@ pub fn guard(bpffs_dir: &Path) -> Result<Option<Guard>, Error> {
         return Ok(None);
     }
     let pins = Pins::new(bpffs_dir);
-    let judges = |kept: &Kept| kept.interface != 0 && kept.side != Some(Side::Egress) && !plan::answers(kept);
-    let kept = pins.kept()?.into_iter().filter(judges);
-    let places: Vec<Guarded> = kept.map(|kept| Guarded { interface: kept.interface, program: kept.program }).collect();
-    if places.is_empty() {
+    let mut guard = Guard::default();
+    for kept in pins.kept()?.into_iter().filter(|kept| kept.interface != 0) {
+        match kept.role {
+            Role::Judge => guard.places.push(Guarded { interface: kept.interface, program: kept.program }),
+            Role::Answer | Role::Watch => guard.helpers.push(kept.program),
+        }
+    }
+    if guard.places.is_empty() {
         return Ok(None);
     }
     let ports: Array<MapData, u32> = open(&pins, map::PORTS)?;
     let services: Array<MapData, Service> = open(&pins, map::SERVICES)?;
-    let mut guard = Guard { places, ..Guard::default() };
     for (port, slot) in (0..=u16::MAX).zip(ports.iter()) {
         let slot = slot.map_err(|source| Error::Map { map: map::PORTS, action: "read", source })?;
         let Some(slot) = slot.checked_sub(1) else { continue };

@@ -28,7 +28,7 @@ pub(super) const XDP: &str = "enforcer_xdp";
 /// Judges, in traffic control.
 pub(super) const TC: &str = "enforcer_tc";
 /// Answers, in traffic control, what XDP refuses.
-pub(super) const ANSWER: &str = "enforcer_answer";
+const ANSWER: &str = "enforcer_answer";
 /// Takes note of what servers behind this host send.
 const WATCH: &str = "enforcer_watch";
 

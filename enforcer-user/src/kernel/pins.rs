@@ -5,6 +5,7 @@
 //!   v1/                     the number of the ABI
 //!     maps/<MAP>
 //!     links/<interface>    of the programs that judge: XDP, or the ingress of traffic control
+//!     answers/<interface>  of those that answer, on its ingress, what XDP refuses
 //!     watches/<interface>  of those on its egress
 //!     filters/<place>      the programs of filters, where the kernel has no links for traffic control
 //! ```
@@ -35,17 +36,17 @@ use super::{
     Error, checks,
     classifier::Side,
     filter_pin::FilterPin,
+    role::Role,
     syscall::{self, LinkInfo},
 };
 
 /// Where distributions mount the BPF file system.
 pub(super) const MOUNT_POINT: &str = "/sys/fs/bpf";
 
-const LINKS: &str = "links";
-const WATCHES: &str = "watches";
 const FILTERS: &str = "filters";
 const MAPS: &str = "maps";
-const DIRECTORIES: [&str; 4] = [MAPS, LINKS, WATCHES, FILTERS];
+/// Where programs are kept, those that judge before those that serve them.
+const KEPT: [&str; 4] = [Role::Judge.directory(), FILTERS, Role::Answer.directory(), Role::Watch.directory()];
 
 /// The paths of the pins of this ABI.
 #[derive(Clone, Debug)]
@@ -63,6 +64,8 @@ pub(super) struct Kept {
     pub(super) fd: OwnedFd,
     /// The filter; `None` for a link.
     pub(super) filter: Option<FilterPin>,
+    /// What it is for.
+    pub(super) role: Role,
     /// The side of traffic control; `None` for XDP.
     pub(super) side: Option<Side>,
     /// Index of the interface, 0 if it is gone.
@@ -100,19 +103,14 @@ impl Pins {
         self.root.join(format!("v{ABI}"))
     }
 
-    /// Where the links lie of programs that judge, or of those on the egress.
-    fn links_dir(&self, side: Option<Side>) -> PathBuf {
-        self.version().join(if side == Some(Side::Egress) { WATCHES } else { LINKS })
-    }
-
     /// The pin of a map.
     pub(super) fn map(&self, name: &str) -> PathBuf {
         self.version().join(MAPS).join(name)
     }
 
     /// The pin of an interface's link.
-    fn link(&self, interface: &str, side: Option<Side>) -> PathBuf {
-        self.links_dir(side).join(encode(interface))
+    fn link(&self, interface: &str, role: Role) -> PathBuf {
+        self.version().join(role.directory()).join(encode(interface))
     }
 
     /// The pin of a filter's program.
@@ -128,9 +126,9 @@ impl Pins {
     }
 
     /// Where to pin the link of an interface: another name if a renamed interface's link has the one that it should.
-    pub(super) fn free_link(&self, interface: &str, index: u32, side: Option<Side>) -> PathBuf {
-        let path = self.link(interface, side);
-        if path.exists() { self.link(&format!("{interface}.{index}"), side) } else { path }
+    pub(super) fn free_link(&self, interface: &str, index: u32, role: Role) -> PathBuf {
+        let path = self.link(interface, role);
+        if path.exists() { self.link(&format!("{interface}.{index}"), role) } else { path }
     }
 
     /// Gives a pinned link the interface's present name, if that is free; the name is for people only. A filter's pin
@@ -190,7 +188,7 @@ impl Pins {
         }
         let lock = self.lock()?;
         added.create_directory(&self.version())?;
-        for directory in DIRECTORIES {
+        for directory in KEPT.into_iter().chain([MAPS]) {
             added.create_directory(&self.version().join(directory))?;
         }
         Ok((lock, added))
@@ -208,7 +206,7 @@ impl Pins {
     /// What is kept here; nothing if the directory does not exist.
     pub(super) fn kept(&self) -> Result<Vec<Kept>, Error> {
         let mut kept = Vec::new();
-        for directory in [LINKS, WATCHES, FILTERS] {
+        for directory in KEPT {
             for path in entries(&self.version().join(directory))? {
                 let fd = match syscall::open_pin(&path) {
                     Ok(fd) => fd,
@@ -229,7 +227,7 @@ impl Pins {
     /// Names of the interfaces that are guarded, in order, without opening anything; `None` if that cannot be read.
     pub(super) fn guarded(&self) -> Option<Vec<String>> {
         let mut names = Vec::new();
-        for directory in [LINKS, FILTERS] {
+        for directory in KEPT {
             let found = entries(&self.version().join(directory)).ok()?;
             names.extend(found.iter().filter_map(|path| guarded_by(path)));
         }
@@ -250,7 +248,7 @@ impl Pins {
         let versions: Vec<PathBuf> = entries(&self.root)?.into_iter().filter(is_version).collect();
         let mut interfaces = Vec::new();
         for version in &versions {
-            for directory in [LINKS, FILTERS, WATCHES] {
+            for directory in KEPT {
                 for path in entries(&version.join(directory))? {
                     detach(&path)?;
                     interfaces.extend(guarded_by(&path));
@@ -261,7 +259,7 @@ impl Pins {
             for map in entries(&version.join(MAPS))? {
                 remove_file(&map)?;
             }
-            for directory in DIRECTORIES {
+            for directory in KEPT.into_iter().chain([MAPS]) {
                 remove_directory(&version.join(directory))?;
             }
             remove_directory(version)?;
@@ -305,17 +303,18 @@ pub(super) fn detach(path: &Path) -> Result<(), Error> {
 /// A pinned link; `None` if it is none of ours.
 fn link(path: PathBuf, fd: OwnedFd) -> io::Result<Option<Kept>> {
     let Some(LinkInfo { interface, program, side }) = syscall::link_info(fd.as_fd())? else { return Ok(None) };
+    let Some(role) = Role::ALL.into_iter().find(|role| is_in(&path, role.directory())) else { return Ok(None) };
     let (name, since) = (name_of(&path), pinned_at(&path));
-    Ok(Some(Kept { name, path, fd, filter: None, side, interface, program, since }))
+    Ok(Some(Kept { name, path, fd, filter: None, role, side, interface, program, since }))
 }
 
 /// A filter by its pinned program; `None` if the name of the pin is none of ours.
 fn filter(path: PathBuf, fd: OwnedFd) -> io::Result<Option<Kept>> {
     let Some(filter) = FilterPin::from_name(&name_of(&path)) else { return Ok(None) };
     let interface = if filter.runs()? { filter.index } else { 0 };
-    let (name, side, program) = (filter.interface.clone(), Some(filter.side), filter.program);
-    let since = pinned_at(&path);
-    Ok(Some(Kept { name, path, fd, filter: Some(filter), side, interface, program, since }))
+    let (name, role, program) = (filter.interface.clone(), filter.role, filter.program);
+    let (side, since) = (Some(role.side()), pinned_at(&path));
+    Ok(Some(Kept { name, path, fd, filter: Some(filter), role, side, interface, program, since }))
 }
 
 /// When a pin was made.
@@ -335,13 +334,13 @@ fn is_in(path: &Path, directory: &str) -> bool {
     path.parent().and_then(Path::file_name).is_some_and(|name| name == directory)
 }
 
-/// The interface that is guarded by what is pinned here; `None` for what only watches.
+/// The interface that is guarded by what is pinned here; `None` for what does not judge.
 fn guarded_by(path: &Path) -> Option<String> {
-    if is_in(path, LINKS) {
+    if is_in(path, Role::Judge.directory()) {
         return Some(name_of(path));
     }
     let filter = is_in(path, FILTERS).then(|| FilterPin::from_name(&name_of(path))).flatten()?;
-    (filter.side == Side::Ingress).then_some(filter.interface)
+    (filter.role == Role::Judge).then_some(filter.interface)
 }
 
 impl Added {
@@ -423,26 +422,29 @@ mod tests {
     #[test]
     fn pins_are_named_after_interfaces_without_dots() {
         let pins = Pins::new(Path::new("/sys/fs/bpf/enforcer"));
-        assert_eq!(pins.link("eth0.100", None), Path::new("/sys/fs/bpf/enforcer/v2/links/eth0%2e100"));
-        assert_eq!(pins.map("KEYS"), Path::new("/sys/fs/bpf/enforcer/v2/maps/KEYS"));
+        assert_eq!(pins.link("eth0.100", Role::Judge), pins.version().join("links/eth0%2e100"));
+        assert_eq!(pins.map("KEYS"), Path::new(&format!("/sys/fs/bpf/enforcer/v{ABI}/maps/KEYS")));
     }
 
     #[test]
-    fn interfaces_are_told_by_their_pins_without_those_that_are_only_watched() {
+    fn interfaces_are_told_by_the_pins_of_what_judges_alone() {
         let dir = tempfile::tempdir().expect("a directory");
         let pins = Pins::new(dir.path());
         assert_eq!(pins.guarded(), Some(vec![]));
         let (_lock, _added) = pins.open().expect("free");
-        let filter = |interface: &str, side| {
+        let filter = |interface: &str, role| {
             let (interface, namespace) = (interface.to_owned(), 1);
-            FilterPin { interface, index: 3, side, namespace, program: 7, made_qdisc: true }
+            FilterPin { interface, index: 3, role, namespace, program: 7, made_qdisc: true }
         };
         for path in [
-            pins.link("lo", None),
-            pins.link("eth0.100", Some(Side::Ingress)),
-            pins.link("br0", Some(Side::Egress)),
-            pins.filter(&filter("eth1.5", Side::Ingress)),
-            pins.filter(&filter("br1", Side::Egress)),
+            pins.link("lo", Role::Judge),
+            pins.link("eth0.100", Role::Judge),
+            pins.link("eth0.100", Role::Answer),
+            pins.link("eth2", Role::Answer),
+            pins.link("br0", Role::Watch),
+            pins.filter(&filter("eth1.5", Role::Judge)),
+            pins.filter(&filter("eth3", Role::Answer)),
+            pins.filter(&filter("br1", Role::Watch)),
         ] {
             fs::write(path, []).expect("a pin");
         }
@@ -458,7 +460,7 @@ mod tests {
         let filter = |index, made_qdisc| FilterPin {
             interface: "eth0".to_owned(),
             index,
-            side: Side::Egress,
+            role: Role::Watch,
             namespace: 9,
             program: 7,
             made_qdisc,
@@ -474,7 +476,7 @@ mod tests {
     #[test]
     fn names_survive_the_file_system() {
         for name in ["lo", "eth0.100", "a%b", "%2e", "a.b%25.c"] {
-            assert_eq!(name_of(&Pins::new(Path::new("/")).link(name, None)), name);
+            assert_eq!(name_of(&Pins::new(Path::new("/")).link(name, Role::Judge)), name);
         }
     }
 
@@ -516,7 +518,7 @@ mod tests {
         let (lock, mut added) = pins.open().expect("free");
         added.keep();
         fs::write(pins.map("KEYS"), []).expect("a pin");
-        fs::write(pins.link("eth0.1", None), []).expect("a pin");
+        fs::write(pins.link("eth0.1", Role::Judge), []).expect("a pin");
         drop(lock);
         assert_eq!(detach_all(dir.path()).expect("removed"), ["eth0.1"]);
         assert!(dir.path().join("vault").exists() && !dir.path().join("v1").exists());

@@ -13,6 +13,7 @@ use super::{
     interface::{self, Interface, Place, Program},
     load,
     pins::{Kept, Pins},
+    role::Role,
 };
 
 /// What is to be done with each interface, and with all that is kept.
@@ -21,7 +22,7 @@ pub(super) struct Plan {
     pub(super) targets: Vec<Target>,
     /// Kept on interfaces that are not asked for, or watching those that need it no more.
     pub(super) surplus: Vec<Kept>,
-    /// Kept where the interface, or the filter, is gone.
+    /// Kept where the interface, or the filter, or what it serves is gone.
     pub(super) stale: Vec<Kept>,
 }
 
@@ -57,14 +58,18 @@ impl Plan {
         }
         let interfaces = interface::all()?;
         let kept = if checks::is_on_bpffs(&options.bpffs_dir) { pins.kept()? } else { Vec::new() };
-        let (mut surplus, stale): (Vec<Kept>, Vec<Kept>) = kept.into_iter().partition(|kept| kept.interface != 0);
+        let (mut surplus, mut stale): (Vec<Kept>, Vec<Kept>) = kept.into_iter().partition(|kept| kept.interface != 0);
         let mut targets = Vec::new();
         for name in wanted {
             let interface = interface::find(&interfaces, name)?.clone();
             if !interface.has_ethernet {
                 return Err(Error::NoEthernet { interface: interface.name });
             }
-            let target = Target::make(interface, options.hook, &mut surplus)?;
+            let mut target = Target::make(interface, options.hook, &mut surplus)?;
+            if target.judge.is_none() {
+                // What judged is gone: nothing is left for it to answer, and its place may be needed.
+                stale.extend(target.answer.take());
+            }
             targets.push(target);
         }
         Ok(Self { targets, surplus, stale })
@@ -100,12 +105,9 @@ impl Target {
         };
         let xdp = interface.program;
         let by_xdp = take(&|kept| Ok(kept.side.is_none() && xdp.is_some_and(|program| program.id == kept.program)))?;
-        let by_tc = take(&|kept| runs(kept, Side::Ingress))?;
-        let (by_tc, answer) = match by_tc {
-            Some(kept) if answers(&kept) => (None, Some(kept)),
-            by_tc => (by_tc, None),
-        };
-        let watch = take(&|kept| runs(kept, Side::Egress))?;
+        let by_tc = take(&|kept| runs(kept, Role::Judge))?;
+        let answer = take(&|kept| runs(kept, Role::Answer))?;
+        let watch = take(&|kept| runs(kept, Role::Watch))?;
         let (judge, foreign) = match (by_xdp, by_tc, xdp.map(|program| program.place)) {
             (Some(kept), _, Some(Place::Software(mode))) => (Some((kept, mode)), None),
             (Some(_), _, _) => (None, xdp),
@@ -174,23 +176,16 @@ pub(super) fn warnings(attachments: &[Attachment]) -> Vec<String> {
     attachments.iter().filter(changed).map(say).collect()
 }
 
-/// Whether what is kept is on this side of an interface of this network namespace; other namespaces have the same
-/// indexes.
-fn runs(kept: &Kept, side: Side) -> Result<bool, Error> {
-    if kept.side != Some(side) {
-        return Ok(false);
-    }
+/// Whether what is kept for this runs in traffic control of this network namespace; other namespaces have the same
+/// indexes of interfaces.
+fn runs(kept: &Kept, role: Role) -> Result<bool, Error> {
+    let Some(side) = kept.side.filter(|_| kept.role == role) else { return Ok(false) };
     if let Some(filter) = &kept.filter {
         // That it runs was asked in its own namespace.
         return Ok(filter.is_here());
     }
     let listed = classifier::tcx(kept.interface, side).map_err(list_error)?;
     Ok(listed.is_some_and(|ids| ids.contains(&kept.program)))
-}
-
-/// Whether what is kept answers what XDP refuses.
-pub(super) fn answers(kept: &Kept) -> bool {
-    kept.side == Some(Side::Ingress) && program_name(kept.program).as_deref() == Some(load::ANSWER)
 }
 
 fn list_error(source: std::io::Error) -> Error {
