@@ -32,7 +32,6 @@ use jiff::Timestamp;
 use tokio::net::{TcpListener, UnixStream};
 use tokio::sync::watch;
 
-use crate::answer::Texts;
 use crate::config::{Metrics, Mode, Settings};
 use crate::control::{self, Peer};
 use crate::kernel::{self, Clock, Kernel};
@@ -61,8 +60,8 @@ pub enum Error {
     #[error(transparent)]
     Kernel(#[from] kernel::Error),
     /// The texts of the answers.
-    #[error("an answer cannot be sent: {0}")]
-    Answer(#[from] crate::answer::Error),
+    #[error(transparent)]
+    Answer(#[from] crate::answer::Unsendable),
     /// The metrics' address.
     #[error("the metrics cannot be served on {address}: {source}: name another --metrics IP:PORT, or --metrics off")]
     Metrics {
@@ -145,7 +144,7 @@ pub async fn run(settings: Settings, log: bool, shutdown: impl Future<Output = (
         log,
     };
     let mut tables = Tables::reconcile(Kernel::load(&options)?, &store.principals()?, &store.keys()?)?;
-    for (kind, answer) in Texts::default().compile()? {
+    for (kind, answer) in settings.answers.compile()? {
         tables.kernel_mut().set_answer(0, kind, &answer)?;
     }
     let clock = tables.kernel().clock();

@@ -138,7 +138,7 @@ impl Registry {
             pid: std::process::id(),
             since,
             mode: settings.mode.as_str().to_owned(),
-            on_refuse: settings.on_refuse.as_str().to_owned(),
+            on_refuse: settings.on_refuse.usual().as_str().to_owned(),
             existing: settings.existing.as_str().to_owned(),
             head_timeout_ns: settings.head_timeout.ns(),
             max_open_heads: settings.max_open_heads.get(),
