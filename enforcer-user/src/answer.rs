@@ -305,7 +305,9 @@ mod tests {
                 let Ok(date) = Date::new(year, month, day) else { continue };
                 let begin = Offset::UTC.to_timestamp(date.at(0, 0, 0, 0)).expect("a day");
                 let midnight = u32::try_from(begin.as_second()).expect("within 32 bits");
-                [0, 1, 59, 60, 3_599, 3_600, 43_200, 86_399].map(|second| check(midnight + second));
+                for second in [0, 1, 59, 60, 3_599, 3_600, 43_200, 86_399] {
+                    check(midnight + second);
+                }
             }
         }
         // And all others here and there.

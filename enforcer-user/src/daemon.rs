@@ -144,15 +144,17 @@ pub async fn run(settings: Settings, log: bool, shutdown: impl Future<Output = (
         log,
     };
     let mut tables = Tables::reconcile(Kernel::load(&options)?, &store.principals()?, &store.keys()?)?;
-    for (kind, answer) in settings.answers.compile()? {
-        tables.kernel_mut().set_answer(0, kind, &answer)?;
-    }
+    let answers = tables.kernel_mut().set_answers(0, &settings.answers.compile()?)?;
+    let service = Service { answers, ..settings.service() };
     let clock = tables.kernel().clock();
     clock.set();
-    tables.kernel_mut().set_service(0, &settings.service())?;
+    tables.kernel_mut().set_service(0, &service)?;
     tables.kernel_mut().set_ports(0, &settings.ports)?;
     tables.kernel_mut().attach(&options)?;
-    reset_instead(&settings, tables.kernel_mut())?;
+    if let Some(warning) = reset_instead(&settings, tables.kernel()) {
+        tracing::warn!("{warning}");
+        tables.kernel_mut().set_service(0, &Service { flags: service.flags & !Service::ANSWER, ..service })?;
+    }
     if log && let Some(logger) = tables.kernel_mut().logger() {
         tokio::spawn(logger.run());
     }
@@ -191,14 +193,12 @@ pub async fn run(settings: Settings, log: bool, shutdown: impl Future<Output = (
     farewell(&daemon.settings, registry)
 }
 
-/// Where one of the interfaces cannot answer, none does: clients would wait for what never comes.
-fn reset_instead(settings: &Settings, kernel: &mut Kernel) -> Result<(), kernel::Error> {
-    let found = kernel.attachments().iter().find_map(|at| Some((at.interface.clone(), at.cannot_answer.clone()?)));
-    let Some((interface, why)) = found else { return Ok(()) };
-    tracing::warn!("refused requests are reset, not answered: {interface} cannot send answers: {why}");
-    let mut service = settings.service();
-    service.flags &= !Service::ANSWER;
-    kernel.set_service(0, &service)
+/// Where one of the interfaces cannot answer, none does, as clients would wait for what never comes: that and why, if
+/// anything was to be answered.
+fn reset_instead(settings: &Settings, kernel: &Kernel) -> Option<String> {
+    let why = kernel.cannot_answer()?;
+    let answers = settings.service().flags & Service::ANSWER != 0;
+    answers.then(|| format!("refused requests are reset, not answered: {why}"))
 }
 
 /// Sets the program's clock every second: the time of day may be set, too.

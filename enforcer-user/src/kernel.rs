@@ -184,6 +184,14 @@ impl Kernel {
         plan::warnings(&self.attachments)
     }
 
+    /// Why refused requests are not answered, in words: one of the interfaces cannot send answers. `None` where all can.
+    #[must_use]
+    pub fn cannot_answer(&self) -> Option<String> {
+        let why =
+            |at: &Attachment| Some(format!("{} cannot send answers: {}", at.interface, at.cannot_answer.as_ref()?));
+        self.attachments.iter().find_map(why)
+    }
+
     /// The interfaces under guard.
     #[must_use]
     pub fn attachments(&self) -> &[Attachment] {
