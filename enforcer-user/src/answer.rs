@@ -277,6 +277,14 @@ mod tests {
     }
 
     #[test]
+    fn the_documentation_says_how_much_room_is_left() {
+        for (legacy_headers, bytes, values) in [(false, 95, 5), (true, 8, 7)] {
+            let text = answer(&Texts { legacy_headers, ..Texts::default() }, AnswerKind::TooManyRequests as u32 + 1);
+            assert_eq!((LONGEST - fill(&text, &LONG).len(), text.filled), (bytes, values));
+        }
+    }
+
+    #[test]
     fn what_is_too_large_is_told_with_its_status() {
         let own = Own { body: Some("x".repeat(LONGEST)), ..Own::default() };
         let error = Texts { own: [(414, own)].into(), ..Texts::default() }.compile().expect_err("too large");

@@ -141,6 +141,15 @@ mod tests {
     }
 
     #[test]
+    fn the_example_of_the_documentation_is_accepted() {
+        let readme = include_str!("../../../README.md");
+        let example =
+            readme.split_once("```toml\n").and_then(|(_, behind)| behind.split_once("```")).expect("an example").0;
+        let texts = merge(example).expect("texts");
+        assert!(texts.legacy_headers && texts.own.len() == 2);
+    }
+
+    #[test]
     fn says_where_a_text_is_wrong() {
         for (text, message) in [
             ("[answers]\nrealms = \"x\"", "e.toml:2:1: unknown field `realms`, expected one of `realm`, `fields`, "),
