@@ -73,7 +73,7 @@ fn show(status: &Status, now: Timestamp) -> String {
             text(&at.interface),
             text(&at.mode),
             text(&at.endpoints),
-            text(&at.cannot_answer.as_ref().map_or("yes".to_owned(), |why| format!("no: {why}"))),
+            text(at.cannot_answer.as_ref().map_or("yes".to_owned(), |why| format!("no: {why}"))),
             time(at.since),
             number(at.program),
             text(taken_over),
