@@ -8,10 +8,12 @@
 //! - `state_dir`, `socket`: what belongs to this daemon alone
 //! - `registry`, `tables`, `slots`: a change, from the request through the store to the maps
 //! - `reaper`: connections ended that keep a worker waiting, or that are older than the guard
+//! - `answering`: whether refused requests can be answered
 //! - `report`: what it tells about itself
 //! - `coverage`: what it says at its start of the ways that it does not guard
 //! - `serving`, `exporter`: HTTP on both its ends
 
+mod answering;
 mod coverage;
 mod exporter;
 mod reaper;
@@ -145,16 +147,12 @@ pub async fn run(settings: Settings, log: bool, shutdown: impl Future<Output = (
     };
     let mut tables = Tables::reconcile(Kernel::load(&options)?, &store.principals()?, &store.keys()?)?;
     let answers = tables.kernel_mut().set_answers(0, &settings.answers.compile()?)?;
-    let service = Service { answers, ..settings.service() };
     let clock = tables.kernel().clock();
     clock.set();
-    tables.kernel_mut().set_service(0, &service)?;
+    tables.kernel_mut().set_service(0, &Service { answers, ..settings.service() })?;
     tables.kernel_mut().set_ports(0, &settings.ports)?;
     tables.kernel_mut().attach(&options)?;
-    if let Some(warning) = reset_instead(&settings, tables.kernel()) {
-        tracing::warn!("{warning}");
-        tables.kernel_mut().set_service(0, &Service { flags: service.flags & !Service::ANSWER, ..service })?;
-    }
+    answering::fall_back(&settings, tables.kernel_mut())?;
     if log && let Some(logger) = tables.kernel_mut().logger() {
         tokio::spawn(logger.run());
     }
@@ -181,6 +179,7 @@ pub async fn run(settings: Settings, log: bool, shutdown: impl Future<Output = (
     }
     ends.spawn(reaper.run(stopped.clone()));
     ends.spawn(keep_time(clock, stopped.clone()));
+    ends.spawn(answering::watch(Arc::clone(&daemon), stopped.clone()));
 
     let mut stopped = stopped;
     tokio::select! {
@@ -191,14 +190,6 @@ pub async fn run(settings: Settings, log: bool, shutdown: impl Future<Output = (
     ends.join_all().await;
     let registry = daemon.registry().take();
     farewell(&daemon.settings, registry)
-}
-
-/// Where one of the interfaces cannot answer, none does, as clients would wait for what never comes: that and why, if
-/// anything was to be answered.
-fn reset_instead(settings: &Settings, kernel: &Kernel) -> Option<String> {
-    let why = kernel.cannot_answer()?;
-    let answers = settings.service().flags & Service::ANSWER != 0;
-    answers.then(|| format!("refused requests are reset, not answered: {why}"))
 }
 
 /// Sets the program's clock every second: the time of day may be set, too.

@@ -5,9 +5,9 @@ use enforcer_ebpf::limit;
 use enforcer_ebpf::verdict::{Count, Event, Malformation, Reason};
 use jiff::{SignedDuration, Timestamp};
 
+use super::answering;
 use super::reaper::tally::Tally;
 use super::registry::{Error, Registry, find_principal};
-use super::reset_instead;
 use crate::api::{Attachment, Counts, Key, Keys, Limits, MapFill, PrincipalLimits, RuleUsage, Status, Totals};
 use crate::config::{Metrics, OnRefuse, Settings};
 use crate::metrics::Snapshot;
@@ -149,7 +149,7 @@ impl Registry {
             max_open_heads: settings.max_open_heads.get(),
             ports: settings.ports.clone(),
             attachments: kernel.attachments().iter().map(attachment).collect(),
-            warnings: kernel.warnings().into_iter().chain(reset_instead(settings, kernel)).collect(),
+            warnings: kernel.warnings().into_iter().chain(answering::refused(settings, kernel)).collect(),
             default_limit: settings.default_limit.to_string(),
             keys,
             principals,

@@ -115,6 +115,15 @@ impl Tables {
 }
 
 impl Kernel {
+    /// The service in a slot.
+    ///
+    /// # Errors
+    /// A slot beyond the end of the map, or a failed read.
+    pub fn service(&self, slot: u32) -> Result<Service, Error> {
+        check(map::SERVICES, slot, abi::SERVICES)?;
+        self.tables.services.get(&slot, 0).map_err(|error| failed(map::SERVICES, "read", error))
+    }
+
     /// Writes a service.
     ///
     /// # Errors
@@ -133,8 +142,8 @@ impl Kernel {
     /// A slot or a kind beyond the end of the map, or a failed read or write.
     pub fn set_answers(&mut self, slot: u32, answers: &[(u32, Answer)]) -> Result<u32, Error> {
         check(map::SERVICES, slot, abi::SERVICES / 2)?;
-        let Tables { services, answers: table, .. } = &mut self.tables;
-        let service = services.get(&slot, 0).map_err(|error| failed(map::SERVICES, "read", error))?;
+        let service = self.service(slot)?;
+        let table = &mut self.tables.answers;
         let mut same = true;
         for (kind, answer) in answers {
             check(map::ANSWERS, *kind, abi::ANSWERS_EACH)?;
