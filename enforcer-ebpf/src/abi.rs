@@ -33,8 +33,8 @@ pub mod map {
     pub const CHARGES: &str = "CHARGES";
     /// `LruHashMap<Tuple, flow::Handshake>`: handshakes of forwarded connections, until their first byte. Kernel only.
     pub const HANDSHAKES: &str = "HANDSHAKES";
-    /// `Array<Answer>`, index = service slot × [`super::ANSWERS_EACH`] + [`AnswerKind`](super::AnswerKind): what refused
-    /// requests are answered. Daemon → kernel.
+    /// `Array<Answer>`, index = [`super::Service::answers`] + [`AnswerKind`](super::AnswerKind): what refused requests are
+    /// answered; those that a service names are never changed. Daemon → kernel.
     pub const ANSWERS: &str = "ANSWERS";
     /// `Array<u64>`, one entry: CLOCK_REALTIME − CLOCK_BOOTTIME in ns, for the dates of answers. Daemon → kernel.
     pub const CLOCK: &str = "CLOCK";

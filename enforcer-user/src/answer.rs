@@ -1,134 +1,341 @@
 //! The answers to refused requests, as texts that the kernel fills in and sends.
 //!
-//! A template is a response as text with places in braces: `{date}`, `{retry_after}`, `{quota}`, `{window}`. Each takes a
-//! value of the moment ([`Value`]); none stands in the body, whose length the head has to say.
+//! # Layout
+//! - `part`: what operators set in them, read strictly
+//! - `template`: a text with places in it, and what the kernel reads of that
 
-use enforcer_ebpf::abi::{ANSWER_TEXT, Answer, AnswerKind, LIMITS, POINTS, Point, Value};
+mod part;
+mod template;
 
-/// Most bytes of an answer with everything filled in: what the smallest MSS that hosts must take leaves (RFC 9293
-/// §3.7.1), less the timestamps.
-pub const LONGEST: usize = 536 - 12;
+use std::collections::BTreeMap;
 
-/// What can be filled in, by name, with the most bytes that it takes.
-const VALUES: [(&str, Value, usize); 5] = [
-    ("date", Value::Date, 29),
-    ("retry_after", Value::RetryAfter, 10),
-    ("quota", Value::Quota, 10),
-    ("window", Value::Window, 10),
-    ("connection", Value::Connection, 10),
+use enforcer_ebpf::abi::{Answer, AnswerKind, LIMITS, Value};
+
+pub use part::{Field, MediaType, Realm, Unfit};
+use template::Template;
+pub use template::{LONGEST, TooLarge};
+
+/// The statuses that requests are answered with, and the answer of each; for 429 that of the first limit.
+const STATUSES: [(u16, &str, AnswerKind); 7] = [
+    (400, "Bad Request", AnswerKind::BadRequest),
+    (401, "Unauthorized", AnswerKind::Unauthorized),
+    (403, "Forbidden", AnswerKind::Forbidden),
+    (413, "Content Too Large", AnswerKind::ContentTooLarge),
+    (414, "URI Too Long", AnswerKind::UriTooLong),
+    (TOO_MANY_REQUESTS, "Too Many Requests", AnswerKind::TooManyRequests),
+    (431, "Request Header Fields Too Large", AnswerKind::FieldsTooLarge),
 ];
+const UNAUTHORIZED: u16 = 401;
+/// The status of those over a limit.
+pub(crate) const TOO_MANY_REQUESTS: u16 = 429;
 
-/// Why a template is none.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
-    /// A name in braces that stands for nothing.
-    #[error("{{{0}}} stands for nothing; accepted: {{date}}, {{retry_after}}, {{quota}}, {{window}}, {{connection}}")]
-    Unknown(String),
-    /// Too many places.
-    #[error("more than {POINTS} values are filled in")]
-    Points,
-    /// No room for it in one packet.
-    #[error("{0} bytes with everything filled in; accepted: at most {LONGEST}, which fit any packet")]
-    TooLong(usize),
-}
+const PROBLEM: &str = "application/problem+json";
 
 /// What the answers of a service say.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Texts {
-    /// Realm of the challenge (RFC 9110 §11.5).
-    pub realm: String,
+    /// Realm of the challenge in 401.
+    pub realm: Realm,
+    /// Fields of all answers.
+    pub fields: Vec<Field>,
+    /// Whether 429 has `X-RateLimit-Limit`, `-Remaining` and `-Reset` too.
+    pub legacy_headers: bool,
+    /// What is set for one status, by its number.
+    pub own: BTreeMap<u16, Own>,
 }
 
-impl Default for Texts {
-    fn default() -> Self {
-        Self { realm: "api".to_owned() }
-    }
+/// What is set for one status.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Own {
+    /// In place of the problem in JSON (RFC 9457).
+    pub body: Option<String>,
+    /// In place of `application/problem+json`.
+    pub content_type: Option<MediaType>,
+    /// Fields behind those of all answers.
+    pub fields: Vec<Field>,
+}
+
+/// An answer that cannot be sent.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the answer {status} has {reason}")]
+pub struct Unsendable {
+    /// Its status.
+    pub status: u16,
+    /// Why.
+    pub reason: TooLarge,
 }
 
 impl Texts {
     /// All answers, each with its index among the service's.
     ///
     /// # Errors
-    /// A text that does not fit.
-    pub fn compile(&self) -> Result<Vec<(u32, Answer)>, Error> {
-        let problem = |status: &str| {
-            let (number, title) = status.split_once(' ').unwrap_or((status, ""));
-            format!(r#"{{"type":"about:blank","title":"{title}","status":{number}}}"#)
-        };
+    /// An answer that is too large.
+    pub fn compile(&self) -> Result<Vec<(u32, Answer)>, Unsendable> {
         let mut answers = Vec::new();
-        let mut add = |kind: u32, status: &str, fields: &str, body: &str| {
-            answers.push((kind, compile(&head(status, fields, body.len()), body)?));
-            Ok(())
-        };
-        let challenge = format!("WWW-Authenticate: ApiKey realm=\"{}\"\r\n", self.realm);
-        let status = "401 Unauthorized";
-        add(AnswerKind::Unauthorized as u32, status, &challenge, &problem(status))?;
-        for (kind, status) in [
-            (AnswerKind::Forbidden, "403 Forbidden"),
-            (AnswerKind::BadRequest, "400 Bad Request"),
-            (AnswerKind::ContentTooLarge, "413 Content Too Large"),
-            (AnswerKind::UriTooLong, "414 URI Too Long"),
-            (AnswerKind::FieldsTooLarge, "431 Request Header Fields Too Large"),
-        ] {
-            add(kind as u32, status, "", &problem(status))?;
-        }
-        for limit in 0..LIMITS as u32 {
-            let name = policy_name(limit);
-            let fields = format!(
-                "Retry-After: {{retry_after}}\r\nRateLimit-Policy: \"{name}\";q={{quota}};w={{window}}\r\nRateLimit: \
-                 \"{name}\";r=0;t={{retry_after}}\r\n"
-            );
-            let body = format!(
-                r#"{{"type":"https://iana.org/assignments/http-problem-types#quota-exceeded","title":"Quota exceeded","status":429,"violated-policies":["{name}"]}}"#
-            );
-            add(AnswerKind::TooManyRequests as u32 + limit, "429 Too Many Requests", &fields, &body)?;
+        for (status, title, kind) in STATUSES {
+            let limits = if status == TOO_MANY_REQUESTS { LIMITS as u32 } else { 1 };
+            for limit in 0..limits {
+                let answer = self.answer(status, title, &policy(limit));
+                answers.push((kind as u32 + limit, answer.map_err(|reason| Unsendable { status, reason })?));
+            }
         }
         Ok(answers)
+    }
+
+    /// The answer with a status; `policy` is the name of the limit that is used up, for 429.
+    fn answer(&self, status: u16, title: &str, policy: &str) -> Result<Answer, TooLarge> {
+        let own = self.own.get(&status).cloned().unwrap_or_default();
+        let content_type = own.content_type.as_ref().map_or(PROBLEM, MediaType::as_str);
+        let body = own.body.unwrap_or_else(|| problem(status, title, policy));
+        let mut head = Template::default();
+        head.text(&format!("HTTP/1.1 {status} {title}\r\nDate: ")).value(Value::Date);
+        head.text(&format!("\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n", body.len()));
+        match status {
+            UNAUTHORIZED => {
+                head.text(&format!("WWW-Authenticate: ApiKey realm=\"{}\"\r\n", self.realm.as_str()));
+            }
+            TOO_MANY_REQUESTS => self.quota(&mut head, policy),
+            _ => {}
+        }
+        for field in self.fields.iter().chain(&own.fields) {
+            head.pieces(field.pieces()).text("\r\n");
+        }
+        head.text("Cache-Control: no-store\r\nConnection: ").value(Value::Connection).text("\r\n\r\n");
+        head.compile(&body)
+    }
+
+    /// The fields of 429: RFC 9110 §10.2.3, and draft-ietf-httpapi-ratelimit-headers.
+    fn quota(&self, head: &mut Template, policy: &str) {
+        head.text("Retry-After: ").value(Value::RetryAfter);
+        head.text(&format!("\r\nRateLimit-Policy: \"{policy}\";q=")).value(Value::Quota);
+        head.text(";w=").value(Value::Window);
+        head.text(&format!("\r\nRateLimit: \"{policy}\";r=0;t=")).value(Value::RetryAfter).text("\r\n");
+        if self.legacy_headers {
+            head.text("X-RateLimit-Limit: ").value(Value::Quota);
+            head.text("\r\nX-RateLimit-Remaining: 0\r\nX-RateLimit-Reset: ").value(Value::RetryAfter).text("\r\n");
+        }
+    }
+}
+
+/// The body that says what is wrong, where the operator sets none.
+fn problem(status: u16, title: &str, policy: &str) -> String {
+    match status {
+        TOO_MANY_REQUESTS => format!(
+            r#"{{"type":"https://iana.org/assignments/http-problem-types#quota-exceeded","title":"Quota exceeded","violated-policies":["{policy}"]}}"#
+        ),
+        _ => format!(r#"{{"type":"about:blank","title":"{title}","status":{status}}}"#),
     }
 }
 
 /// The name of a principal's limit in answers, by its index.
-fn policy_name(limit: u32) -> String {
+fn policy(limit: u32) -> String {
     if limit == 0 { "default".to_owned() } else { format!("default-{}", limit + 1) }
 }
 
-/// Status line and fields.
-fn head(status: &str, fields: &str, length: usize) -> String {
-    format!(
-        "HTTP/1.1 {status}\r\nDate: {{date}}\r\nContent-Type: application/problem+json\r\nContent-Length: {length}\r\n\
-         {fields}Cache-Control: no-store\r\nConnection: {{connection}}\r\n\r\n"
-    )
-}
+#[cfg(test)]
+mod tests {
+    use enforcer_ebpf::answer::{Text, piece};
+    use enforcer_ebpf::flow::Told;
+    use jiff::Timestamp;
+    use jiff::civil::Date;
+    use jiff::fmt::rfc2822::DateTimePrinter;
+    use jiff::tz::Offset;
 
-/// Turns a template into what the kernel sends.
-fn compile(head: &str, body: &str) -> Result<Answer, Error> {
-    let (mut text, mut points, mut room) = (Vec::new(), Vec::new(), 0);
-    let mut rest = head;
-    while let Some((before, behind)) = rest.split_once('{') {
-        let (name, behind) = behind.split_once('}').unwrap_or((behind, ""));
-        let known = VALUES.iter().find(|(known, ..)| *known == name);
-        let &(_, value, longest) = known.ok_or_else(|| Error::Unknown(name.to_owned()))?;
-        text.extend_from_slice(before.as_bytes());
-        points.push(Point { at: text.len() as u16, value: value as u16 });
-        room += longest;
-        rest = behind;
+    use super::*;
+
+    /// What the kernel makes of an answer, by its own code.
+    fn fill(answer: &Answer, told: &Told) -> String {
+        let mut text = Text::new();
+        let copy = |bytes: &mut [u8], at: usize, from: usize, len: u32| {
+            bytes[at..][..len as usize].copy_from_slice(&answer.text[from..][..len as usize]);
+        };
+        let mut index = 0;
+        while piece(answer, index, told, &mut text, |bytes, at, from, len| copy(bytes, at, from, len)) {
+            index += 1;
+        }
+        String::from_utf8(text.bytes()[..text.len() as usize].to_vec()).expect("text")
     }
-    text.extend_from_slice(rest.as_bytes());
-    let head = text.len();
-    text.extend_from_slice(body.as_bytes());
-    let longest = text.len() + room;
-    if longest > LONGEST.min(ANSWER_TEXT) {
-        return Err(Error::TooLong(longest));
+
+    /// The answer with this index.
+    fn answer(texts: &Texts, kind: u32) -> Answer {
+        let answers = texts.compile().expect("answers");
+        answers.into_iter().find(|(index, _)| *index == kind).expect("an answer").1
     }
-    let mut answer = Answer {
-        len: text.len() as u32,
-        head: head as u32,
-        filled: points.len() as u32,
-        reserved: 0,
-        points: [Point::default(); POINTS],
-        text: [0; ANSWER_TEXT],
-    };
-    answer.points.get_mut(..points.len()).ok_or(Error::Points)?.copy_from_slice(&points);
-    answer.text[..text.len()].copy_from_slice(&text);
-    Ok(answer)
+
+    /// Everything that can be filled in, at its longest.
+    const LONG: Told =
+        Told { date: u32::MAX, retry: 0x7fff_ffff, quota: 268_435_455, window: 315_360_000, ..Told::NOTHING };
+
+    /// Reads an answer as a client does: status, fields, body.
+    fn read(answer: &str) -> (u16, Vec<(String, String)>, String) {
+        let mut fields = [httparse::EMPTY_HEADER; 32];
+        let mut response = httparse::Response::new(&mut fields);
+        let parsed = response.parse(answer.as_bytes()).expect("a response");
+        let httparse::Status::Complete(head) = parsed else { panic!("no end of the head: {answer}") };
+        assert_eq!(response.version, Some(1));
+        let value = |field: &httparse::Header<'_>| String::from_utf8(field.value.to_vec()).expect("text");
+        let fields = response.headers.iter().map(|field| (field.name.to_owned(), value(field))).collect();
+        (response.code.expect("a status"), fields, answer[head..].to_owned())
+    }
+
+    fn field<'a>(fields: &'a [(String, String)], name: &str) -> Option<&'a str> {
+        let mut found = fields.iter().filter(|(known, _)| known.eq_ignore_ascii_case(name));
+        let first = found.next()?;
+        assert_eq!(found.next(), None, "{name} twice");
+        Some(&first.1)
+    }
+
+    /// Texts of an operator who sets all there is.
+    fn full() -> Texts {
+        let own = Own {
+            body: Some("{\"slow\":{}}\n".to_owned()),
+            content_type: Some("application/json".parse().expect("a type")),
+            fields: vec![Field::parse("X-Q: {quota} of {{window}", true).expect("a field")],
+        };
+        Texts {
+            realm: "shop {1}".parse().expect("a realm"),
+            fields: vec![Field::parse("Access-Control-Allow-Origin: *", false).expect("a field")],
+            legacy_headers: true,
+            own: [(TOO_MANY_REQUESTS, own)].into(),
+        }
+    }
+
+    #[test]
+    fn every_answer_fits_any_packet_and_is_a_whole_response() {
+        for texts in [Texts::default(), Texts { legacy_headers: true, ..Texts::default() }, full()] {
+            let mut statuses = Vec::new();
+            for (_, answer) in texts.compile().expect("answers") {
+                let whole = fill(&answer, &LONG);
+                assert!(whole.len() <= LONGEST, "{} bytes: {whole}", whole.len());
+                let (status, fields, body) = read(&whole);
+                assert_eq!(field(&fields, "Content-Length"), Some(body.len().to_string().as_str()));
+                assert_eq!(field(&fields, "Connection"), Some("close"));
+                assert_eq!(field(&fields, "Cache-Control"), Some("no-store"));
+                assert_eq!(field(&fields, "Date"), Some("Sun, 07 Feb 2106 06:28:15 GMT"));
+                assert!(field(&fields, "Content-Type").is_some());
+                assert_eq!(field(&fields, "WWW-Authenticate").is_some(), status == UNAUTHORIZED);
+                assert_eq!(field(&fields, "Retry-After").is_some(), status == TOO_MANY_REQUESTS);
+                let head = fill(&answer, &Told { bodiless: 1, ..LONG });
+                assert_eq!(head + &body, whole, "the answer to HEAD is the same without the body");
+                statuses.push(status);
+            }
+            assert_eq!(statuses, [400, 401, 403, 413, 414, 429, 429, 429, 429, 431]);
+        }
+    }
+
+    #[test]
+    fn the_challenge_names_the_realm_and_the_problem_no_cause() {
+        let told = Told { date: 0, ..Told::NOTHING };
+        assert_eq!(
+            fill(&answer(&Texts::default(), AnswerKind::Unauthorized as u32), &told),
+            "HTTP/1.1 401 Unauthorized\r\n\
+             Date: Thu, 01 Jan 1970 00:00:00 GMT\r\n\
+             Content-Type: application/problem+json\r\n\
+             Content-Length: 58\r\n\
+             WWW-Authenticate: ApiKey realm=\"api\"\r\n\
+             Cache-Control: no-store\r\n\
+             Connection: close\r\n\
+             \r\n\
+             {\"type\":\"about:blank\",\"title\":\"Unauthorized\",\"status\":401}"
+        );
+    }
+
+    #[test]
+    fn a_limit_that_is_used_up_is_told_with_its_name() {
+        let told = Told { date: 1_709_164_800, retry: 17, quota: 100, window: 60, ..Told::NOTHING };
+        let second = AnswerKind::TooManyRequests as u32 + 1;
+        let text = fill(&answer(&Texts { legacy_headers: true, ..Texts::default() }, second), &told);
+        let (_, fields, body) = read(&text);
+        for (name, value) in [
+            ("Date", "Thu, 29 Feb 2024 00:00:00 GMT"),
+            ("Retry-After", "17"),
+            ("RateLimit-Policy", "\"default-2\";q=100;w=60"),
+            ("RateLimit", "\"default-2\";r=0;t=17"),
+            ("X-RateLimit-Limit", "100"),
+            ("X-RateLimit-Remaining", "0"),
+            ("X-RateLimit-Reset", "17"),
+        ] {
+            assert_eq!(field(&fields, name), Some(value), "{name}");
+        }
+        let problem: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+        assert_eq!(problem["violated-policies"], serde_json::json!(["default-2"]));
+        let without = fill(&answer(&Texts::default(), second), &told);
+        assert_eq!(field(&read(&without).1, "X-RateLimit-Limit"), None);
+    }
+
+    #[test]
+    fn what_an_operator_sets_stands_where_it_belongs_and_braces_of_bodies_stay() {
+        let texts = full();
+        let (_, fields, body) = read(&fill(&answer(&texts, AnswerKind::TooManyRequests as u32), &LONG));
+        assert_eq!(body, "{\"slow\":{}}\n");
+        assert_eq!(field(&fields, "Content-Type"), Some("application/json"));
+        assert_eq!(field(&fields, "X-Q"), Some("268435455 of {window}"));
+        assert_eq!(field(&fields, "Access-Control-Allow-Origin"), Some("*"));
+        let (_, fields, _) = read(&fill(&answer(&texts, AnswerKind::Unauthorized as u32), &LONG));
+        assert_eq!(field(&fields, "WWW-Authenticate"), Some("ApiKey realm=\"shop {1}\""));
+        assert_eq!((field(&fields, "Access-Control-Allow-Origin"), field(&fields, "X-Q")), (Some("*"), None));
+    }
+
+    #[test]
+    fn the_documentation_says_how_much_room_is_left() {
+        for (legacy_headers, bytes, values) in [(false, 95, 5), (true, 8, 7)] {
+            let text = answer(&Texts { legacy_headers, ..Texts::default() }, AnswerKind::TooManyRequests as u32 + 1);
+            assert_eq!((LONGEST - fill(&text, &LONG).len(), text.filled), (bytes, values));
+        }
+    }
+
+    #[test]
+    fn what_is_too_large_is_told_with_its_status() {
+        let own = Own { body: Some("x".repeat(LONGEST)), ..Own::default() };
+        let error = Texts { own: [(414, own)].into(), ..Texts::default() }.compile().expect_err("too large");
+        assert_eq!(error.status, 414);
+        let length =
+            fill(&answer(&Texts::default(), AnswerKind::UriTooLong as u32), &Told { bodiless: 1, ..LONG }).len();
+        // Three digits of the length instead of two.
+        assert_eq!(error.reason, TooLarge::Bytes(length + 1 + LONGEST));
+    }
+
+    #[test]
+    fn dates_are_those_of_the_calendar_at_any_second() {
+        let answer = answer(&Texts::default(), AnswerKind::Forbidden as u32);
+        let expected = fill(&answer, &Told::NOTHING);
+        let check = |date: u32| {
+            let timestamp = Timestamp::from_second(i64::from(date)).expect("a time");
+            let shown = DateTimePrinter::new().timestamp_to_rfc9110_string(&timestamp).expect("a date");
+            assert_eq!(
+                fill(&answer, &Told { date, ..Told::NOTHING }),
+                expected.replace("Thu, 01 Jan 1970 00:00:00 GMT", &shown)
+            );
+        };
+        // The days around each New Year and each end of February, to the second; 2100 has no 29th.
+        for year in 1970..2106 {
+            for (month, day) in [(1, 1), (2, 28), (2, 29), (3, 1), (12, 31)] {
+                let Ok(date) = Date::new(year, month, day) else { continue };
+                let begin = Offset::UTC.to_timestamp(date.at(0, 0, 0, 0)).expect("a day");
+                let midnight = u32::try_from(begin.as_second()).expect("within 32 bits");
+                for second in [0, 1, 59, 60, 3_599, 3_600, 43_200, 86_399] {
+                    check(midnight + second);
+                }
+            }
+        }
+        // And all others here and there.
+        (0..=u32::MAX).step_by(1_000_003).for_each(check);
+        check(u32::MAX);
+    }
+
+    #[test]
+    fn numbers_are_written_without_leading_zeros() {
+        let text = |number| {
+            let told = Told { retry: number, quota: number, window: number, ..Told::NOTHING };
+            fill(&answer(&Texts::default(), AnswerKind::TooManyRequests as u32), &told)
+        };
+        let once = text(0);
+        for number in [1, 9, 10, 99, 100, 101, 1_000_000_000, 0x7fff_ffff, u32::MAX] {
+            let expected = once
+                .replace("Retry-After: 0", &format!("Retry-After: {number}"))
+                .replace("q=0;w=0", &format!("q={number};w={number}"))
+                .replace("t=0", &format!("t={number}"));
+            assert_eq!(text(number), expected);
+        }
+    }
 }

@@ -273,8 +273,10 @@ pub struct Status {
     pub since: Timestamp,
     /// `enforce` or `observe`.
     pub mode: String,
-    /// `reset` or `drop`.
+    /// What is done with a refused request: `answer`, `reset` or `drop`.
     pub on_refuse: String,
+    /// The same, by reason, where something else is done for it.
+    pub on_refuse_by: BTreeMap<String, String>,
     /// What became of connections older than the guard: `reset` or `adopt`.
     pub existing: String,
     /// Longest time for a connection's first byte and for a head, in ns.
@@ -285,7 +287,7 @@ pub struct Status {
     pub ports: Vec<u16>,
     /// Where the program is attached.
     pub attachments: Vec<Attachment>,
-    /// What has changed since the start so that only the next start can follow.
+    /// What has changed since the start so that only the next start can follow, and what is asked for and cannot be.
     pub warnings: Vec<String>,
     /// The limit of a new principal that is given none.
     pub default_limit: String,
@@ -323,6 +325,11 @@ pub struct Attachment {
     pub mode: String,
     /// Why this mode.
     pub reason: String,
+    /// Whether refused requests can be answered there.
+    pub answers: bool,
+    /// Why they cannot; absent if they can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cannot_answer: Option<String>,
     /// Where the servers are whose connections come over it: `local`, or `local, forwarded`.
     pub endpoints: String,
     /// Since when a program of the enforcer's has been attached there.

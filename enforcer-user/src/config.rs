@@ -4,7 +4,9 @@
 //! says where the value came from, in a file with line and column. Keys and limits are not settings; they live in the
 //! store and change while the daemon runs.
 
+mod answers;
 mod bounds;
+mod refusals;
 mod sizes;
 mod targets;
 
@@ -17,15 +19,16 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use enforcer_ebpf::abi::Service;
-use enforcer_ebpf::verdict::Action;
 use serde::Deserialize;
 use toml::Spanned;
 
 pub use bounds::{HeadTimeout, OpenHeads, OutOfBounds};
+pub use refusals::{OnRefuse, Refusals};
 use sizes::Written;
 pub use sizes::{SizeOverrides, Sizes};
 pub use targets::Targets;
 
+use crate::answer::Texts;
 use crate::kernel::Hook;
 use crate::policy::Limits;
 
@@ -57,7 +60,9 @@ pub struct Settings {
     /// Where to attach.
     pub hook: Hook,
     /// What is done with a refused request.
-    pub on_refuse: OnRefuse,
+    pub on_refuse: Refusals,
+    /// What refused requests are answered; all of it can be sent.
+    pub answers: Texts,
     /// Whether refusals happen or are counted only.
     pub mode: Mode,
     /// What becomes of connections that were there before the guard.
@@ -80,18 +85,6 @@ pub struct Settings {
     pub metrics: Metrics,
     /// Whether enforcement ends when the daemon stops.
     pub detach_on_exit: bool,
-}
-
-/// What is done with a refused request.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OnRefuse {
-    /// It is answered in the app's place, and the worker is free at once.
-    #[default]
-    Answer,
-    /// The connection ends: the worker is free at once, the client meets a closed connection.
-    Reset,
-    /// It is dropped: the client sends it again, and the worker waits.
-    Drop,
 }
 
 /// Whether refusals happen.
@@ -135,31 +128,6 @@ pub struct UnknownWord {
 impl UnknownWord {
     fn new(found: &str, accepted: &'static str) -> Self {
         Self { found: found.to_owned(), accepted }
-    }
-}
-
-impl OnRefuse {
-    /// The word for it.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Answer => "answer",
-            Self::Reset => "reset",
-            Self::Drop => "drop",
-        }
-    }
-}
-
-impl FromStr for OnRefuse {
-    type Err = UnknownWord;
-
-    fn from_str(text: &str) -> Result<Self, UnknownWord> {
-        match text {
-            "answer" => Ok(Self::Answer),
-            "reset" => Ok(Self::Reset),
-            "drop" => Ok(Self::Drop),
-            _ => Err(UnknownWord::new(text, "answer, reset, drop")),
-        }
     }
 }
 
@@ -322,7 +290,8 @@ struct File {
     interfaces: Option<Vec<Spanned<String>>>,
     ports: Option<Vec<Spanned<u16>>>,
     hook: Option<Spanned<String>>,
-    on_refuse: Option<Spanned<String>>,
+    on_refuse: Option<Spanned<refusals::Written>>,
+    answers: Option<Spanned<answers::Written>>,
     mode: Option<Spanned<String>>,
     existing: Option<Spanned<String>>,
     head_timeout: Option<Spanned<String>>,
@@ -377,7 +346,8 @@ impl Settings {
             interfaces: merge_interfaces(interfaces, &file.interfaces.unwrap_or_default(), &source)?,
             ports: merge_ports(ports, &file.ports.unwrap_or_default(), &source)?,
             hook: hook.unwrap_or(Hook::Auto),
-            on_refuse: or(on_refuse, source.word("on_refuse", file.on_refuse)?).unwrap_or_default(),
+            on_refuse: Refusals::merge(on_refuse, file.on_refuse, &source)?,
+            answers: answers::merge(file.answers, &source)?,
             mode: or(mode, source.word("mode", file.mode)?).unwrap_or_default(),
             existing: or(existing, source.word("existing", file.existing)?).unwrap_or_default(),
             head_timeout: or(head_timeout, source.word("head_timeout", file.head_timeout)?).unwrap_or_default(),
@@ -403,17 +373,13 @@ impl Settings {
     /// The guarded service, as the kernel reads it.
     #[must_use]
     pub fn service(&self) -> Service {
-        let action = match self.on_refuse {
-            OnRefuse::Answer => Action::Answer,
-            OnRefuse::Reset => Action::Reset,
-            OnRefuse::Drop => Action::Drop,
-        };
         let flags = match self.mode {
-            Mode::Enforce => Service::ANSWER | Service::KEEP,
+            Mode::Enforce if self.on_refuse.answer() => Service::ANSWER | Service::KEEP,
+            Mode::Enforce => 0,
             Mode::Observe => Service::OBSERVE,
         };
         let head_timeout_ns = self.head_timeout.ns();
-        let mut service = Service { flags, head_timeout_ns, actions: [action as u8; 32], ..Service::DEFAULT };
+        let mut service = Service { flags, head_timeout_ns, actions: self.on_refuse.actions(), ..Service::DEFAULT };
         self.sizes.apply(&mut service);
         service
     }
@@ -466,10 +432,11 @@ impl Source<'_> {
         written: Option<Spanned<String>>,
     ) -> Result<Option<T>, Error> {
         let Some(written) = written else { return Ok(None) };
-        match written.get_ref().parse() {
-            Ok(value) => Ok(Some(value)),
-            Err(error) => Err(self.invalid(written.span(), format!("{field}: {error}"))),
-        }
+        self.word_at(field, written.span(), written.get_ref()).map(Some)
+    }
+
+    fn word_at<T: FromStr<Err: fmt::Display>>(&self, field: &str, span: Range<usize>, word: &str) -> Result<T, Error> {
+        word.parse().map_err(|error| self.invalid(span, format!("{field}: {error}")))
     }
 
     fn number<T: TryFrom<u64, Error: fmt::Display>>(
@@ -562,6 +529,9 @@ fn merge_ports(above: Vec<u16>, written: &[Spanned<u16>], source: &Source<'_>) -
 
 #[cfg(test)]
 mod tests {
+    use enforcer_ebpf::abi::REASONS;
+    use enforcer_ebpf::verdict::Action;
+
     use super::*;
 
     fn merge(overrides: Overrides, text: &str) -> Result<Settings, String> {
@@ -581,7 +551,8 @@ mod tests {
                 interfaces: vec!["lo".into()],
                 ports: vec![8000],
                 hook: Hook::Auto,
-                on_refuse: OnRefuse::Answer,
+                on_refuse: Refusals::default(),
+                answers: Texts::default(),
                 mode: Mode::Enforce,
                 existing: Existing::Reset,
                 head_timeout: "30s".parse().expect("a time"),
@@ -618,7 +589,7 @@ mod tests {
     fn the_file_stands_above_the_defaults() {
         let settings = merge(Overrides::default(), FULL).expect("settings");
         assert_eq!((settings.interfaces, settings.ports), (vec!["eth0".into(), "lo".into()], vec![8000, 8001]));
-        assert_eq!((settings.hook, settings.on_refuse), (Hook::XdpGeneric, OnRefuse::Drop));
+        assert_eq!((settings.hook, settings.on_refuse.usual()), (Hook::XdpGeneric, OnRefuse::Drop));
         assert_eq!((settings.mode, settings.metrics), (Mode::Observe, Metrics::Off));
         assert_eq!(settings.default_limit.to_string(), "5/second");
         assert_eq!((settings.existing, settings.max_open_heads.get()), (Existing::Adopt, 5));
@@ -641,7 +612,7 @@ mod tests {
         let settings = merge(overrides, FULL).expect("settings");
         assert_eq!((settings.interfaces, settings.ports), (vec!["lo".into()], vec![8000]));
         assert_eq!((settings.mode, settings.socket), (Mode::Enforce, "/over".into()));
-        assert_eq!((settings.on_refuse, settings.detach_on_exit), (OnRefuse::Drop, false));
+        assert_eq!((settings.on_refuse.usual(), settings.detach_on_exit), (OnRefuse::Drop, false));
         assert_eq!((settings.existing, settings.max_open_heads.get()), (Existing::Reset, 7));
         assert_eq!(settings.head_timeout.to_string(), "2s");
     }
@@ -711,8 +682,11 @@ mod tests {
             merge(guard_lo(), "mode = \"observe\"\non_refuse = \"drop\"\nhead_timeout = \"2s\"").expect("settings");
         assert_eq!(settings.service().head_timeout_ns, 2_000_000_000);
         assert_eq!(settings.service().flags, Service::OBSERVE);
-        assert_eq!(settings.service().actions, [Action::Drop as u8; 32]);
+        assert_eq!(settings.service().actions, [Action::Drop as u8; REASONS]);
         let settings = merge(guard_lo(), "").expect("settings");
+        let actions = [Action::Answer as u8; REASONS];
+        assert_eq!(settings.service(), Service { flags: Service::ANSWER, actions, ..Service::DEFAULT });
+        let settings = merge(guard_lo(), "on_refuse = \"reset\"").expect("settings");
         assert_eq!(settings.service(), Service::DEFAULT);
     }
 }

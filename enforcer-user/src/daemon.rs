@@ -8,10 +8,12 @@
 //! - `state_dir`, `socket`: what belongs to this daemon alone
 //! - `registry`, `tables`, `slots`: a change, from the request through the store to the maps
 //! - `reaper`: connections ended that keep a worker waiting, or that are older than the guard
+//! - `answering`: whether refused requests can be answered
 //! - `report`: what it tells about itself
 //! - `coverage`: what it says at its start of the ways that it does not guard
 //! - `serving`, `exporter`: HTTP on both its ends
 
+mod answering;
 mod coverage;
 mod exporter;
 mod reaper;
@@ -32,7 +34,6 @@ use jiff::Timestamp;
 use tokio::net::{TcpListener, UnixStream};
 use tokio::sync::watch;
 
-use crate::answer::Texts;
 use crate::config::{Metrics, Mode, Settings};
 use crate::control::{self, Peer};
 use crate::kernel::{self, Clock, Kernel};
@@ -61,8 +62,8 @@ pub enum Error {
     #[error(transparent)]
     Kernel(#[from] kernel::Error),
     /// The texts of the answers.
-    #[error("an answer cannot be sent: {0}")]
-    Answer(#[from] crate::answer::Error),
+    #[error(transparent)]
+    Answer(#[from] crate::answer::Unsendable),
     /// The metrics' address.
     #[error("the metrics cannot be served on {address}: {source}: name another --metrics IP:PORT, or --metrics off")]
     Metrics {
@@ -145,15 +146,13 @@ pub async fn run(settings: Settings, log: bool, shutdown: impl Future<Output = (
         log,
     };
     let mut tables = Tables::reconcile(Kernel::load(&options)?, &store.principals()?, &store.keys()?)?;
-    for (kind, answer) in Texts::default().compile()? {
-        tables.kernel_mut().set_answer(0, kind, &answer)?;
-    }
+    let answers = tables.kernel_mut().set_answers(0, &settings.answers.compile()?)?;
     let clock = tables.kernel().clock();
     clock.set();
-    tables.kernel_mut().set_service(0, &settings.service())?;
+    tables.kernel_mut().set_service(0, &Service { answers, ..settings.service() })?;
     tables.kernel_mut().set_ports(0, &settings.ports)?;
     tables.kernel_mut().attach(&options)?;
-    give_up(&settings, tables.kernel_mut())?;
+    answering::fall_back(&settings, tables.kernel_mut())?;
     if log && let Some(logger) = tables.kernel_mut().logger() {
         tokio::spawn(logger.run());
     }
@@ -180,6 +179,7 @@ pub async fn run(settings: Settings, log: bool, shutdown: impl Future<Output = (
     }
     ends.spawn(reaper.run(stopped.clone()));
     ends.spawn(keep_time(clock, stopped.clone()));
+    ends.spawn(answering::watch(Arc::clone(&daemon), stopped.clone()));
 
     let mut stopped = stopped;
     tokio::select! {
@@ -190,23 +190,6 @@ pub async fn run(settings: Settings, log: bool, shutdown: impl Future<Output = (
     ends.join_all().await;
     let registry = daemon.registry().take();
     farewell(&daemon.settings, registry)
-}
-
-/// Where one of the interfaces cannot do a thing, none does: clients would wait for what never comes.
-fn give_up(settings: &Settings, kernel: &mut Kernel) -> Result<(), kernel::Error> {
-    let mut service = settings.service();
-    for at in kernel.attachments() {
-        let interface = &at.interface;
-        if let Some(why) = &at.cannot_answer {
-            tracing::warn!("refused requests are reset, not answered: {interface} cannot send answers: {why}");
-            service.flags &= !Service::ANSWER;
-        }
-        if let Some(why) = &at.cannot_keep {
-            tracing::warn!("refused requests end their connections: {interface} cannot translate: {why}");
-            service.flags &= !Service::KEEP;
-        }
-    }
-    if service == settings.service() { Ok(()) } else { kernel.set_service(0, &service) }
 }
 
 /// Sets the program's clock every second: the time of day may be set, too.

@@ -46,6 +46,12 @@ use std::{
 
 use aya::Ebpf;
 
+use self::{
+    classifier::Side,
+    pins::{Added, Lock, Pins},
+    plan::Plan,
+    tables::Tables,
+};
 pub use self::{
     connections::{Connections, Followed},
     error::Error,
@@ -53,11 +59,6 @@ pub use self::{
     guard::{Guard, Guarded, guard},
     log::Logger,
     tables::{Clock, MapFill},
-};
-use self::{
-    pins::{Added, Lock, Pins},
-    plan::Plan,
-    tables::Tables,
 };
 
 /// What to guard, and how.
@@ -115,6 +116,8 @@ pub struct Attachment {
     pub mode: Mode,
     /// Why in this mode, for people.
     pub reason: String,
+    /// Id of the program that answers behind XDP; `None` if the one that judges does, or none can.
+    pub answer: Option<u32>,
     /// Why refused requests cannot be answered there, for people; `None` where they can.
     pub cannot_answer: Option<String>,
     /// Why connections of refused requests cannot be kept there, for people; `None` where they can.
@@ -184,6 +187,29 @@ impl Kernel {
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         plan::warnings(&self.attachments)
+    }
+
+    /// Looks whether the programs that answer are still where they were attached. [`Attachment::cannot_answer`] tells it
+    /// of those that are not.
+    pub fn look_for_answers(&mut self) {
+        for at in &mut self.attachments {
+            let Some(program) = at.answer else { continue };
+            // What cannot be asked is taken to be as it was.
+            if classifier::programs(at.index, Side::Ingress).is_ok_and(|ids| !ids.contains(&program)) {
+                at.answer = None;
+                let next =
+                    "its program was removed from traffic control, which the next start of the daemon puts right";
+                at.cannot_answer = Some(next.to_owned());
+            }
+        }
+    }
+
+    /// Why refused requests are not answered, in words: one of the interfaces cannot send answers. `None` where all can.
+    #[must_use]
+    pub fn cannot_answer(&self) -> Option<String> {
+        let why =
+            |at: &Attachment| Some(format!("{} cannot send answers: {}", at.interface, at.cannot_answer.as_ref()?));
+        self.attachments.iter().find_map(why)
     }
 
     /// The interfaces under guard.

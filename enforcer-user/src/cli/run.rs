@@ -15,7 +15,9 @@ use crate::policy::Limits;
 
 const HELP: &str = "\
 Defaults < configuration file < environment < flags. The file is TOML and has the same settings under the flags' names \
-with `_` for `-`; `interfaces = [\"eth0\"]` and `ports = [8000]` are lists. An unknown field is an error.
+with `_` for `-`; `interfaces = [\"eth0\"]` and `ports = [8000]` are lists. An unknown field is an error. Only in the file: \
+`[on_refuse]`, a table with a word for each reason, and `[answers]`, which sets realm, fields and bodies of what refused \
+requests are answered.
 
 The daemon runs in the foreground and logs to standard error. SIGINT or SIGTERM stops it and leaves enforcement in the \
 kernel, as does a crash: the next `enforcer run` takes it over without a gap, `enforcer detach` ends it. Several \
@@ -71,6 +73,7 @@ pub(super) struct Arguments {
     /// the connection at once. `reset` ends the connection on both sides without a word. `drop` says nothing
     /// to either side, and that has a price: the client sends the request again and again until it gives up, and the
     /// worker that had accepted the connection keeps waiting for it. A flood of refused requests then takes all workers.
+    /// The word holds for all reasons, whatever the table `[on_refuse]` of the file says.
     #[arg(long, env = "ENFORCER_ON_REFUSE", value_name = "ACTION", hide_env_values = true)]
     on_refuse: Option<OnRefuse>,
 

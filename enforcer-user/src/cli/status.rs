@@ -73,13 +73,14 @@ fn show(status: &Status, now: Timestamp) -> String {
             text(&at.interface),
             text(&at.mode),
             text(&at.endpoints),
+            text(at.cannot_answer.as_ref().map_or("yes".to_owned(), |why| format!("no: {why}"))),
             time(at.since),
             number(at.program),
             text(taken_over),
             text(&at.reason),
         ]
     });
-    let header = ["INTERFACE", "MODE", "ENDPOINTS", "SINCE", "PROGRAM", "TAKEN-OVER", "WHY-THIS-MODE"];
+    let header = ["INTERFACE", "MODE", "ENDPOINTS", "ANSWERS", "SINCE", "PROGRAM", "TAKEN-OVER", "WHY-THIS-MODE"];
     section(&mut shown, &table(header, attachments));
     let totals = &status.totals;
     let verdicts = [("allowed", totals.allowed), ("refused", totals.refused), ("would_refuse", totals.would_refuse)];
@@ -116,7 +117,10 @@ fn head(status: &Status, now: Timestamp) -> String {
     let ports: Vec<String> = status.ports.iter().map(u16::to_string).collect();
     let mode = match status.mode.as_str() {
         "observe" => "observe (refusals are counted, and the requests pass)".to_owned(),
-        mode => format!("{mode} (a refused request is answered with: {})", status.on_refuse),
+        mode => {
+            let exceptions = status.on_refuse_by.iter().map(|(reason, word)| format!(", {reason}: {word}"));
+            format!("{mode} (on refuse: {}{})", status.on_refuse, exceptions.collect::<String>())
+        }
     };
     let lines = [
         ("daemon", format!("{} (layout {}), pid {}, up {}", status.version, status.abi, status.pid, duration(up))),
@@ -167,6 +171,21 @@ mod tests {
     use super::*;
     use crate::api::{Attachment, MapFill, Totals};
 
+    fn attachment(interface: &str, cannot_answer: Option<&str>) -> Attachment {
+        Attachment {
+            interface: interface.into(),
+            index: 1,
+            mode: "xdp-generic".into(),
+            reason: "its driver has no native XDP".into(),
+            answers: cannot_answer.is_none(),
+            cannot_answer: cannot_answer.map(str::to_owned),
+            endpoints: "local".into(),
+            since: Timestamp::UNIX_EPOCH,
+            program: 7,
+            taken_over: false,
+        }
+    }
+
     fn status() -> Status {
         let named = |counts: &[(&str, u64)]| counts.iter().map(|&(word, count)| (word.to_owned(), count)).collect();
         Status {
@@ -175,21 +194,13 @@ mod tests {
             pid: 42,
             since: Timestamp::UNIX_EPOCH,
             mode: "enforce".into(),
-            on_refuse: "reset".into(),
+            on_refuse: "answer".into(),
+            on_refuse_by: [("malformed".into(), "reset".into())].into(),
             existing: "reset".into(),
             head_timeout_ns: 10_000_000_000,
             max_open_heads: 64,
             ports: vec![8000, 8001],
-            attachments: vec![Attachment {
-                interface: "lo".into(),
-                index: 1,
-                mode: "xdp-generic".into(),
-                reason: "its driver has no native XDP".into(),
-                endpoints: "local".into(),
-                since: Timestamp::UNIX_EPOCH,
-                program: 7,
-                taken_over: false,
-            }],
+            attachments: vec![attachment("eth0", None), attachment("lo", Some("no clsact"))],
             warnings: vec!["lo forwards now".into()],
             default_limit: "100/minute".into(),
             keys: 2,
@@ -219,7 +230,7 @@ mod tests {
             shown,
             "daemon   0.1.0 (layout 1), pid 42, up 1h 1m\n\
              since    1970-01-01T00:00:00Z\n\
-             mode     enforce (a refused request is answered with: reset)\n\
+             mode     enforce (on refuse: answer, malformed: reset)\n\
              ports    8000, 8001\n\
              waiting  10s for a first byte or a head, 64 connections of one source at once; older connections: reset\n\
              keys     2 of 1 principals, default limit 100/minute\n\
@@ -228,8 +239,11 @@ mod tests {
              pins     /b\n\
              warning  lo forwards now\n\
              \n\
-             INTERFACE  MODE         ENDPOINTS  SINCE                 PROGRAM  TAKEN-OVER  WHY-THIS-MODE\n\
-             lo         xdp-generic  local      1970-01-01T00:00:00Z        7  no          its driver has no native XDP\n\
+             INTERFACE  MODE         ENDPOINTS  ANSWERS        SINCE                 PROGRAM  TAKEN-OVER  WHY-THIS-MODE\n\
+             eth0       xdp-generic  local      yes            1970-01-01T00:00:00Z        7  no          its driver has \
+             no native XDP\n\
+             lo         xdp-generic  local      no: no clsact  1970-01-01T00:00:00Z        7  no          its driver has \
+             no native XDP\n\
              \n\
              VERDICT       COUNT\n\
              allowed         100\n\

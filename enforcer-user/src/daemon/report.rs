@@ -5,10 +5,11 @@ use enforcer_ebpf::limit;
 use enforcer_ebpf::verdict::{Count, Event, Malformation, Reason};
 use jiff::{SignedDuration, Timestamp};
 
+use super::answering;
 use super::reaper::tally::Tally;
 use super::registry::{Error, Registry, find_principal};
 use crate::api::{Attachment, Counts, Key, Keys, Limits, MapFill, PrincipalLimits, RuleUsage, Status, Totals};
-use crate::config::{Metrics, Settings};
+use crate::config::{Metrics, OnRefuse, Settings};
 use crate::metrics::Snapshot;
 use crate::store::Principal;
 use crate::{credential, kernel};
@@ -122,11 +123,14 @@ impl Registry {
             entries: fill.entries,
             capacity: fill.capacity,
         };
+        let words = |reason: Reason, word: OnRefuse| (reason.as_str().to_owned(), word.as_str().to_owned());
         let attachment = |attachment: &kernel::Attachment| Attachment {
             interface: attachment.interface.clone(),
             index: attachment.index,
             mode: attachment.mode.to_string(),
             reason: attachment.reason.clone(),
+            answers: attachment.cannot_answer.is_none(),
+            cannot_answer: attachment.cannot_answer.clone(),
             endpoints: attachment.endpoints.to_string(),
             since: attachment.since,
             program: attachment.program,
@@ -138,13 +142,14 @@ impl Registry {
             pid: std::process::id(),
             since,
             mode: settings.mode.as_str().to_owned(),
-            on_refuse: settings.on_refuse.as_str().to_owned(),
+            on_refuse: settings.on_refuse.usual().as_str().to_owned(),
+            on_refuse_by: settings.on_refuse.exceptions().iter().map(|(reason, word)| words(*reason, *word)).collect(),
             existing: settings.existing.as_str().to_owned(),
             head_timeout_ns: settings.head_timeout.ns(),
             max_open_heads: settings.max_open_heads.get(),
             ports: settings.ports.clone(),
             attachments: kernel.attachments().iter().map(attachment).collect(),
-            warnings: kernel.warnings(),
+            warnings: kernel.warnings().into_iter().chain(answering::refused(settings, kernel)).collect(),
             default_limit: settings.default_limit.to_string(),
             keys,
             principals,

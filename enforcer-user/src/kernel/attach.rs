@@ -77,15 +77,18 @@ pub(super) fn execute(plan: Plan, object: &mut Ebpf, hook: Hook, pins: &Pins) ->
                 (load::judge(object, mode)?.id, mode, reason)
             }
         };
-        let mut cannot_answer = None;
-        if mode != Mode::Tc && target.answer.is_none() {
+        let (mut answer, mut cannot_answer) = (None, None);
+        if mode != Mode::Tc {
             let program = load::answer(object)?;
-            match attach_tc(&program, &target.interface, Role::Answer, pins)? {
-                Ok(path) => {
-                    created.0.push(path.clone());
-                    named.push((path, name.clone()));
+            answer = Some(program.id);
+            if target.answer.is_none() {
+                match attach_tc(&program, &target.interface, Role::Answer, pins)? {
+                    Ok(path) => {
+                        created.0.push(path.clone());
+                        named.push((path, name.clone()));
+                    }
+                    Err(why) => (answer, cannot_answer) = (None, Some(why)),
                 }
-                Err(why) => cannot_answer = Some(why),
             }
         }
         attachments.push(Attachment {
@@ -93,6 +96,7 @@ pub(super) fn execute(plan: Plan, object: &mut Ebpf, hook: Hook, pins: &Pins) ->
             index: target.interface.index,
             mode,
             reason,
+            answer,
             cannot_answer,
             cannot_keep,
             endpoints: target.endpoints,

@@ -115,6 +115,15 @@ impl Tables {
 }
 
 impl Kernel {
+    /// The service in a slot.
+    ///
+    /// # Errors
+    /// A slot beyond the end of the map, or a failed read.
+    pub fn service(&self, slot: u32) -> Result<Service, Error> {
+        check(map::SERVICES, slot, abi::SERVICES)?;
+        self.tables.services.get(&slot, 0).map_err(|error| failed(map::SERVICES, "read", error))
+    }
+
     /// Writes a service.
     ///
     /// # Errors
@@ -124,15 +133,32 @@ impl Kernel {
         self.tables.services.set(slot, service, 0).map_err(|error| failed(map::SERVICES, "written", error))
     }
 
-    /// Writes an answer of the service in a slot.
+    /// Writes the answers of the service in a slot, each at its [`abi::AnswerKind`]; gives the index of the first, for
+    /// [`Service::answers`].
+    ///
+    /// There is room for two sets, and that in use is never edited: a program of an earlier daemon may be sending it.
     ///
     /// # Errors
-    /// A slot beyond the end of the map, or a failed write.
-    pub fn set_answer(&mut self, slot: u32, kind: u32, answer: &Answer) -> Result<(), Error> {
-        check(map::SERVICES, slot, abi::SERVICES)?;
-        check(map::ANSWERS, kind, abi::ANSWERS_EACH)?;
-        let index = slot * abi::ANSWERS_EACH + kind;
-        self.tables.answers.set(index, answer, 0).map_err(|error| failed(map::ANSWERS, "written", error))
+    /// A slot or a kind beyond the end of the map, or a failed read or write.
+    pub fn set_answers(&mut self, slot: u32, answers: &[(u32, Answer)]) -> Result<u32, Error> {
+        check(map::SERVICES, slot, abi::SERVICES / 2)?;
+        let service = self.service(slot)?;
+        let table = &mut self.tables.answers;
+        let mut same = true;
+        for (kind, answer) in answers {
+            check(map::ANSWERS, *kind, abi::ANSWERS_EACH)?;
+            let index = service.answers + kind;
+            same &= table.get(&index, 0).map_err(|error| failed(map::ANSWERS, "read", error))? == *answer;
+        }
+        if same {
+            return Ok(service.answers);
+        }
+        let first = slot * abi::ANSWERS_EACH;
+        let free = if service.answers == first { first + abi::ANSWERS / 2 } else { first };
+        for (kind, answer) in answers {
+            table.set(free + kind, answer, 0).map_err(|error| failed(map::ANSWERS, "written", error))?;
+        }
+        Ok(free)
     }
 
     /// What tells the program the time of day; it stays of use while this changes.
