@@ -712,7 +712,10 @@ mod tests {
         assert_eq!(settings.service().head_timeout_ns, 2_000_000_000);
         assert_eq!(settings.service().flags, Service::OBSERVE);
         assert_eq!(settings.service().actions, [Action::Drop as u8; 32]);
+        let settings = merge(guard_lo(), "on_refuse = \"reset\"").expect("settings");
+        assert_eq!(settings.service().actions, [Action::Reset as u8; 32]);
         let settings = merge(guard_lo(), "").expect("settings");
-        assert_eq!(settings.service(), Service::DEFAULT);
+        let (flags, actions) = (Service::ANSWER, [Action::Answer as u8; 32]);
+        assert_eq!(settings.service(), Service { flags, actions, ..Service::DEFAULT });
     }
 }

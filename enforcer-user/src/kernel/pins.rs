@@ -423,8 +423,8 @@ mod tests {
     #[test]
     fn pins_are_named_after_interfaces_without_dots() {
         let pins = Pins::new(Path::new("/sys/fs/bpf/enforcer"));
-        assert_eq!(pins.link("eth0.100", None), Path::new("/sys/fs/bpf/enforcer/v2/links/eth0%2e100"));
-        assert_eq!(pins.map("KEYS"), Path::new("/sys/fs/bpf/enforcer/v2/maps/KEYS"));
+        assert_eq!(pins.link("eth0.100", None), Path::new("/sys/fs/bpf/enforcer/v3/links/eth0%2e100"));
+        assert_eq!(pins.map("KEYS"), Path::new("/sys/fs/bpf/enforcer/v3/maps/KEYS"));
     }
 
     #[test]
