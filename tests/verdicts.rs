@@ -24,6 +24,11 @@ fn load(module: &str, tables: &Tables) -> Result<Option<Loaded>> {
     Loaded::new(program, tables).map(Some)
 }
 
+/// Whether that program also tells the clients of refused requests what is due to them.
+fn answers(module: &str) -> bool {
+    module.ends_with("tc")
+}
+
 /// Whether the kernel makes a test's packet of any frame: for traffic control it takes none that is larger than a page, or
 /// that ends within its IP header. There `traffic` has large ones.
 fn takes_any_frame(module: &str) -> bool {

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 use aya::programs::{Program as Loadable, SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader, Pod, TestRunResult};
-use enforcer_ebpf::abi::{Key, KeyTag, Meter, Policy, Principal, Service, SocketOffsets, TOTALS, global, map};
+use enforcer_ebpf::abi::{Answer, Key, KeyTag, Meter, Policy, Principal, Service, SocketOffsets, TOTALS, global, map};
 use enforcer_ebpf::flow::{Flow, Set};
 use enforcer_ebpf::judge::Scratch;
 
@@ -159,6 +159,9 @@ impl Loaded {
         for (slot, (&port, service)) in (0u32..).zip(&tables.services) {
             self.array::<Service>(map::SERVICES)?.set(slot, service, 0)?;
             self.array::<u32>(map::PORTS)?.set(u32::from(port), slot + 1, 0)?;
+        }
+        for (&index, answer) in &tables.answers {
+            self.array::<Answer>(map::ANSWERS)?.set(index, answer, 0)?;
         }
         let keys = self.object.map_mut(map::KEYS).context("no map of keys")?;
         let mut keys: HashMap<_, KeyTag, Key> = keys.try_into()?;
