@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result, ensure};
 use aya::maps::{Array, HashMap, Map, MapData, MapType, PerCpuArray};
 use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType, loaded_programs};
-use enforcer_ebpf::abi::{ABI, Key, KeyTag, Meter, Policy, Service, TOTALS, map};
+use enforcer_ebpf::abi::{ABI, Answer, Key, KeyTag, Meter, Policy, Service, TOTALS, map};
 use enforcer_ebpf::flow::{Handshake, Mark, Place, Set};
 use enforcer_ebpf::wire::Tuple;
 use enforcer_tests::client::{Connection, Ending, exchange, flood, get};
@@ -27,6 +27,11 @@ const PORT: u16 = 8000;
 
 /// The ways of which each has its own kind of attachment.
 const ATTACHMENTS: [Way; 4] = [Way::VethNative, Way::VethTc, Way::LoopbackGeneric, Way::LoopbackTc];
+
+/// The programs of a guard at XDP: what judges, and what answers behind it.
+const XDP: [&str; 2] = ["enforcer_xdp", "enforcer_answer"];
+/// That of a guard in traffic control, which does both.
+const TC: [&str; 1] = ["enforcer_tc"];
 
 /// A link with an app on it that nothing guards yet.
 fn site() -> Result<(Link, Origin)> {
@@ -214,7 +219,7 @@ fn detach_with_a_daemon_ends_enforcement_and_leaves_nothing_pinned() -> Result<(
         ensure!(!enforcer.pinned()?.is_empty(), "nothing is pinned");
         ensure!(send(&link, &origin, None)? == Ending::Answered(401), "nothing is enforced");
         let program = if link.hook() == "tc" { "enforcer_tc" } else { "enforcer_xdp" };
-        ensure!(attached(&link)? == [program], "{way:?}: {:?}", attached(&link)?);
+        ensure!(attached(&link)? == programs, "{way:?}: {:?}", attached(&link)?);
         enforcer.cli(&["detach"])?;
         let status = enforcer.daemon()?.wait()?;
         ensure!(status.success(), "the daemon ended with {status}");
@@ -445,7 +450,7 @@ fn a_second_daemon_with_the_same_state_or_pins_is_refused() -> Result<()> {
 /// Both would charge for each request.
 #[test]
 fn behind_another_enforcer_none_starts_whatever_the_hook() -> Result<()> {
-    for (way, program) in [(Way::VethNative, "enforcer_xdp"), (Way::VethTc, "enforcer_tc")] {
+    for (way, programs) in [(Way::VethNative, &XDP[..]), (Way::VethTc, &TC)] {
         let (link, origin) = site_on(way)?;
         let enforcer = Enforcer::guard(&link, PORT, &[])?;
         let key = enforcer.add_key("tenant", "100/hour")?;
@@ -454,10 +459,10 @@ fn behind_another_enforcer_none_starts_whatever_the_hook() -> Result<()> {
             Enforcer::new(&link.server, &["--interface", &link.interface, "--port", "8000", "--metrics", "off"])?;
         for hook in ["auto", "xdp-native", "xdp-generic", "tc"] {
             let ran = other.fail_to_start(&["--hook", hook])?;
-            expect(&ran, 13, &[&link.interface, program, "id"]).with_context(|| format!("{way:?}, {hook}"))?;
+            expect(&ran, 13, &[&link.interface, programs[0], "id"]).with_context(|| format!("{way:?}, {hook}"))?;
             ensure!(other.pinned()?.is_empty(), "{hook} left {:?}", other.pinned()?);
         }
-        ensure!(attached(&link)? == [program], "{way:?}: {:?}", attached(&link)?);
+        ensure!(attached(&link)? == programs, "{way:?}: {:?}", attached(&link)?);
         ensure!(send(&link, &origin, Some(&key))? == Ending::Answered(200), "the first one is disturbed");
         ensure!(send(&link, &origin, None)? == Ending::Answered(401), "the first one is disturbed");
     }
@@ -496,13 +501,13 @@ fn beside_a_foreign_xdp_program_only_traffic_control_is_taken() -> Result<()> {
 fn what_is_attached_in_one_mode_is_kept_in_it_and_never_put_in_another() -> Result<()> {
     let (link, origin) = site()?;
     let mut enforcer = Enforcer::new(&link.server, &["--interface", &link.interface, "--port", "8000"])?;
-    for (mode, other, program) in [("tc", "xdp-native", "enforcer_tc"), ("xdp-native", "tc", "enforcer_xdp")] {
+    for (mode, other, programs) in [("tc", "xdp-native", &TC[..]), ("xdp-native", "tc", &XDP)] {
         enforcer.configure(&format!("hook = \"{mode}\""))?;
         enforcer.start()?;
         enforcer.stop(Signal::SIGKILL)?;
         let ran = enforcer.fail_to_start(&["--hook", other])?;
         expect(&ran, 15, &[&link.interface, mode, "enforcer detach"]).with_context(|| format!("{mode} to {other}"))?;
-        ensure!(attached(&link)? == [program], "after {other}: {:?}", attached(&link)?);
+        ensure!(attached(&link)? == programs, "after {other}: {:?}", attached(&link)?);
         ensure!(send(&link, &origin, None)? == Ending::Answered(401), "the refused {other} ended the guard");
         enforcer.configure("hook = \"auto\"")?;
         enforcer.start()?;
@@ -739,6 +744,8 @@ fn values(name: &str, path: &Path) -> Result<Vec<u8>> {
         map::POLICIES => array::<{ size_of::<Policy>() }>(map),
         map::METERS => array::<{ size_of::<Meter>() }>(map),
         map::FLOWS => array::<{ size_of::<Set>() }>(map),
+        map::ANSWERS => array::<{ size_of::<Answer>() }>(map),
+        map::CLOCK => array::<8>(map),
         map::TOTALS => {
             let totals: PerCpuArray<_, u64> = Map::PerCpuArray(map).try_into()?;
             let mut bytes = Vec::new();

@@ -10,6 +10,7 @@ use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 use aya::programs::{Program as Loadable, SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader, Pod, TestRunResult};
 use enforcer_ebpf::abi::{Answer, Key, KeyTag, Meter, Policy, Principal, Service, SocketOffsets, TOTALS, global, map};
+use enforcer_ebpf::answer::Sheet;
 use enforcer_ebpf::flow::{Flow, Set};
 use enforcer_ebpf::judge::Scratch;
 
@@ -274,14 +275,17 @@ impl Loaded {
         Ok(flows)
     }
 
-    /// What lies in the scratch of all CPUs between two packets.
+    /// What lies in the scratch and on the sheet of all CPUs between two packets.
     ///
     /// # Errors
     /// When the map cannot be read.
     pub fn scratch(&self) -> Result<Vec<u8>> {
-        let map = self.object.map(map::SCRATCH).context("no scratch")?;
-        let map: PerCpuArray<_, [u8; size_of::<Scratch>()]> = map.try_into()?;
-        Ok(map.get(&0, 0)?.iter().flatten().copied().collect())
+        let scratch = self.object.map(map::SCRATCH).context("no scratch")?;
+        let scratch: PerCpuArray<_, [u8; size_of::<Scratch>()]> = scratch.try_into()?;
+        let sheet = self.object.map(map::SHEET).context("no sheet")?;
+        let sheet: PerCpuArray<_, [u8; size_of::<Sheet>()]> = sheet.try_into()?;
+        let (scratch, sheet) = (scratch.get(&0, 0)?, sheet.get(&0, 0)?);
+        Ok(scratch.iter().flatten().chain(sheet.iter().flatten()).copied().collect())
     }
 
     /// What is kept about a principal.

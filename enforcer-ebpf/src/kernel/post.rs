@@ -102,8 +102,9 @@ pub(crate) fn deliver(packet: TcPacket) {
     let letter = answer::answer(&Kernel::new(packet), sheet, frame);
     if letter != Letter::NONE {
         send(packet, sheet, letter);
-        wipe(sheet);
+        wipe_text(sheet);
     }
+    wipe_head(sheet);
 }
 
 /// Sends a letter to where the packet came from, and makes the packet again what it was.
@@ -127,9 +128,16 @@ fn send(packet: TcPacket, sheet: &mut Sheet, letter: Letter) {
     unsafe { packet.store::<{ HEAD as u64 }>(0, sheet.head.bytes_mut().as_mut_ptr(), frame) };
 }
 
+/// Wipes what was copied of the frame: of one that passes, a key may be in it.
+#[inline(always)]
+fn wipe_head(sheet: &mut Sheet) {
+    // SAFETY: the head has HEAD bytes; see `packet::wipe`.
+    unsafe { bpf_probe_read_kernel(sheet.head.bytes_mut().as_mut_ptr().cast(), HEAD, core::ptr::null()) };
+}
+
 /// Wipes the text, whose rest counts as zeros.
 #[inline(always)]
-fn wipe(sheet: &mut Sheet) {
+fn wipe_text(sheet: &mut Sheet) {
     // SAFETY: the text has TEXT bytes; see `packet::wipe`.
     unsafe { bpf_probe_read_kernel(sheet.text.bytes_mut().as_mut_ptr().cast(), TEXT as u32, core::ptr::null()) };
 }
