@@ -61,7 +61,7 @@ fn look(
 }
 
 fn is_ours(guard: &Guard, program: u32) -> bool {
-    guard.places.iter().any(|place| place.program == program)
+    guard.places.iter().any(|place| place.program == program) || guard.others.contains(&program)
 }
 
 fn judge(device: &Device, company: &Company, guarded: bool, scene: &Scene) -> Vec<Finding> {

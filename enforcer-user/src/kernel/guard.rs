@@ -17,6 +17,8 @@ use super::{
 pub struct Guard {
     /// Where the program is attached.
     pub places: Vec<Guarded>,
+    /// Ids of its other programs: those that answer clients, and those that watch servers.
+    pub others: Vec<u32>,
     /// The TCP ports that it guards, in order.
     pub ports: Vec<u16>,
     /// Those of them whose requests are only counted.
@@ -42,14 +44,16 @@ pub fn guard(bpffs_dir: &Path) -> Result<Option<Guard>, Error> {
     }
     let pins = Pins::new(bpffs_dir);
     let judges = |kept: &Kept| kept.interface != 0 && kept.side != Some(Side::Egress) && !plan::answers(kept);
-    let kept = pins.kept()?.into_iter().filter(judges);
-    let places: Vec<Guarded> = kept.map(|kept| Guarded { interface: kept.interface, program: kept.program }).collect();
+    let (judging, others): (Vec<Kept>, Vec<Kept>) = pins.kept()?.into_iter().partition(judges);
+    let place = |kept: Kept| Guarded { interface: kept.interface, program: kept.program };
+    let places: Vec<Guarded> = judging.into_iter().map(place).collect();
     if places.is_empty() {
         return Ok(None);
     }
     let ports: Array<MapData, u32> = open(&pins, map::PORTS)?;
     let services: Array<MapData, Service> = open(&pins, map::SERVICES)?;
-    let mut guard = Guard { places, ..Guard::default() };
+    let others = others.into_iter().map(|kept| kept.program).collect();
+    let mut guard = Guard { places, others, ..Guard::default() };
     for (port, slot) in (0..=u16::MAX).zip(ports.iter()) {
         let slot = slot.map_err(|source| Error::Map { map: map::PORTS, action: "read", source })?;
         let Some(slot) = slot.checked_sub(1) else { continue };
