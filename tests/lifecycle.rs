@@ -218,7 +218,7 @@ fn detach_with_a_daemon_ends_enforcement_and_leaves_nothing_pinned() -> Result<(
         let mut enforcer = Enforcer::guard(&link, PORT, &[])?;
         ensure!(!enforcer.pinned()?.is_empty(), "nothing is pinned");
         ensure!(send(&link, &origin, None)? == Ending::Answered(401), "nothing is enforced");
-        let program = if link.hook() == "tc" { "enforcer_tc" } else { "enforcer_xdp" };
+        let programs = if link.hook() == "tc" { &TC[..] } else { &XDP };
         ensure!(attached(&link)? == programs, "{way:?}: {:?}", attached(&link)?);
         enforcer.cli(&["detach"])?;
         let status = enforcer.daemon()?.wait()?;
