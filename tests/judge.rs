@@ -12,6 +12,11 @@ fn load(_: &str, _: &Tables) -> Result<Option<Loaded>> {
     Ok(None)
 }
 
+/// Nobody is told anything where no program is.
+fn answers(_: &str) -> bool {
+    false
+}
+
 /// All of them.
 fn takes_any_frame(_: &str) -> bool {
     true

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result, ensure};
 use aya::maps::{Array, HashMap, Map, MapData, MapType, PerCpuArray};
 use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType, loaded_programs};
-use enforcer_ebpf::abi::{ABI, Key, KeyTag, Meter, Policy, Service, TOTALS, map};
+use enforcer_ebpf::abi::{ABI, Answer, Key, KeyTag, Meter, Policy, Service, TOTALS, map};
 use enforcer_ebpf::flow::{Handshake, Mark, Place, Set};
 use enforcer_ebpf::wire::Tuple;
 use enforcer_tests::client::{Connection, Ending, exchange, flood, get};
@@ -27,6 +27,11 @@ const PORT: u16 = 8000;
 
 /// The ways of which each has its own kind of attachment.
 const ATTACHMENTS: [Way; 4] = [Way::VethNative, Way::VethTc, Way::LoopbackGeneric, Way::LoopbackTc];
+
+/// The programs of a guard at XDP: what judges, and what answers behind it.
+const XDP: [&str; 2] = ["enforcer_xdp", "enforcer_answer"];
+/// That of a guard in traffic control, which does both.
+const TC: [&str; 1] = ["enforcer_tc"];
 
 /// A link with an app on it that nothing guards yet.
 fn site() -> Result<(Link, Origin)> {
@@ -59,7 +64,7 @@ fn under_keyless_load<T>(link: &Link, origin: &Origin, body: impl FnOnce() -> Re
             let mut sent = 0;
             while running.load(Ordering::Relaxed) {
                 let endings = flood(link.client(), origin.address, 8, 16, |_| get("/", None))?;
-                ensure!(endings == BTreeMap::from([(Ending::Reset, 16)]), "keyless requests ended {endings:?}");
+                ensure!(endings == BTreeMap::from([(Ending::Answered(401), 16)]), "keyless requests ended {endings:?}");
                 sent += 16;
             }
             Ok(sent)
@@ -124,7 +129,7 @@ fn a_killed_daemon_leaves_enforcement_and_the_next_takes_over_without_a_gap_or_a
         let status = enforcer.json(&["status"])?;
         ensure!(status["attachments"][0]["taken_over"] == true, "not taken over: {status}");
         send_many(&link, &origin, &key, 4, Ending::Answered(200))?;
-        send_many(&link, &origin, &key, 2, Ending::Reset)?;
+        send_many(&link, &origin, &key, 2, Ending::Answered(429))?;
         ensure!(origin.executed_with(&key)? == 12, "{} were executed", origin.executed_with(&key)?);
         let allowed = enforcer.metric("enforcer_requests_total{principal=\"tenant\",verdict=\"allowed\"}")?;
         ensure!(allowed == 12, "{allowed} are counted");
@@ -157,7 +162,7 @@ fn under_ip_netns_exec_the_pins_are_the_hosts_and_outlive_the_daemon() -> Result
     daemon.wait()?;
     let ending = send(&link, &origin, None)?;
     ensure!(pins.join(format!("v{ABI}/links")).join(&link.interface).exists(), "no pin on the host's BPF file system");
-    ensure!(ending == Ending::Reset, "a keyless request after the kill: {ending:?}");
+    ensure!(ending == Ending::Answered(401), "a keyless request after the kill: {ending:?}");
     process::run(&mut exec(&["detach"])?)?;
     ensure!(!pins.exists(), "detach left {}", pins.display());
     let ending = send(&link, &origin, None)?;
@@ -179,7 +184,7 @@ fn many_kills_under_load_let_nothing_through() -> Result<()> {
             }
             Ok(())
         })?;
-        send_many(&link, &origin, &key, 2, Ending::Reset)?;
+        send_many(&link, &origin, &key, 2, Ending::Answered(429))?;
         ensure!(origin.executed()?.len() == 10, "{} were executed", origin.executed()?.len());
     }
     Ok(())
@@ -194,7 +199,7 @@ fn a_clean_stop_leaves_enforcement_and_says_so_and_detach_ends_it_without_a_daem
         let code = enforcer.stop(Signal::SIGTERM)?;
         ensure!(code == 0, "SIGTERM ended it with {code}");
         ensure!(enforcer.log()?.contains("detach"), "it does not say how to end enforcement: {}", enforcer.log()?);
-        ensure!(send(&link, &origin, None)? == Ending::Reset, "enforcement ended with the daemon");
+        ensure!(send(&link, &origin, None)? == Ending::Answered(401), "enforcement ended with the daemon");
         ensure!(send(&link, &origin, Some(&key))? == Ending::Answered(200), "keys ended with the daemon");
         let status = enforcer.run(&["status"])?;
         ensure!(status.code == 4 && status.stderr.contains(&link.interface), "without a daemon: {}", status.stderr);
@@ -212,9 +217,9 @@ fn detach_with_a_daemon_ends_enforcement_and_leaves_nothing_pinned() -> Result<(
         let origin = Origin::start(&link.server, "plain", Workers::Sync(1), SocketAddr::new(link.v4, PORT))?;
         let mut enforcer = Enforcer::guard(&link, PORT, &[])?;
         ensure!(!enforcer.pinned()?.is_empty(), "nothing is pinned");
-        ensure!(send(&link, &origin, None)? == Ending::Reset, "nothing is enforced");
-        let program = if link.hook() == "tc" { "enforcer_tc" } else { "enforcer_xdp" };
-        ensure!(attached(&link)? == [program], "{way:?}: {:?}", attached(&link)?);
+        ensure!(send(&link, &origin, None)? == Ending::Answered(401), "nothing is enforced");
+        let programs = if link.hook() == "tc" { &TC[..] } else { &XDP };
+        ensure!(attached(&link)? == programs, "{way:?}: {:?}", attached(&link)?);
         enforcer.cli(&["detach"])?;
         let status = enforcer.daemon()?.wait()?;
         ensure!(status.success(), "the daemon ended with {status}");
@@ -230,7 +235,7 @@ fn detach_with_a_daemon_ends_enforcement_and_leaves_nothing_pinned() -> Result<(
 fn a_daemon_told_to_detach_on_exit_does() -> Result<()> {
     let (link, origin) = site()?;
     let mut enforcer = Enforcer::guard(&link, PORT, &["--detach-on-exit"])?;
-    ensure!(send(&link, &origin, None)? == Ending::Reset, "nothing is enforced");
+    ensure!(send(&link, &origin, None)? == Ending::Answered(401), "nothing is enforced");
     ensure!(enforcer.stop(Signal::SIGINT)? == 0, "SIGINT");
     ensure!(enforcer.pinned()?.is_empty(), "left: {:?}", enforcer.pinned()?);
     ensure!(send(&link, &origin, None)? == Ending::Answered(200), "enforcement did not end");
@@ -250,15 +255,15 @@ fn keys_and_limits_survive_restarts_and_even_a_detach() -> Result<()> {
     enforcer.start()?;
     ensure!(enforcer.json(&["key", "ls"])? == before, "the keys changed: {before}, {}", enforcer.json(&["key", "ls"])?);
     send_many(&link, &origin, &key, 3, Ending::Answered(200))?;
-    send_many(&link, &origin, &key, 1, Ending::Reset)?;
-    ensure!(send(&link, &origin, Some(&off))? == Ending::Reset, "a disabled key came back");
+    send_many(&link, &origin, &key, 1, Ending::Answered(429))?;
+    ensure!(send(&link, &origin, Some(&off))? == Ending::Answered(401), "a disabled key came back");
 
     enforcer.cli(&["detach"])?;
     enforcer.daemon()?.wait()?;
     enforcer.stop(Signal::SIGTERM).ok();
     enforcer.start()?;
     ensure!(send(&link, &origin, Some(&key))? == Ending::Answered(200), "the key is forgotten");
-    ensure!(send(&link, &origin, Some(&off))? == Ending::Reset, "a disabled key came back after a detach");
+    ensure!(send(&link, &origin, Some(&off))? == Ending::Answered(401), "a disabled key came back after a detach");
     Ok(())
 }
 
@@ -269,16 +274,16 @@ fn a_new_limit_takes_effect_at_once_and_keeps_the_count() -> Result<()> {
     let key = enforcer.add_key("tenant", "10/hour")?;
     send_many(&link, &origin, &key, 6, Ending::Answered(200))?;
     enforcer.cli(&["limit", "set", "tenant", "5/hour"])?;
-    send_many(&link, &origin, &key, 1, Ending::Reset)?;
+    send_many(&link, &origin, &key, 1, Ending::Answered(429))?;
     enforcer.cli(&["limit", "set", "tenant", "8/hour"])?;
     send_many(&link, &origin, &key, 2, Ending::Answered(200))?;
-    send_many(&link, &origin, &key, 1, Ending::Reset)?;
+    send_many(&link, &origin, &key, 1, Ending::Answered(429))?;
     let limits = enforcer.json(&["limits", "tenant"])?;
     let rule = &limits["principals"][0]["rules"][0];
     ensure!((&rule["used"], &rule["remaining"]) == (&Value::from(8), &Value::from(0)), "{limits}");
     ensure!(rule["reset_ns"].as_u64().is_some_and(|reset| reset > 0), "{limits}");
     enforcer.cli(&["limit", "set", "tenant", "blocked"])?;
-    send_many(&link, &origin, &key, 1, Ending::Reset)?;
+    send_many(&link, &origin, &key, 1, Ending::Answered(429))?;
     enforcer.cli(&["limit", "set", "tenant", "unlimited"])?;
     send_many(&link, &origin, &key, 20, Ending::Answered(200))?;
     ensure!(origin.executed()?.len() == 28, "{} were executed", origin.executed()?.len());
@@ -317,18 +322,18 @@ fn keys_are_disabled_enabled_and_removed_on_live_connections() -> Result<()> {
         enforcer.cli(&["key", "disable", "tenant"])?;
         connection.send(&get("/", Some(&key)));
         let (ending, _) = connection.answer();
-        ensure!(ending == Ending::Reset, "a disabled key on a kept connection: {ending:?}");
+        ensure!(ending == Ending::Answered(401), "a disabled key on a kept connection: {ending:?}");
         Ok(())
     })?;
     enforcer.cli(&["key", "enable", "tenant"])?;
     send_many(&link, &origin, &key, 1, Ending::Answered(200))?;
     enforcer.cli(&["key", "rm", "tenant"])?;
-    send_many(&link, &origin, &key, 1, Ending::Reset)?;
+    send_many(&link, &origin, &key, 1, Ending::Answered(401))?;
     // The name again, with another key: what was used stays used.
     let other = enforcer.add_key("tenant", "3/hour")?;
     ensure!(other != key, "the same key again");
     send_many(&link, &origin, &other, 1, Ending::Answered(200))?;
-    send_many(&link, &origin, &other, 1, Ending::Reset)?;
+    send_many(&link, &origin, &other, 1, Ending::Answered(429))?;
     origin.await_executed(3)?;
     Ok(())
 }
@@ -342,8 +347,8 @@ fn two_keys_of_one_principal_share_one_limit() -> Result<()> {
     let other = enforcer.add_key("other", "1/hour")?;
     send_many(&link, &origin, &first, 2, Ending::Answered(200))?;
     send_many(&link, &origin, &second, 2, Ending::Answered(200))?;
-    send_many(&link, &origin, &first, 1, Ending::Reset)?;
-    send_many(&link, &origin, &second, 1, Ending::Reset)?;
+    send_many(&link, &origin, &first, 1, Ending::Answered(429))?;
+    send_many(&link, &origin, &second, 1, Ending::Answered(429))?;
     send_many(&link, &origin, &other, 1, Ending::Answered(200))?;
     Ok(())
 }
@@ -356,7 +361,7 @@ fn keys_are_imported_all_or_none() -> Result<()> {
     let ran = enforcer.run_with_input(&["key", "import", "-"], good)?;
     ensure!(ran.code == 0, "{}", ran.stderr);
     send_many(&link, &origin, "imported_key_of_alice", 2, Ending::Answered(200))?;
-    send_many(&link, &origin, "imported_key_of_alice", 1, Ending::Reset)?;
+    send_many(&link, &origin, "imported_key_of_alice", 1, Ending::Answered(429))?;
     send_many(&link, &origin, "imported_key_of_bob", 1, Ending::Answered(200))?;
     let before = enforcer.json(&["key", "ls"])?;
     for (bad, words) in [
@@ -371,7 +376,7 @@ fn keys_are_imported_all_or_none() -> Result<()> {
         ensure!(!ran.stderr.contains("imported_key"), "a key is shown: {}", ran.stderr);
         ensure!(enforcer.json(&["key", "ls"])? == before, "something of {bad:?} was taken");
     }
-    send_many(&link, &origin, "imported_key_of_carol", 1, Ending::Reset)?;
+    send_many(&link, &origin, "imported_key_of_carol", 1, Ending::Answered(401))?;
     Ok(())
 }
 
@@ -445,7 +450,7 @@ fn a_second_daemon_with_the_same_state_or_pins_is_refused() -> Result<()> {
 /// Both would charge for each request.
 #[test]
 fn behind_another_enforcer_none_starts_whatever_the_hook() -> Result<()> {
-    for (way, program) in [(Way::VethNative, "enforcer_xdp"), (Way::VethTc, "enforcer_tc")] {
+    for (way, programs) in [(Way::VethNative, &XDP[..]), (Way::VethTc, &TC)] {
         let (link, origin) = site_on(way)?;
         let enforcer = Enforcer::guard(&link, PORT, &[])?;
         let key = enforcer.add_key("tenant", "100/hour")?;
@@ -454,12 +459,12 @@ fn behind_another_enforcer_none_starts_whatever_the_hook() -> Result<()> {
             Enforcer::new(&link.server, &["--interface", &link.interface, "--port", "8000", "--metrics", "off"])?;
         for hook in ["auto", "xdp-native", "xdp-generic", "tc"] {
             let ran = other.fail_to_start(&["--hook", hook])?;
-            expect(&ran, 13, &[&link.interface, program, "id"]).with_context(|| format!("{way:?}, {hook}"))?;
+            expect(&ran, 13, &[&link.interface, programs[0], "id"]).with_context(|| format!("{way:?}, {hook}"))?;
             ensure!(other.pinned()?.is_empty(), "{hook} left {:?}", other.pinned()?);
         }
-        ensure!(attached(&link)? == [program], "{way:?}: {:?}", attached(&link)?);
+        ensure!(attached(&link)? == programs, "{way:?}: {:?}", attached(&link)?);
         ensure!(send(&link, &origin, Some(&key))? == Ending::Answered(200), "the first one is disturbed");
-        ensure!(send(&link, &origin, None)? == Ending::Reset, "the first one is disturbed");
+        ensure!(send(&link, &origin, None)? == Ending::Answered(401), "the first one is disturbed");
     }
     Ok(())
 }
@@ -483,8 +488,8 @@ fn beside_a_foreign_xdp_program_only_traffic_control_is_taken() -> Result<()> {
         ensure!(attached(&link)? == ["foreign_xdp", "enforcer_tc"], "{hook}: {:?}", attached(&link)?);
         let key = enforcer.add_key(&format!("tenant-{hook}"), "1/hour")?;
         send_many(&link, &origin, &key, 1, Ending::Answered(200))?;
-        send_many(&link, &origin, &key, 1, Ending::Reset)?;
-        ensure!(send(&link, &origin, None)? == Ending::Reset, "{hook}: unkeyed");
+        send_many(&link, &origin, &key, 1, Ending::Answered(429))?;
+        ensure!(send(&link, &origin, None)? == Ending::Answered(401), "{hook}: unkeyed");
         enforcer.cli(&["detach"])?;
         enforcer.daemon()?.wait()?;
         ensure!(attached(&link)? == ["foreign_xdp"], "{hook} left {:?}", attached(&link)?);
@@ -496,14 +501,14 @@ fn beside_a_foreign_xdp_program_only_traffic_control_is_taken() -> Result<()> {
 fn what_is_attached_in_one_mode_is_kept_in_it_and_never_put_in_another() -> Result<()> {
     let (link, origin) = site()?;
     let mut enforcer = Enforcer::new(&link.server, &["--interface", &link.interface, "--port", "8000"])?;
-    for (mode, other, program) in [("tc", "xdp-native", "enforcer_tc"), ("xdp-native", "tc", "enforcer_xdp")] {
+    for (mode, other, programs) in [("tc", "xdp-native", &TC[..]), ("xdp-native", "tc", &XDP)] {
         enforcer.configure(&format!("hook = \"{mode}\""))?;
         enforcer.start()?;
         enforcer.stop(Signal::SIGKILL)?;
         let ran = enforcer.fail_to_start(&["--hook", other])?;
         expect(&ran, 15, &[&link.interface, mode, "enforcer detach"]).with_context(|| format!("{mode} to {other}"))?;
-        ensure!(attached(&link)? == [program], "after {other}: {:?}", attached(&link)?);
-        ensure!(send(&link, &origin, None)? == Ending::Reset, "the refused {other} ended the guard");
+        ensure!(attached(&link)? == programs, "after {other}: {:?}", attached(&link)?);
+        ensure!(send(&link, &origin, None)? == Ending::Answered(401), "the refused {other} ended the guard");
         enforcer.configure("hook = \"auto\"")?;
         enforcer.start()?;
         let attachment = enforcer.json(&["status"])?["attachments"][0].clone();
@@ -739,6 +744,8 @@ fn values(name: &str, path: &Path) -> Result<Vec<u8>> {
         map::POLICIES => array::<{ size_of::<Policy>() }>(map),
         map::METERS => array::<{ size_of::<Meter>() }>(map),
         map::FLOWS => array::<{ size_of::<Set>() }>(map),
+        map::ANSWERS => array::<{ size_of::<Answer>() }>(map),
+        map::CLOCK => array::<8>(map),
         map::TOTALS => {
             let totals: PerCpuArray<_, u64> = Map::PerCpuArray(map).try_into()?;
             let mut bytes = Vec::new();
@@ -761,7 +768,7 @@ fn promtool_accepts_the_metrics() -> Result<()> {
     let enforcer = Enforcer::guard(&link, PORT, &[])?;
     let key = enforcer.add_key("tenant", "1/hour")?;
     send_many(&link, &origin, &key, 1, Ending::Answered(200))?;
-    send_many(&link, &origin, &key, 1, Ending::Reset)?;
+    send_many(&link, &origin, &key, 1, Ending::Answered(429))?;
     let path = enforcer.folder().join("metrics");
     let metrics = enforcer.metrics()?;
     fs::write(&path, &metrics)?;
@@ -804,7 +811,7 @@ fn status_tells_where_how_and_what() -> Result<()> {
         enforcer.start()?;
         let key = enforcer.add_key("tenant", "100/hour")?;
         ensure!(send(&link, &origin, Some(&key))? == Ending::Answered(200), "not served");
-        ensure!(send(&link, &origin, None)? == Ending::Reset, "unkeyed");
+        ensure!(send(&link, &origin, None)? == Ending::Answered(401), "unkeyed");
         let status = enforcer.json(&["status"])?;
         let attachment = &status["attachments"][0];
         ensure!(attachment["interface"] == link.interface.as_str() && attachment["mode"] == mode, "{status}");

@@ -50,12 +50,15 @@ fn only_requests_with_a_registered_key_reach_the_app() -> Result<()> {
         let (client, page) = (link.client(), url(origin.address, "/"));
         let header = format!("X-API-Key: {key}");
         ensure!(curl(client, &["--header", &header, &page])? == 200, "curl with its key is not served");
-        ensure!(curl(client, &[&page])? == 0, "curl without a key is answered");
-        ensure!(curl(client, &["--header", "X-API-Key: not_registered", &page])? == 0, "an unknown key is answered");
+        ensure!(curl(client, &[&page])? == 401, "curl without a key is not refused");
+        ensure!(
+            curl(client, &["--header", "X-API-Key: not_registered", &page])? == 401,
+            "an unknown key is not refused"
+        );
         let served: BTreeMap<String, u64> = python(client, "flood.py", &[&page, "2", "5", &key])?;
         ensure!(served == BTreeMap::from([("200".to_owned(), 5)]), "requests with a key: {served:?}");
         let kept: BTreeMap<String, u64> = python(client, "flood.py", &[&page, "2", "5", "none"])?;
-        ensure!(kept == BTreeMap::from([("reset".to_owned(), 5)]), "requests without a key: {kept:?}");
+        ensure!(kept == BTreeMap::from([("401".to_owned(), 5)]), "requests without a key: {kept:?}");
         let executed = origin.await_executed(6)?;
         ensure!(executed.iter().all(|request| request.key == key), "executed: {executed:?}");
         ensure!(refused(enforcer, "unkeyed")? == 6, "unkeyed requests counted: {}", refused(enforcer, "unkeyed")?);
@@ -93,7 +96,7 @@ fn a_naive_app_behind_the_enforcer_sees_no_keyless_no_random_and_exactly_100_req
 
         for kind in ["none", "random"] {
             let endings: BTreeMap<String, u64> = python(link.client(), "flood.py", &[&page, "50", "1000", kind])?;
-            ensure!(endings == BTreeMap::from([("reset".to_owned(), 1000)]), "{kind} on {way:?}: {endings:?}");
+            ensure!(endings == BTreeMap::from([("401".to_owned(), 1000)]), "{kind} on {way:?}: {endings:?}");
         }
         ensure!(origin.executed()?.is_empty(), "the app executed {:?}", origin.executed()?);
         ensure!(refused(&enforcer, "unkeyed")? == 1000, "unkeyed: {}", refused(&enforcer, "unkeyed")?);
@@ -105,7 +108,7 @@ fn a_naive_app_behind_the_enforcer_sees_no_keyless_no_random_and_exactly_100_req
         ensure!(others.is_empty(), "random keys made counters: {others:?}");
 
         let endings: BTreeMap<String, u64> = python(link.client(), "flood.py", &[&page, "8", "150", &key])?;
-        let expected = BTreeMap::from([("200".to_owned(), 100), ("reset".to_owned(), 50)]);
+        let expected = BTreeMap::from([("200".to_owned(), 100), ("429".to_owned(), 50)]);
         ensure!(endings == expected, "one key on {way:?}: {endings:?}");
         ensure!(origin.executed_with(&key)? == 100, "the app executed {}", origin.executed_with(&key)?);
     }
@@ -123,7 +126,7 @@ fn exactly_100_of_many_concurrent_requests_reach_1_2_or_8_workers() -> Result<()
             let origin = Origin::start(&link.server, "plain", workers, address)?;
             let key = enforcer.add_key(&format!("tenant-{number}"), "100/minute")?;
             let endings = flood(link.client(), address, 8, 200, |_| get("/", Some(&key)))?;
-            let expected = BTreeMap::from([(Ending::Answered(200), 100), (Ending::Reset, 100)]);
+            let expected = BTreeMap::from([(Ending::Answered(200), 100), (Ending::Answered(429), 100)]);
             ensure!(endings == expected, "{workers:?} on {way:?}: {endings:?}");
             origin.await_executed(100)?;
         }
@@ -144,14 +147,14 @@ fn every_request_of_a_kept_connection_is_judged() -> Result<()> {
             }
             connection.send(&get("/?6", Some(&key)));
             let (ending, _) = connection.answer();
-            ensure!(ending == Ending::Reset, "the request over the limit: {ending:?}");
+            ensure!(ending == Ending::Answered(429), "the request over the limit: {ending:?}");
             Ok(())
         })?;
         let other = enforcer.add_key("other", "100/hour")?;
         let page = url(origin.address, "/");
         let endings: Vec<String> =
             python(link.client(), "session.py", &[&page, &other, &other, "none", &other, "unregistered_key", &other])?;
-        ensure!(endings == ["200", "200", "reset", "200", "reset", "200"], "a session: {endings:?}");
+        ensure!(endings == ["200", "200", "401", "200", "401", "200"], "a session: {endings:?}");
         origin.await_executed(9)?;
         Ok(())
     })
@@ -192,7 +195,10 @@ fn pipelined_requests_are_judged_one_by_one() -> Result<()> {
             Ok(())
         })?;
         ensure!(origin.executed_with(&few)? <= 3, "executed over the limit: {}", origin.executed_with(&few)?);
-        ensure!(exchange_in(link, origin.address, &get("/", Some(&few)))? == Ending::Reset, "a fourth request passed");
+        ensure!(
+            exchange_in(link, origin.address, &get("/", Some(&few)))? == Ending::Answered(429),
+            "a fourth request passed"
+        );
         Ok(())
     })
 }
@@ -208,7 +214,7 @@ fn heads_split_over_many_segments_are_read_as_one() -> Result<()> {
             let key = enforcer.add_key("tenant", "100/hour")?;
             link.client().run(|| {
                 let (keyed, unkeyed) = (get("/", Some(&key)), get("/", None));
-                for (request, expected) in [(&keyed, Ending::Answered(200)), (&unkeyed, Ending::Reset)] {
+                for (request, expected) in [(&keyed, Ending::Answered(200)), (&unkeyed, Ending::Answered(401))] {
                     for size in [1, 7, 40] {
                         let pieces: Vec<&[u8]> = request.chunks(size).collect();
                         let mut connection = Connection::open(origin.address)?;
@@ -290,7 +296,8 @@ fn a_good_client_is_served_during_and_after_a_flood_of_refused_ones() -> Result<
                         1 => get("/", Some("never_registered")),
                         _ => b"GET / HTTP/1.1\r\nHost : t\r\n\r\n".to_vec(),
                     })?;
-                    ensure!(endings.keys().all(|ending| *ending == Ending::Reset), "refused clients saw {endings:?}");
+                    let expected = BTreeMap::from([(Ending::Answered(400), 20), (Ending::Answered(401), 40)]);
+                    ensure!(endings == expected, "refused clients saw {endings:?}");
                     sent += 60;
                 }
                 Ok(sent)
@@ -341,7 +348,10 @@ fn an_ipv4_client_of_a_dual_stack_server_is_judged_too() -> Result<()> {
         let key = enforcer.add_key("tenant", "100/hour")?;
         let address = SocketAddr::new(link.v4, PORT);
         ensure!(exchange_in(&link, address, &get("/", Some(&key)))? == Ending::Answered(200), "{way:?}: not served");
-        ensure!(exchange_in(&link, address, &get("/", None))? == Ending::Reset, "{way:?}: an unkeyed request passed");
+        ensure!(
+            exchange_in(&link, address, &get("/", None))? == Ending::Answered(401),
+            "{way:?}: an unkeyed one passed"
+        );
         origin.await_executed(1)?;
     }
     Ok(())
@@ -374,8 +384,8 @@ fn several_ports_are_guarded_at_once() -> Result<()> {
         ensure!(exchange_in(&link, address, &get("/", Some(&key)))? == Ending::Answered(200), "{address} not served");
     }
     for address in [first, second] {
-        ensure!(exchange_in(&link, address, &get("/", Some(&key)))? == Ending::Reset, "{address}: over the limit");
-        ensure!(exchange_in(&link, address, &get("/", None))? == Ending::Reset, "{address}: unkeyed");
+        ensure!(exchange_in(&link, address, &get("/", Some(&key)))? == Ending::Answered(429), "{address}: over it");
+        ensure!(exchange_in(&link, address, &get("/", None))? == Ending::Answered(401), "{address}: unkeyed");
     }
     ensure!(origins[0].executed()?.len() + origins[1].executed()?.len() == 3, "the ports do not share one limit");
     Ok(())
@@ -419,7 +429,7 @@ fn refused_connections_end_where_the_server_answers_each_syn_with_a_cookie() -> 
             let served: BTreeMap<String, u64> = python(link.client(), "flood.py", &[&page, "2", "5", &key])?;
             ensure!(served == BTreeMap::from([("200".to_owned(), 5)]), "with a key on {way:?}: {served:?}");
             let refused: BTreeMap<String, u64> = python(link.client(), "flood.py", &[&page, "2", "5", "none"])?;
-            ensure!(refused == BTreeMap::from([("reset".to_owned(), 5)]), "without a key on {way:?}: {refused:?}");
+            ensure!(refused == BTreeMap::from([("401".to_owned(), 5)]), "without a key on {way:?}: {refused:?}");
             ensure!(origin.await_executed(5)?.len() == 5, "the app executed {}", origin.executed()?.len());
         }
     }

@@ -7,7 +7,7 @@ mod tc;
 #[path = "verdicts/scenarios.rs"]
 mod xdp;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use enforcer_ebpf::wire::flag;
 use enforcer_tests::bucket::sliding;
 use enforcer_tests::corpus::KEY;
@@ -24,6 +24,11 @@ fn load(module: &str, tables: &Tables) -> Result<Option<Loaded>> {
     Loaded::new(program, tables).map(Some)
 }
 
+/// Whether that program also tells the clients of refused requests what is due to them.
+fn answers(module: &str) -> bool {
+    module.ends_with("tc")
+}
+
 /// Whether the kernel makes a test's packet of any frame: for traffic control it takes none that is larger than a page, or
 /// that ends within its IP header. There `traffic` has large ones.
 fn takes_any_frame(module: &str) -> bool {
@@ -33,7 +38,13 @@ fn takes_any_frame(module: &str) -> bool {
 #[test]
 fn nothing_of_a_request_stays_in_the_scratch() -> Result<()> {
     let tables = Tables::new().with_key(KEY, 1, 0).with_limits(1, &[sliding(100, HOUR)]);
-    let loaded = Loaded::new(Program::Xdp, &tables)?;
+    for program in [Program::Xdp, Program::Tc] {
+        nothing_stays(&Loaded::new(program, &tables)?).with_context(|| format!("{program:?}"))?;
+    }
+    Ok(())
+}
+
+fn nothing_stays(loaded: &Loaded) -> Result<()> {
     let (client, server) = ("10.9.0.2:4000".parse()?, "10.9.0.1:8000".parse()?);
     loaded.watch(&Frame::bare(server, client, 0, flag::SYN | flag::ACK).acking(8).build())?;
     // Passed, refused with the key unread behind the fault, and left in the middle of the key.

@@ -45,6 +45,8 @@ pub mod map {
     pub const PENALTIES: &str = "PENALTIES";
     /// `PerCpuArray<Scratch>`: the packet under judgement. Kernel only.
     pub const SCRATCH: &str = "SCRATCH";
+    /// `PerCpuArray<answer::Sheet>`: the answer that is being written. Kernel only.
+    pub const SHEET: &str = "SHEET";
 
     /// The maps that outlive the daemon.
     pub const PINNED: &[&str] = &[

@@ -268,11 +268,11 @@ impl Machine {
         matches!(self.phase, phase::BODY | phase::OPAQUE)
     }
 
-    /// Whether the method of the request under way is HEAD.
+    /// Whether the method of the request under way, or of the one whose head has just ended, is HEAD.
     #[must_use]
     #[inline(always)]
     pub fn is_bodiless(&self) -> bool {
-        self.phase != phase::START && self.flags & BODILESS != 0
+        self.flags & BODILESS != 0
     }
 
     /// Bytes of the body of the request whose head is complete, where its length is known and another request may follow

@@ -685,7 +685,7 @@ mod tests {
         assert_eq!(settings.service().actions, [Action::Drop as u8; REASONS]);
         let settings = merge(guard_lo(), "").expect("settings");
         let actions = [Action::Answer as u8; REASONS];
-        assert_eq!(settings.service(), Service { flags: Service::ANSWER, actions, ..Service::DEFAULT });
+        assert_eq!(settings.service(), Service { flags: Service::ANSWER | Service::KEEP, actions, ..Service::DEFAULT });
         let settings = merge(guard_lo(), "on_refuse = \"reset\"").expect("settings");
         assert_eq!(settings.service(), Service::DEFAULT);
     }

@@ -9,7 +9,8 @@ use anyhow::{Context, Result, bail, ensure};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 use aya::programs::{Program as Loadable, SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader, Pod, TestRunResult};
-use enforcer_ebpf::abi::{Key, KeyTag, Meter, Policy, Principal, Service, SocketOffsets, TOTALS, global, map};
+use enforcer_ebpf::abi::{Answer, Key, KeyTag, Meter, Policy, Principal, Service, SocketOffsets, TOTALS, global, map};
+use enforcer_ebpf::answer::Sheet;
 use enforcer_ebpf::flow::{Flow, Set};
 use enforcer_ebpf::judge::Scratch;
 
@@ -160,6 +161,9 @@ impl Loaded {
             self.array::<Service>(map::SERVICES)?.set(slot, service, 0)?;
             self.array::<u32>(map::PORTS)?.set(u32::from(port), slot + 1, 0)?;
         }
+        for (&index, answer) in &tables.answers {
+            self.array::<Answer>(map::ANSWERS)?.set(index, answer, 0)?;
+        }
         let keys = self.object.map_mut(map::KEYS).context("no map of keys")?;
         let mut keys: HashMap<_, KeyTag, Key> = keys.try_into()?;
         for (tag, key) in &tables.keys {
@@ -271,14 +275,17 @@ impl Loaded {
         Ok(flows)
     }
 
-    /// What lies in the scratch of all CPUs between two packets.
+    /// What lies in the scratch and on the sheet of all CPUs between two packets.
     ///
     /// # Errors
     /// When the map cannot be read.
     pub fn scratch(&self) -> Result<Vec<u8>> {
-        let map = self.object.map(map::SCRATCH).context("no scratch")?;
-        let map: PerCpuArray<_, [u8; size_of::<Scratch>()]> = map.try_into()?;
-        Ok(map.get(&0, 0)?.iter().flatten().copied().collect())
+        let scratch = self.object.map(map::SCRATCH).context("no scratch")?;
+        let scratch: PerCpuArray<_, [u8; size_of::<Scratch>()]> = scratch.try_into()?;
+        let sheet = self.object.map(map::SHEET).context("no sheet")?;
+        let sheet: PerCpuArray<_, [u8; size_of::<Sheet>()]> = sheet.try_into()?;
+        let (scratch, sheet) = (scratch.get(&0, 0)?, sheet.get(&0, 0)?);
+        Ok(scratch.iter().flatten().chain(sheet.iter().flatten()).copied().collect())
     }
 
     /// What is kept about a principal.

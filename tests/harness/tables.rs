@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use enforcer_ebpf::abi::{Key, KeyTag, LIMITS, Limit, Policy, Service};
+use enforcer_ebpf::abi::{ANSWER_TEXT, Answer, Key, KeyTag, LIMITS, Limit, POINTS, Point, Policy, Service, Value};
 use enforcer_ebpf::key;
 
 use crate::reader::SECRET;
@@ -16,6 +16,8 @@ pub struct Tables {
     pub keys: BTreeMap<KeyTag, Key>,
     /// Principal to policy.
     pub policies: BTreeMap<u32, Policy>,
+    /// Index to answer.
+    pub answers: BTreeMap<u32, Answer>,
 }
 
 impl Tables {
@@ -32,6 +34,43 @@ impl Tables {
     pub fn with_key(mut self, value: &str, principal: u32, flags: u32) -> Self {
         let key = Key { principal, flags, not_before: 0, expires: u64::MAX };
         self.keys.insert(key::tag(SECRET, value.as_bytes()), key);
+        self
+    }
+
+    /// Answers so, at this index: `date`, `retry`, `quota` and `window` in braces are filled in.
+    ///
+    /// # Panics
+    /// When the text is too long or has too many places, or another name stands in braces.
+    #[must_use]
+    pub fn with_answer(mut self, index: u32, head: &str, body: &str) -> Self {
+        let (mut text, mut points) = (Vec::new(), Vec::new());
+        for (number, part) in head.split(['{', '}']).enumerate() {
+            if number % 2 == 0 {
+                text.extend(part.as_bytes());
+                continue;
+            }
+            let value = match part {
+                "date" => Value::Date,
+                "retry" => Value::RetryAfter,
+                "quota" => Value::Quota,
+                "window" => Value::Window,
+                other => panic!("{other} is not filled in"),
+            };
+            points.push(Point { at: text.len() as u16, value: value as u16 });
+        }
+        let head = text.len() as u32;
+        text.extend(body.as_bytes());
+        let mut answer = Answer {
+            len: text.len() as u32,
+            head,
+            filled: points.len() as u32,
+            reserved: 0,
+            points: [Point::default(); POINTS],
+            text: [0; ANSWER_TEXT],
+        };
+        answer.points[..points.len()].copy_from_slice(&points);
+        answer.text[..text.len()].copy_from_slice(&text);
+        self.answers.insert(index, answer);
         self
     }
 

@@ -4,14 +4,16 @@ use std::cell::{Cell as StdCell, RefCell, RefMut};
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 
-use enforcer_ebpf::abi::{Key, KeyTag, LIMITS, Meter, Service, TOTALS};
-use enforcer_ebpf::flow::{Flow, Handshake, Mark, Place, Receiver, Set};
+use enforcer_ebpf::abi::{Key, KeyTag, LIMITS, Meter, POINTS, Service, TOTALS};
+use enforcer_ebpf::answer::{self, Letter, Post, Sheet, Text};
+use enforcer_ebpf::flow::{Flow, Handshake, Mark, Place, Receiver, Set, Told};
 use enforcer_ebpf::http::bytes::Window;
 use enforcer_ebpf::judge::{self, Reading, Scratch, Sum, Tally, Verdict, World};
 use enforcer_ebpf::limit;
+use enforcer_ebpf::reply;
 use enforcer_ebpf::source::{Level, Record, Source};
 use enforcer_ebpf::verdict::Count;
-use enforcer_ebpf::wire::{HEAD, Tuple};
+use enforcer_ebpf::wire::{self, HEAD, Head, Segment, Tuple};
 
 use crate::bucket::Shared;
 use crate::reader::SECRET;
@@ -41,8 +43,11 @@ pub struct Host {
     handshakes: RefCell<HashMap<Tuple, Handshake>>,
     sockets: RefCell<Vec<(Tuple, Receiver)>>,
     sources: RefCell<BTreeMap<Source, Record>>,
+    replaced: RefCell<Vec<(u32, u32, u32)>>,
     scratch: RefCell<Box<Scratch>>,
+    sheet: RefCell<Box<Sheet>>,
     now: StdCell<u64>,
+    unix: StdCell<u64>,
 }
 
 /// The followed connections of a set, with their hashes.
@@ -100,8 +105,11 @@ impl Host {
             handshakes: RefCell::default(),
             sockets: RefCell::default(),
             sources: RefCell::default(),
+            replaced: RefCell::default(),
             scratch: RefCell::default(),
+            sheet: RefCell::default(),
             now: StdCell::new(1 << 40),
+            unix: StdCell::new(0),
         }
     }
 
@@ -117,6 +125,11 @@ impl Host {
     /// Lets time pass, in ns.
     pub fn wait(&self, time: u64) {
         self.now.set(self.now.get() + time);
+    }
+
+    /// Sets the calendar, in seconds of Unix time.
+    pub fn set_date(&self, unix: u64) {
+        self.unix.set(unix);
     }
 
     /// The followed connections, by their hashes.
@@ -149,6 +162,36 @@ impl Host {
         let head = frame.len().min(HEAD as usize);
         scratch.desk.head.bytes_mut()[..head].copy_from_slice(&frame[..head]);
         judge::watch(&Packet { host: self, frame }, &mut scratch, frame.len() as u32);
+    }
+
+    /// Shows what translates a frame that leaves for a client: the numbers replaced, each with its place.
+    pub fn leave(&self, frame: &[u8]) -> Vec<(u32, u32, u32)> {
+        let mut sheet = self.sheet.borrow_mut();
+        let head = frame.len().min(HEAD as usize);
+        sheet.head.bytes_mut()[..head].copy_from_slice(&frame[..head]);
+        answer::leave(&Packet { host: self, frame }, &mut sheet, frame.len() as u32);
+        self.replaced.take()
+    }
+
+    /// The numbers that the last frame shown to [`Host::answer`] has in the place of others, each with its place.
+    pub fn translated(&self) -> Vec<(u32, u32, u32)> {
+        self.replaced.take()
+    }
+
+    /// Shows what tells clients a frame that has passed the judge; the frame that it sends, if it sends one.
+    pub fn answer(&self, frame: &[u8]) -> Option<Vec<u8>> {
+        let mut sheet = self.sheet.borrow_mut();
+        let head = frame.len().min(HEAD as usize);
+        sheet.head.bytes_mut()[..head].copy_from_slice(&frame[..head]);
+        let letter = answer::answer(&Packet { host: self, frame }, &mut sheet, frame.len() as u32);
+        if letter == Letter::NONE {
+            return None;
+        }
+        let mut bytes = sheet.envelope.bytes_mut()[..letter.envelope as usize].to_vec();
+        let text = sheet.text.bytes_mut();
+        bytes.extend(&text[..letter.text as usize]);
+        text.fill(0);
+        Some(bytes)
     }
 
     /// The counters, by [`Count::index`].
@@ -278,5 +321,55 @@ impl<'m> World for Packet<'m> {
 
     fn drive_sum(&self, sum: &mut Sum, window: &mut Window) {
         while judge::sum_step(self, sum, window) {}
+    }
+}
+
+impl Post for Packet<'_> {
+    fn unix(&self) -> u64 {
+        self.host.unix.get()
+    }
+
+    fn write(&self, index: u32, told: &Told, text: &mut Text) -> bool {
+        let Some(answer) = self.host.tables.answers.get(&index) else { return false };
+        for piece in 0..=POINTS as u32 {
+            let more = answer::piece(answer, piece, told, text, |bytes, at, from, len| {
+                let len = len as usize;
+                bytes[at..at + len].copy_from_slice(&answer.text[from..from + len]);
+            });
+            if !more {
+                break;
+            }
+        }
+        true
+    }
+
+    fn measure(&self, told: &mut Told, now: u64) {
+        let (Some(buckets), Some(policy)) =
+            (self.host.buckets.get(&told.principal), self.host.tables.policies.get(&told.principal))
+        else {
+            return;
+        };
+        let meter = Meter { buckets: std::array::from_fn(|index| buckets[index].bucket()), ..Meter::default() };
+        answer::measure(told, policy, &meter, now);
+    }
+
+    fn replace(&self, _segment: &Segment, at: u32, from: u32, to: u32) {
+        self.host.replaced.borrow_mut().push((at, from, to));
+    }
+
+    fn sender(&self) -> Receiver {
+        let mut segment = Segment::EMPTY;
+        let mut head = Head::new();
+        let len = self.frame.len().min(HEAD as usize);
+        head.bytes_mut()[..len].copy_from_slice(&self.frame[..len]);
+        if wire::parse(&head, self.frame.len() as u32, &mut segment).is_err() {
+            return Receiver::ABSENT;
+        }
+        self.receiver(&segment.tuple.reversed())
+    }
+
+    fn sum(&self, text: &Text) -> u64 {
+        let (words, _) = text.bytes()[..text.len().next_multiple_of(8) as usize].as_chunks();
+        words.iter().fold(0, |sum, word| reply::add(sum, u64::from_ne_bytes(*word)))
     }
 }

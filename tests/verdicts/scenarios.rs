@@ -61,6 +61,11 @@ impl Both {
         if let Some(kernel) = &self.kernel {
             let kernel = kernel.judge(frame)?;
             ensure!(kernel == host, "the kernel {kernel:02x?}, the host {host:02x?} for {frame:02x?}");
+            if let Fate::Passed(bytes) = &host
+                && super::answers(module_path!())
+            {
+                self.host.answer(bytes);
+            }
         }
         Ok(host)
     }

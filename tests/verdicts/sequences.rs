@@ -4,12 +4,15 @@
 //! Some connections are forwarded, of others the host has real sockets: those accept what the script says that the
 //! stack accepts, by real bytes that their real peers send.
 
-use std::collections::BTreeMap;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use enforcer_ebpf::flow::{self, Flow, receiver};
-use enforcer_ebpf::verdict::{Count, Event, Reason};
+use enforcer_ebpf::abi::Service;
+use enforcer_ebpf::flow::{self, Flow, due, receiver};
+use enforcer_ebpf::verdict::{Action, Count, Event, Reason};
 use enforcer_tests::bucket::sliding;
 use enforcer_tests::client::get;
 use enforcer_tests::corpus::{self, KEY};
@@ -27,6 +30,8 @@ use enforcer_tests::world::{Fate, Host, tuple};
 use super::HOUR;
 
 const PRINCIPALS: u32 = 3;
+/// Port of the service whose refused clients are answered.
+const ANSWERED: u16 = 8002;
 /// Sequences that each test plays on a table of one size.
 const SEQUENCES: usize = 300;
 /// What must happen in them, so that they are worth something.
@@ -61,6 +66,8 @@ fn tables() -> Tables {
         .with_limits(3, &[sliding(3, HOUR)]);
     let service = tables.services[&8000];
     tables.services.insert(8001, service);
+    let answers = Service { flags: Service::ANSWER, actions: [Action::Answer as u8; 32], ..service };
+    tables.services.insert(ANSWERED, answers);
     tables
 }
 
@@ -69,12 +76,17 @@ struct Pair {
     kernel: Loaded,
     host: Host,
     sets: u32,
+    /// When the host's clock was last set by the kernel's.
+    clock: Cell<Instant>,
+    /// What was due to clients, of [`flow::due`].
+    dues: RefCell<BTreeSet<u32>>,
 }
 
 impl Pair {
     fn new(sets: u32) -> Result<Self> {
         let tables = tables();
-        Ok(Self { kernel: Loaded::with_sockets(&tables, sets)?, host: Host::with_sets(&tables, sets), sets })
+        let (kernel, host) = (Loaded::with_sockets(&tables, sets)?, Host::with_sets(&tables, sets));
+        Ok(Self { kernel, host, sets, clock: Cell::new(Instant::now()), dues: RefCell::default() })
     }
 
     /// Fails if something of this has never happened.
@@ -82,6 +94,8 @@ impl Pair {
         let totals = self.host.totals();
         let missed: Vec<_> = all.iter().filter(|count| totals[count.index() as usize] == 0).collect();
         ensure!(missed.is_empty(), "it never happened: {missed:?}");
+        let dues = self.dues.borrow();
+        ensure!([due::ANSWER, due::RESET].iter().all(|due| dues.contains(due)), "only {dues:?} were due");
         Ok(())
     }
 
@@ -93,7 +107,11 @@ impl Pair {
 
     /// Hands both the frame, and holds all that they keep against each other.
     fn judge(&self, frame: &[u8]) -> Result<Fate> {
-        let (kernel, host) = (self.kernel.judge(frame)?, self.host.judge(frame));
+        let kernel = self.kernel.judge(frame)?;
+        // What a client was told is taken for lost after a while: for that the clocks need not show the same, but go alike.
+        let now = Instant::now();
+        self.host.wait(now.duration_since(self.clock.replace(now)).as_nanos() as u64);
+        let host = self.host.judge(frame);
         ensure!(kernel == host, "the kernel {kernel:02x?}, the host {host:02x?}");
         let (kernel, model) = (self.kernel.totals()?, self.host.totals());
         ensure!(kernel == model, "the kernel counted {kernel:?}, the host {model:?}");
@@ -104,6 +122,7 @@ impl Pair {
         }
         let (kernel, model) = (timeless(self.kernel.flows(self.sets)?), timeless(self.host.flows()));
         ensure!(kernel == model, "the kernel's connections are\n{kernel:#?}\nthe host's\n{model:#?}");
+        self.dues.borrow_mut().extend(model.values().map(|flow| flow.told.due));
         Ok(host)
     }
 }
@@ -112,6 +131,7 @@ impl Pair {
 fn timeless(mut flows: BTreeMap<u64, Flow>) -> BTreeMap<u64, Flow> {
     for flow in flows.values_mut() {
         (flow.touched, flow.id, flow.head_since) = (0, 0, flow.head_since.min(1));
+        flow.told.at = 0;
     }
     flows
 }
@@ -223,6 +243,9 @@ fn sequences_on_forwarded_connections_leave_kernel_and_model_alike() -> Result<(
         for _ in 0..SEQUENCES {
             let script = sequence(&streams, &mut random);
             let mut client = Client::default();
+            for (_, server) in client.ends.iter_mut().skip(2).step_by(3) {
+                server.set_port(ANSWERED);
+            }
             let mut receivers: [Receiver; CONNECTIONS] = Default::default();
             for (number, event) in script.events.iter().enumerate() {
                 let (Some(frame), Some(on)) = (client.play(event, &script), event.connection()) else { continue };
@@ -281,10 +304,10 @@ const LISTENING: flow::Receiver = flow::Receiver { state: receiver::LISTENING, .
 const CLOSING: flow::Receiver = flow::Receiver { state: receiver::CLOSING, ..flow::Receiver::ABSENT };
 
 /// Gives the first connections of the script real sockets.
-fn settle(client: &mut Client, listeners: &[Listener; 3]) -> Result<Vec<Local>> {
+fn settle(client: &mut Client, listeners: &[Listener; 5]) -> Result<Vec<Local>> {
     let mut locals = Vec::new();
     for number in 0..9 {
-        let listener = &listeners[number % 3];
+        let listener = &listeners[number % listeners.len()];
         let mut peer = listener.connect()?;
         client.ends[number] = (peer.address(), listener.address());
         client.isns[number] = peer.first().wrapping_sub(1);
@@ -321,6 +344,8 @@ fn sequences_on_connections_of_real_sockets_leave_kernel_and_model_alike() -> Re
             Listener::new((Ipv6Addr::LOCALHOST, 8000).into(), false)?,
             // Its connections stay requests until data comes.
             Listener::new((Ipv4Addr::LOCALHOST, 8001).into(), true)?,
+            Listener::new((Ipv4Addr::LOCALHOST, ANSWERED).into(), false)?,
+            Listener::new((Ipv6Addr::LOCALHOST, ANSWERED).into(), false)?,
         ];
         let mut random = Random::new(4);
         let pair = Pair::new(16)?;

@@ -130,6 +130,11 @@ impl TcPacket {
         if failed != 0 || found == ethernet {
             return failed == 0;
         }
+        // Room is made in packets of 16 KiB at most (BPF_SKB_MAX_LEN). XDP leaves behind a RST what it was made of.
+        let ip = ip_length(found);
+        if ip != 0 && ip < self.len() {
+            self.truncate(ip);
+        }
         // SAFETY: the context is this program's; as above.
         unsafe {
             bpf_skb_change_head(self.0, ETHERNET, 0) == 0
@@ -163,6 +168,19 @@ impl TcPacket {
         // SAFETY: as above.
         let state = unsafe { core::ptr::read_volatile(&raw const (*socket).state) };
         (family == AF_INET || family == AF_INET6) && state != CLOSE
+    }
+}
+
+/// Bytes of the IP packet that begins so, by its own word; 0 if it does not say.
+#[inline(always)]
+fn ip_length(begin: [u64; 2]) -> u32 {
+    const IPV6_HEADER: u32 = 40;
+    let first = u64::from_be(begin[0]);
+    let said = if first >> 60 == 6 { (first >> 16) as u16 } else { (first >> 32) as u16 };
+    match said {
+        0 => 0,
+        said if first >> 60 == 6 => u32::from(said) + IPV6_HEADER,
+        said => u32::from(said),
     }
 }
 

@@ -123,8 +123,9 @@ pub(crate) fn deliver(packet: TcPacket) -> bool {
     let letter = answer::answer(&Kernel::new(packet), sheet, frame);
     if letter.envelope > 0 {
         send(packet, sheet, letter);
-        wipe(sheet);
+        wipe_text(sheet);
     }
+    wipe_head(sheet);
     !letter.ends
 }
 
@@ -133,7 +134,9 @@ pub(crate) fn deliver(packet: TcPacket) -> bool {
 pub(crate) fn leave(packet: TcPacket) -> bool {
     let Some(sheet) = maps::sheet() else { return true };
     let Some(frame) = load_head(packet, &mut sheet.head) else { return true };
-    answer::leave(&Kernel::new(packet), sheet, frame)
+    let may_leave = answer::leave(&Kernel::new(packet), sheet, frame);
+    wipe_head(sheet);
+    may_leave
 }
 
 /// Sends a letter to where the packet came from, and makes the packet again what it was.
@@ -160,9 +163,16 @@ fn send(packet: TcPacket, sheet: &mut Sheet, letter: Letter) {
     unsafe { packet.store::<{ HEAD as u64 }>(0, sheet.head.bytes_mut().as_mut_ptr(), frame) };
 }
 
+/// Wipes what was copied of the frame: of one that passes, a key may be in it.
+#[inline(always)]
+fn wipe_head(sheet: &mut Sheet) {
+    // SAFETY: the head has HEAD bytes; see `packet::wipe`.
+    unsafe { bpf_probe_read_kernel(sheet.head.bytes_mut().as_mut_ptr().cast(), HEAD, core::ptr::null()) };
+}
+
 /// Wipes the text, whose rest counts as zeros.
 #[inline(always)]
-fn wipe(sheet: &mut Sheet) {
+fn wipe_text(sheet: &mut Sheet) {
     // SAFETY: the text has TEXT bytes; see `packet::wipe`.
     unsafe { bpf_probe_read_kernel(sheet.text.bytes_mut().as_mut_ptr().cast(), TEXT as u32, core::ptr::null()) };
 }
