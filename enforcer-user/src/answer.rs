@@ -294,9 +294,12 @@ mod tests {
             fill(&answer(&Texts::default(), AnswerKind::UriTooLong as u32), &Told { bodiless: 1, ..LONG }).len();
         // Three digits of the length instead of two.
         assert_eq!(error.reason, TooLarge::Bytes(length + 1 + LONGEST));
-        let fields = vec![Field::parse("Access-Control-Allow-Origin: *", false).expect("32 bytes with its end")];
-        let error = Texts { legacy_headers: true, fields, ..Texts::default() }.compile().expect_err("too large");
-        assert_eq!((error.status, error.reason), (TOO_MANY_REQUESTS, TooLarge::Bytes(LONGEST - 8 + 32)));
+        let fields = vec![Field::parse("Access-Control-Allow-Origin: *", false).expect("a field")];
+        let texts = Texts { legacy_headers: true, fields, ..Texts::default() };
+        let error = texts.compile().expect_err("too large");
+        let of = |policy| texts.answer(TOO_MANY_REQUESTS, "Too Many Requests", policy).expect_err("too large");
+        assert_eq!((error.status, error.reason), (TOO_MANY_REQUESTS, of("default-4")));
+        assert_ne!(error.reason, of("default"));
     }
 
     #[test]
