@@ -74,7 +74,8 @@ impl Texts {
         let mut answers = Vec::new();
         for (status, title, kind) in STATUSES {
             let limits = if status == TOO_MANY_REQUESTS { LIMITS as u32 } else { 1 };
-            for limit in 0..limits {
+            // The longest name first: if it fits, all do, and if not, its error says how much there is too much.
+            for limit in (0..limits).rev() {
                 let answer = self.answer(status, title, &policy(limit));
                 answers.push((kind as u32 + limit, answer.map_err(|reason| Unsendable { status, reason })?));
             }
@@ -293,6 +294,12 @@ mod tests {
             fill(&answer(&Texts::default(), AnswerKind::UriTooLong as u32), &Told { bodiless: 1, ..LONG }).len();
         // Three digits of the length instead of two.
         assert_eq!(error.reason, TooLarge::Bytes(length + 1 + LONGEST));
+        let fields = vec![Field::parse("Access-Control-Allow-Origin: *", false).expect("a field")];
+        let texts = Texts { legacy_headers: true, fields, ..Texts::default() };
+        let error = texts.compile().expect_err("too large");
+        let of = |policy| texts.answer(TOO_MANY_REQUESTS, "Too Many Requests", policy).expect_err("too large");
+        assert_eq!((error.status, error.reason), (TOO_MANY_REQUESTS, of("default-4")));
+        assert_ne!(error.reason, of("default"));
     }
 
     #[test]
