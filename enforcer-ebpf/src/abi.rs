@@ -303,8 +303,8 @@ impl Service {
 /// Most bytes of an answer's text; with the [`Point`]s filled in it must fit the smallest MSS that is common (536 for
 /// IPv4), or it may be lost on the way.
 pub const ANSWER_TEXT: usize = 1024;
-/// Most places of an answer that are filled in.
-pub const POINTS: usize = 8;
+/// Most places of an answer that are filled in; a power of two.
+pub const POINTS: usize = 16;
 
 /// The responses that the kernel sends in place of a server's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -400,6 +400,6 @@ const _: () = {
     assert!(size_of::<Bucket>() == 24);
     assert!(size_of::<Meter>() == 128);
     assert!(size_of::<Service>() == 96);
-    assert!(size_of::<Answer>() == 48 + ANSWER_TEXT);
+    assert!(size_of::<Answer>() == 16 + 4 * POINTS + ANSWER_TEXT);
     assert!(size_of::<SocketOffsets>() == 32);
 };

@@ -12,6 +12,8 @@ use crate::wire::{Head, Segment};
 
 /// ns after which it is taken that what a client was told is lost, if it goes on sending as if it had not been told.
 const LOST_NS: u64 = 100_000_000;
+/// ns after which it is taken that nothing answers, if nothing has: the program that does runs behind this one at once.
+const UNANSWERED_NS: u64 = 500_000_000;
 /// More than the sequence numbers of any answer.
 const LONGEST: u32 = 2048;
 
@@ -72,8 +74,13 @@ pub(super) fn go_on<W: World>(
             told.ack = segment.end();
         }
         told.due = due::ACKNOWLEDGMENT;
+    } else if told.len == 0 && now.saturating_sub(told.at) >= UNANSWERED_NS {
+        // What answers is not there any more. The host ends what it does not know, so its client need not wait.
+        return Verdict::rewritten(reply::strip(&mut desk.head, segment, segment.end().wrapping_add(16)));
     } else if after(told.ack, segment.seq) || now.saturating_sub(told.at) >= LOST_NS {
-        told.at = now;
+        if told.len != 0 {
+            told.at = now;
+        }
         told.due = due::ANSWER;
     } else {
         // Acknowledged, it would not be sent again, and an answer that is lost would not be missed.

@@ -7,20 +7,19 @@ use enforcer_ebpf::abi::{ANSWER_TEXT, Answer, POINTS, Point, Value};
 pub const LONGEST: usize = 536 - 12;
 
 /// What can be filled in, by name, with the most bytes that it takes.
-const VALUES: [(&str, Value, usize); 5] = [
+const VALUES: [(&str, Value, usize); 4] = [
     ("date", Value::Date, 29),
     ("retry_after", Value::RetryAfter, 10),
     // Limits go up to 268435455 requests in ten years.
     ("quota", Value::Quota, 9),
     ("window", Value::Window, 9),
-    ("connection", Value::Connection, 10),
 ];
+/// `keep-alive`: whether the connection goes on is not the operator's to say.
+const CONNECTION: usize = 10;
 
 /// A name in braces that stands for nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{{{0}}} stands for nothing; accepted: {{date}}, {{retry_after}}, {{quota}}, {{window}}, {{connection}}, and {{{{ for a brace"
-)]
+#[error("{{{0}}} stands for nothing; accepted: {{date}}, {{retry_after}}, {{quota}}, {{window}}, and {{{{ for a brace")]
 pub struct Unknown(String);
 
 /// An answer that no packet takes.
@@ -99,7 +98,7 @@ impl Template {
     pub(super) fn value(&mut self, value: Value) -> &mut Self {
         // What is cut off here is too large by far.
         self.points.push(Point { at: self.text.len() as u16, value: value as u16 });
-        self.room += VALUES.iter().find(|(_, known, _)| *known == value).map_or(0, |&(.., longest)| longest);
+        self.room += VALUES.iter().find(|(_, known, _)| *known == value).map_or(CONNECTION, |&(.., longest)| longest);
         self
     }
 
@@ -199,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn there_are_places_for_eight_values() {
+    fn there_are_places_for_sixteen_values() {
         let template = |values: usize| {
             let mut template = Template::default();
             for _ in 0..values {
@@ -207,7 +206,7 @@ mod tests {
             }
             template.compile("")
         };
-        assert_eq!(template(POINTS).map(|answer| answer.filled), Ok(8));
-        assert_eq!(template(POINTS + 1), Err(TooLarge::Points(9)));
+        assert_eq!(template(POINTS).map(|answer| answer.filled), Ok(16));
+        assert_eq!(template(POINTS + 1), Err(TooLarge::Points(17)));
     }
 }

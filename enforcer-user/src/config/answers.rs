@@ -194,8 +194,8 @@ mod tests {
         );
         let error = merge(&format!("\n[answers]\nfields = [\"X: {body}\"]")).expect_err("too long");
         assert!(error.starts_with("e.toml:2:1: answers: the answer 400 has "), "{error}");
-        let many = "fields = [\"X: {quota}{quota}{quota}{quota}\"]";
+        let many = "body = \"\"\nfields = [\"X: {quota}{quota}{quota}{quota}{quota}{quota}{quota}{quota}{quota}{quota}{quota}\"]";
         let error = merge(&format!("[answers.429]\n{many}")).expect_err("too many");
-        assert!(error.contains("the answer 429 has 9 values to be filled in; accepted: at most 8"), "{error}");
+        assert!(error.contains("the answer 429 has 17 values to be filled in; accepted: at most 16"), "{error}");
     }
 }
