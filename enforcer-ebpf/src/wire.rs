@@ -184,7 +184,11 @@ fn parse_v4(head: &Head, frame: u32, segment: &mut Segment) -> Result<(), NotTcp
     }
     let first = head.u8(ip);
     let header = u32::from(first & 0xf) * 4;
-    let total = u32::from(head.u16(ip + 2));
+    // 0 where the host itself has merged more than the field can say (iph_totlen, include/linux/ip.h).
+    let total = match head.u16(ip + 2) {
+        0 => frame - ip,
+        total => u32::from(total),
+    };
     // The stack discards these before any port is looked at (ip_rcv_core).
     if first >> 4 != 4 || header < 20 || total < header || ip + total > frame {
         return Err(NotTcp::Other);
@@ -205,7 +209,11 @@ fn parse_v6(head: &Head, frame: u32, segment: &mut Segment) -> Result<(), NotTcp
     if ip + 40 > frame {
         return Err(NotTcp::Other);
     }
-    let end = ip + 40 + u32::from(head.u16(ip + 4));
+    // Likewise (ipv6_payload_len, include/linux/ipv6.h; before, with a jumbo payload option, RFC 2675).
+    let end = match head.u16(ip + 4) {
+        0 => frame,
+        len => ip + 40 + u32::from(len),
+    };
     if head.u8(ip) >> 4 != 6 || end > frame {
         return Err(NotTcp::Other);
     }

@@ -38,22 +38,22 @@ pub(crate) fn enforcer_xdp(ctx: XdpContext) -> u32 {
 /// The same where XDP cannot be: on the ingress of traffic control, where packets may be merged already.
 #[classifier]
 pub(crate) fn enforcer_tc(ctx: TcContext) -> i32 {
-    let packet = TcPacket(ctx.skb.skb);
+    let packet = TcPacket::arriving(ctx.skb.skb);
     // What passes goes on to the programs behind this one.
-    if packet.settle() && passes_tc(packet) && post::deliver(packet) { TC_ACT_UNSPEC } else { TC_ACT_SHOT }
+    if passes_tc(packet) && post::deliver(packet) { TC_ACT_UNSPEC } else { TC_ACT_SHOT }
 }
 
 /// Sends what is due to the clients of refused requests, on the ingress of traffic control, where XDP judges.
 #[classifier]
 pub(crate) fn enforcer_answer(ctx: TcContext) -> i32 {
-    if post::deliver(TcPacket(ctx.skb.skb)) { TC_ACT_UNSPEC } else { TC_ACT_SHOT }
+    if post::deliver(TcPacket::arriving(ctx.skb.skb)) { TC_ACT_UNSPEC } else { TC_ACT_SHOT }
 }
 
 /// Takes note of what the servers of forwarded connections send, and translates what those of kept ones do, on the egress
 /// of traffic control.
 #[classifier]
 pub(crate) fn enforcer_watch(ctx: TcContext) -> i32 {
-    let packet = TcPacket(ctx.skb.skb);
+    let packet = TcPacket::leaving(ctx.skb.skb);
     if packet.is_local() {
         return if post::leave(packet) { TC_ACT_UNSPEC } else { TC_ACT_SHOT };
     }
@@ -67,7 +67,7 @@ pub(crate) fn enforcer_watch(ctx: TcContext) -> i32 {
 /// Beside [`post::deliver`], whose stack does not add to this one's.
 #[inline(never)]
 fn passes_tc(packet: TcPacket) -> bool {
-    passes(&TcContext::new(packet.0), packet)
+    passes(&TcContext::new(packet.skb), packet)
 }
 
 /// Judges a packet; whether it goes on, as it was or rewritten.
@@ -100,9 +100,7 @@ fn begin(packet: impl Packet) -> Option<(&'static mut Scratch, u32)> {
 fn load_head(packet: impl Packet, head: &mut Head) -> Option<u32> {
     let frame = packet.len();
     let len = if frame < HEAD { frame } else { HEAD };
-    // SAFETY: the head has room for HEAD bytes.
-    let loaded = unsafe { packet.load::<{ HEAD as u64 }>(0, head.bytes_mut().as_mut_ptr(), len) };
-    loaded.then_some(frame)
+    packet.load_head(head, len).then_some(frame)
 }
 
 /// Does what the verdict says; whether the packet goes on.
@@ -114,8 +112,7 @@ fn act(packet: impl Packet, desk: &mut Desk, verdict: Verdict) -> bool {
         Fate::Drop => return false,
         Fate::Rewritten => {}
     }
-    // SAFETY: the head has HEAD bytes.
-    if !unsafe { packet.store::<{ HEAD as u64 }>(0, desk.head.bytes_mut().as_mut_ptr(), rewrite.head) } {
+    if !packet.store_head(&mut desk.head, rewrite.head) {
         return false;
     }
     packet.truncate(rewrite.frame);

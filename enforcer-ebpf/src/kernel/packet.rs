@@ -3,18 +3,25 @@
 
 use aya_ebpf::bindings::{__sk_buff, BPF_F_RECOMPUTE_CSUM, bpf_sock, bpf_sock_tuple, xdp_md};
 use aya_ebpf::helpers::generated::{
-    bpf_probe_read_kernel, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_load_bytes_relative,
-    bpf_skb_store_bytes, bpf_skc_lookup_tcp, bpf_xdp_get_buff_len, bpf_xdp_load_bytes, bpf_xdp_store_bytes,
+    bpf_l4_csum_replace, bpf_probe_read_kernel, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_load_bytes,
+    bpf_skb_load_bytes_relative, bpf_skb_store_bytes, bpf_skc_lookup_tcp, bpf_xdp_get_buff_len, bpf_xdp_load_bytes,
+    bpf_xdp_store_bytes,
 };
 use enforcer_ebpf::flow::{Flow, Receiver};
 use enforcer_ebpf::http::bytes::CAPACITY;
 use enforcer_ebpf::judge::{Desk, Reading};
-use enforcer_ebpf::wire::Tuple;
+use enforcer_ebpf::wire::{HEAD, Head, Tuple};
 
 use crate::{part, socket};
 
 /// The network namespace of the packet's interface (BPF_F_CURRENT_NETNS).
 const CURRENT_NETNS: u64 = u64::MAX;
+/// Offsets count from the Ethernet header (include/uapi/linux/bpf.h).
+const BPF_HDR_START_MAC: u32 = 0;
+/// A sum that the card made of the whole packet must go on holding.
+const RECOMPUTE: u64 = BPF_F_RECOMPUTE_CSUM as u64;
+/// Most bytes of a head behind its Ethernet header.
+const SHOWN: u64 = (HEAD - ETHERNET) as u64;
 
 /// A packet under judgement, as its hook hands it over.
 pub(crate) trait Packet: Copy {
@@ -32,6 +39,20 @@ pub(crate) trait Packet: Copy {
     /// # Safety
     /// `from` has `MAX` bytes.
     unsafe fn store<const MAX: u64>(self, at: u32, from: *mut u8, len: u32) -> bool;
+
+    /// Copies the frame's first `len` bytes, at most [`HEAD`]; `false` if it does not have them.
+    #[inline(always)]
+    fn load_head(self, head: &mut Head, len: u32) -> bool {
+        // SAFETY: the head has HEAD bytes.
+        unsafe { self.load::<{ HEAD as u64 }>(0, head.bytes_mut().as_mut_ptr(), len) }
+    }
+
+    /// Writes the frame's first `len` bytes, at most [`HEAD`]; `false` if it does not have them.
+    #[inline(always)]
+    fn store_head(self, head: &mut Head, len: u32) -> bool {
+        // SAFETY: the head has HEAD bytes.
+        unsafe { self.store::<{ HEAD as u64 }>(0, head.bytes_mut().as_mut_ptr(), len) }
+    }
 
     /// Ends the frame behind `len` bytes, where it must: receivers trim to the IP length anyway.
     fn truncate(self, len: u32);
@@ -106,39 +127,67 @@ impl Packet for XdpPacket {
     }
 }
 
+/// Bytes of an Ethernet header.
+const ETHERNET: u32 = 14;
+
 /// What a TC program is given: it may be merged of several segments, and lie in many pieces.
 #[derive(Clone, Copy)]
-pub(crate) struct TcPacket(pub(crate) *mut __sk_buff);
+pub(crate) struct TcPacket {
+    pub(crate) skb: *mut __sk_buff,
+    /// Bytes of the frame that the program is not shown: its Ethernet header, or none.
+    hidden: u32,
+}
 
 impl TcPacket {
-    /// Sees to it that the packet begins with its Ethernet header, as on the ingress of traffic control it should.
+    /// One that arrives.
     ///
-    /// It does not where the generic XDP hook has copied the packet before, to give its program headroom: the copy's
-    /// `mac_len` is 0 (skb_pp_cow_data, net/core/skbuff.c, seen on 6.18), and classifiers see the IP header first. Making
-    /// room for the Ethernet header sets that right.
+    /// Where the generic XDP hook has copied the packet before, to give its program headroom, the copy's `mac_len` is 0
+    /// (skb_pp_cow_data, net/core/skbuff.c, seen on 6.18), and classifiers see the IP header first.
     #[inline(always)]
-    pub(crate) fn settle(self) -> bool {
-        const BPF_HDR_START_MAC: u32 = 0;
-        const ETHERNET: u32 = 14;
-        let (mut found, mut ethernet) = ([0u64; 2], [0u64; 2]);
-        let (to, header): (*mut [u64; 2], *mut [u64; 2]) = (&mut found, &mut ethernet);
+    pub(crate) fn arriving(skb: *mut __sk_buff) -> Self {
+        let (mut shown, mut ethernet) = ([0u64; 2], [0u64; 2]);
+        let (to, header): (*mut [u64; 2], *mut [u64; 2]) = (&mut shown, &mut ethernet);
         // SAFETY: both have room for what is copied.
         let failed = unsafe {
-            bpf_skb_load_bytes(self.0.cast(), 0, to.cast(), ETHERNET)
-                | bpf_skb_load_bytes_relative(self.0.cast(), 0, header.cast(), ETHERNET, BPF_HDR_START_MAC)
+            bpf_skb_load_bytes(skb.cast(), 0, to.cast(), ETHERNET)
+                | bpf_skb_load_bytes_relative(skb.cast(), 0, header.cast(), ETHERNET, BPF_HDR_START_MAC)
         };
-        if failed != 0 || found == ethernet {
-            return failed == 0;
+        Self { skb, hidden: if failed == 0 && shown != ethernet { ETHERNET } else { 0 } }
+    }
+
+    /// One that leaves.
+    #[inline(always)]
+    pub(crate) fn leaving(skb: *mut __sk_buff) -> Self {
+        Self { skb, hidden: 0 }
+    }
+
+    /// One of which as much is hidden as was found before.
+    #[inline(always)]
+    pub(crate) fn with_hidden(skb: *mut __sk_buff, hidden: u32) -> Self {
+        Self { skb, hidden }
+    }
+
+    /// Makes room for the Ethernet header, if it is hidden, in a packet of less than 16 KiB (BPF_SKB_MAX_LEN): it is to be
+    /// written then.
+    #[inline(always)]
+    pub(crate) fn uncover(self) -> Option<Self> {
+        // SAFETY: the context is this program's.
+        if self.hidden != 0 && unsafe { bpf_skb_change_head(self.skb, ETHERNET, 0) } != 0 {
+            return None;
         }
-        // Room is made in packets of 16 KiB at most (BPF_SKB_MAX_LEN). XDP leaves behind a RST what it was made of.
-        let ip = ip_length(found);
-        if ip != 0 && ip < self.len() {
-            self.truncate(ip);
-        }
-        // SAFETY: the context is this program's; as above.
+        Some(Self { hidden: 0, ..self })
+    }
+
+    /// Puts a number at a place of the packet in the place of another, and into the TCP checksum at `sum`. Both helpers keep
+    /// a sum of the whole packet right, and know partial ones.
+    #[inline(always)]
+    pub(crate) fn replace(self, sum: u32, at: u32, from: u32, to: u32) {
+        let (from, to) = (from.to_be(), to.to_be());
+        let bytes = (&raw const to).cast_mut().cast();
+        // SAFETY: the context is this program's; four bytes on the stack.
         unsafe {
-            bpf_skb_change_head(self.0, ETHERNET, 0) == 0
-                && bpf_skb_store_bytes(self.0, 0, header.cast(), ETHERNET, u64::from(BPF_F_RECOMPUTE_CSUM)) == 0
+            bpf_l4_csum_replace(self.skb, sum.wrapping_sub(self.hidden), u64::from(from), u64::from(to), 4);
+            bpf_skb_store_bytes(self.skb, at.wrapping_sub(self.hidden), bytes, 4, 0);
         }
     }
 
@@ -146,7 +195,7 @@ impl TcPacket {
     #[inline(always)]
     pub(crate) fn sender(self) -> Receiver {
         // SAFETY: the context is this program's.
-        let socket = unsafe { core::ptr::read_volatile(&raw const (*self.0).__bindgen_anon_2.sk) };
+        let socket = unsafe { core::ptr::read_volatile(&raw const (*self.skb).__bindgen_anon_2.sk) };
         // SAFETY: the packet holds it.
         if socket.is_null() { Receiver::ABSENT } else { unsafe { socket::read(socket) } }
     }
@@ -159,7 +208,7 @@ impl TcPacket {
         /// include/net/tcp_states.h: of such a socket nothing but a RST comes.
         const CLOSE: u32 = 7;
         // SAFETY: the context is this program's.
-        let socket = unsafe { core::ptr::read_volatile(&raw const (*self.0).__bindgen_anon_2.sk) };
+        let socket = unsafe { core::ptr::read_volatile(&raw const (*self.skb).__bindgen_anon_2.sk) };
         if socket.is_null() {
             return false;
         }
@@ -171,62 +220,76 @@ impl TcPacket {
     }
 }
 
-/// Bytes of the IP packet that begins so, by its own word; 0 if it does not say.
-#[inline(always)]
-fn ip_length(begin: [u64; 2]) -> u32 {
-    const IPV6_HEADER: u32 = 40;
-    let first = u64::from_be(begin[0]);
-    let said = if first >> 60 == 6 { (first >> 16) as u16 } else { (first >> 32) as u16 };
-    match said {
-        0 => 0,
-        said if first >> 60 == 6 => u32::from(said) + IPV6_HEADER,
-        said => u32::from(said),
-    }
-}
-
 impl Packet for TcPacket {
     #[inline(always)]
     fn len(self) -> u32 {
         // SAFETY: the context is this program's.
-        unsafe { (*self.0).len }
+        unsafe { (*self.skb).len }.wrapping_add(self.hidden)
     }
 
     #[inline(always)]
     unsafe fn load<const MAX: u64>(self, at: u32, to: *mut u8, len: u32) -> bool {
         let Some(len) = bounded::<MAX>(len) else { return false };
         // SAFETY: the caller's, and `len` is at most `MAX`.
-        unsafe { bpf_skb_load_bytes(self.0.cast(), at, to.cast(), len) == 0 }
+        unsafe { bpf_skb_load_bytes(self.skb.cast(), at.wrapping_sub(self.hidden), to.cast(), len) == 0 }
     }
 
     #[inline(always)]
     unsafe fn store<const MAX: u64>(self, at: u32, from: *mut u8, len: u32) -> bool {
         let Some(len) = bounded::<MAX>(len) else { return false };
-        // A sum that the card made of the whole packet must go on holding.
         // SAFETY: the caller's, and `len` is at most `MAX`.
-        unsafe { bpf_skb_store_bytes(self.0, at, from.cast(), len, u64::from(BPF_F_RECOMPUTE_CSUM)) == 0 }
+        unsafe { bpf_skb_store_bytes(self.skb, at.wrapping_sub(self.hidden), from.cast(), len, RECOMPUTE) == 0 }
+    }
+
+    #[inline(always)]
+    fn load_head(self, head: &mut Head, len: u32) -> bool {
+        let to = head.bytes_mut().as_mut_ptr();
+        if self.hidden == 0 {
+            // SAFETY: the head has HEAD bytes.
+            return unsafe { self.load::<{ HEAD as u64 }>(0, to, len) };
+        }
+        let Some(len) = bounded::<SHOWN>(len.wrapping_sub(ETHERNET)) else { return false };
+        // SAFETY: the head has room for both.
+        unsafe {
+            bpf_skb_load_bytes_relative(self.skb.cast(), 0, to.cast(), ETHERNET, BPF_HDR_START_MAC) == 0
+                && bpf_skb_load_bytes(self.skb.cast(), 0, to.add(ETHERNET as usize).cast(), len) == 0
+        }
+    }
+
+    #[inline(always)]
+    fn store_head(self, head: &mut Head, len: u32) -> bool {
+        let from = head.bytes_mut().as_mut_ptr();
+        if self.hidden == 0 {
+            // SAFETY: the head has HEAD bytes.
+            return unsafe { self.store::<{ HEAD as u64 }>(0, from, len) };
+        }
+        // The judge leaves the Ethernet header as it is.
+        let Some(len) = bounded::<SHOWN>(len.wrapping_sub(ETHERNET)) else { return false };
+        // SAFETY: the head has as many bytes behind the Ethernet header.
+        unsafe { bpf_skb_store_bytes(self.skb, 0, from.add(ETHERNET as usize).cast(), len, RECOMPUTE) == 0 }
     }
 
     /// Always: of what was merged, the pieces' size is forgotten with it.
     #[inline(always)]
     fn truncate(self, len: u32) {
         // SAFETY: the context is this program's.
-        unsafe { bpf_skb_change_tail(self.0, len, 0) };
+        unsafe { bpf_skb_change_tail(self.skb, len.wrapping_sub(self.hidden), 0) };
     }
 
     #[inline(always)]
     unsafe fn socket(self, tuple: *mut bpf_sock_tuple, size: u32) -> *mut bpf_sock {
         // SAFETY: the caller's.
-        unsafe { bpf_skc_lookup_tcp(self.0.cast(), tuple, size, CURRENT_NETNS, 0) }
+        unsafe { bpf_skc_lookup_tcp(self.skb.cast(), tuple, size, CURRENT_NETNS, 0) }
     }
 
     #[inline(always)]
     fn find_socket(self, tuple: &Tuple, known: &mut Receiver) {
-        part::find_socket_tc(self.0, tuple, known);
+        part::find_socket_tc(self.skb, tuple, known);
     }
 
     #[inline(always)]
     fn refill(self, reading: &mut Reading, flow: &mut Flow) -> u32 {
-        part::refill_tc(self.0, reading, flow)
+        part::refill_tc(self.skb, self.hidden, reading, flow)
     }
 }
 

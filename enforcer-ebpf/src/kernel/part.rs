@@ -37,7 +37,7 @@ pub(crate) extern "C" fn find_socket_xdp(ctx: *mut xdp_md, tuple: *const Tuple, 
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn find_socket_tc(ctx: *mut __sk_buff, tuple: *const Tuple, known: *mut Receiver) -> u32 {
-    find_socket(TcPacket(ctx), tuple, known)
+    find_socket(TcPacket::leaving(ctx), tuple, known)
 }
 
 #[inline(always)]
@@ -76,8 +76,8 @@ pub(crate) extern "C" fn refill_xdp(ctx: *mut xdp_md, reading: *mut Reading, flo
 /// [`judge::refill`], for TC.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn refill_tc(ctx: *mut __sk_buff, reading: *mut Reading, flow: *mut Flow) -> u32 {
-    refill(TcPacket(ctx), reading, flow)
+pub(crate) extern "C" fn refill_tc(ctx: *mut __sk_buff, hidden: u32, reading: *mut Reading, flow: *mut Flow) -> u32 {
+    refill(TcPacket::with_hidden(ctx, hidden), reading, flow)
 }
 
 #[inline(always)]

@@ -1,9 +1,6 @@
 //! What answers need, from helpers and maps; and how they are sent.
 
-use aya_ebpf::helpers::generated::{
-    bpf_clone_redirect, bpf_csum_diff, bpf_ktime_get_boot_ns, bpf_l4_csum_replace, bpf_probe_read_kernel,
-    bpf_skb_store_bytes,
-};
+use aya_ebpf::helpers::generated::{bpf_clone_redirect, bpf_csum_diff, bpf_ktime_get_boot_ns, bpf_probe_read_kernel};
 use enforcer_ebpf::abi::{ANSWER_TEXT, POINTS, Principal};
 use enforcer_ebpf::answer::{self, Letter, Post, Sheet, TEXT, Text};
 use enforcer_ebpf::flow::{Receiver, Told};
@@ -46,15 +43,7 @@ impl Post for Kernel<TcPacket> {
 
     #[inline(always)]
     fn replace(&self, segment: &Segment, at: u32, from: u32, to: u32) {
-        let packet = self.packet.0;
-        let (from, to) = (from.to_be(), to.to_be());
-        let bytes = (&raw const to).cast_mut().cast();
-        // Both keep a sum of the whole packet right, and know partial ones.
-        // SAFETY: the context is this program's; four bytes on the stack.
-        unsafe {
-            bpf_l4_csum_replace(packet, segment.tcp + 16, u64::from(from), u64::from(to), 4);
-            bpf_skb_store_bytes(packet, at, bytes, 4, 0);
-        }
+        self.packet.replace(segment.tcp + 16, at, from, to);
     }
 
     #[inline(always)]
@@ -111,14 +100,11 @@ extern "C" fn measure_limits(told: *mut Told, now: u64) -> u32 {
     1
 }
 
-/// Sends what is due to the client of this packet, if anything is; whether the packet goes on. A function of its own: its stack does not add to that
-/// of the judge.
+/// Sends what is due to the client of this packet, if anything is; whether the packet goes on. A function of its own: its
+/// stack does not add to that of the judge.
 #[inline(never)]
 pub(crate) fn deliver(packet: TcPacket) -> bool {
     let Some(sheet) = maps::sheet() else { return true };
-    if !packet.settle() {
-        return false;
-    }
     let Some(frame) = load_head(packet, &mut sheet.head) else { return false };
     let letter = answer::answer(&Kernel::new(packet), sheet, frame);
     if letter.envelope > 0 {
@@ -144,8 +130,8 @@ pub(crate) fn leave(packet: TcPacket) -> bool {
 fn send(packet: TcPacket, sheet: &mut Sheet, letter: Letter) {
     let Letter { envelope, text, ends } = letter;
     packet.truncate(envelope + text);
-    // SAFETY: the envelope has HEAD bytes.
-    if !unsafe { packet.store::<{ HEAD as u64 }>(0, sheet.envelope.bytes_mut().as_mut_ptr(), envelope) } {
+    let Some(packet) = packet.uncover() else { return };
+    if !packet.store_head(&mut sheet.envelope, envelope) {
         return;
     }
     // SAFETY: the text has TEXT bytes.
@@ -153,14 +139,12 @@ fn send(packet: TcPacket, sheet: &mut Sheet, letter: Letter) {
         return;
     }
     // SAFETY: the context is this program's.
-    unsafe { bpf_clone_redirect(packet.0, u64::from((*packet.0).ifindex) as u32, 0) };
-    if ends {
-        return;
+    unsafe { bpf_clone_redirect(packet.skb, u64::from((*packet.skb).ifindex) as u32, 0) };
+    if !ends {
+        let frame = sheet.segment.payload;
+        packet.truncate(frame);
+        packet.store_head(&mut sheet.head, frame);
     }
-    let frame = sheet.segment.payload;
-    packet.truncate(frame);
-    // SAFETY: the head has HEAD bytes.
-    unsafe { packet.store::<{ HEAD as u64 }>(0, sheet.head.bytes_mut().as_mut_ptr(), frame) };
 }
 
 /// Wipes what was copied of the frame: of one that passes, a key may be in it.
