@@ -14,9 +14,9 @@ use enforcer_tests::weather::Weather;
 
 const PORT: u16 = 8000;
 /// Requests on a connection.
-const COUNT: u64 = 400;
+const COUNT: u64 = 10_000;
 /// Requests on a connection in bad weather, where each takes far longer.
-const FEW: u64 = 200;
+const FEW: u64 = 500;
 
 /// Lets a client alternate over one connection, and holds what was executed against what was charged.
 fn alternate(client: &Namespace, origin: &Origin, enforcer: &Enforcer<'_>, count: u64, seed: u64) -> Result<()> {
