@@ -139,6 +139,11 @@ const fn exceeds(arrival: &mut u64, now: u64, rate: u32) -> bool {
     false
 }
 
+const _: () = {
+    assert!(size_of::<Source>() == 16);
+    assert!(size_of::<Record>() == 48);
+};
+
 #[cfg(test)]
 mod tests {
     use super::{Level, Record, SECOND, SERVED_NS, Source};

@@ -7,6 +7,7 @@
 //! # Layout
 //! - `state_dir`, `socket`: what belongs to this daemon alone
 //! - `registry`, `tables`, `slots`: a change, from the request through the store to the maps
+//! - `penalties`: the sources that the program keeps out
 //! - `reaper`: connections ended that keep a worker waiting, or that are older than the guard
 //! - `report`: what it tells about itself
 //! - `coverage`: what it says at its start of the ways that it does not guard
@@ -14,6 +15,7 @@
 
 mod coverage;
 mod exporter;
+mod penalties;
 mod reaper;
 pub(crate) mod registry;
 mod report;
