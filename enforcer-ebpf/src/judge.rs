@@ -99,7 +99,7 @@ pub trait World: Sized {
     fn count(&self, count: Count);
     /// Counts a refusal of a source: [`crate::source::Record::refuse`].
     fn refused(&self, source: Source, now: u64, service: &Service) -> Level;
-    /// Notes that a registered key was served from a source, if refusals of it were counted.
+    /// Notes that a registered key was served from a source.
     fn served(&self, source: Source, now: u64);
     /// Whether a source is under a penalty.
     fn is_penalised(&self, source: Source) -> bool;
@@ -257,11 +257,15 @@ fn guarded<W: World>(world: &W, desk: &mut Desk, segment: &mut Segment) -> Verdi
     if segment.fragment != 0 {
         return refuse_unread(world, desk, Reason::Fragment);
     }
-    // From a source under a penalty nothing comes, but the ends of its connections.
     if segment.has(flag::RST) {
         return Verdict::PASS;
     }
-    if desk.reading.service.penalty_ns != 0 && world.is_penalised(Source::of(&segment.tuple, &desk.reading.service)) {
+    // A source under a penalty begins no connection. What comes on those that it has is judged as ever: dropped, a refused
+    // request would keep its worker waiting for as long as the penalty takes.
+    if segment.has(flag::SYN)
+        && desk.reading.service.penalty_ns != 0
+        && world.is_penalised(Source::of(&segment.tuple, &desk.reading.service))
+    {
         return drop_as(world, Event::Penalised);
     }
     // Data without ACK, or in a SYN, is not of the stream that its handshake begins. An urgent pointer alone changes

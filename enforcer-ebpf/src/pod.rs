@@ -6,6 +6,7 @@ use aya::Pod;
 
 use crate::abi::{Answer, Key, KeyTag, Meter, Policy, Service, SocketOffsets};
 use crate::flow::Set;
+use crate::source::{Record, Source};
 
 // SAFETY: integers and arrays of integers only, no padding (sizes are asserted beside the types), any bits are valid.
 unsafe impl Pod for KeyTag {}
@@ -23,3 +24,7 @@ unsafe impl Pod for SocketOffsets {}
 unsafe impl Pod for Answer {}
 // SAFETY: as above.
 unsafe impl Pod for Set {}
+// SAFETY: as above.
+unsafe impl Pod for Source {}
+// SAFETY: as above.
+unsafe impl Pod for Record {}

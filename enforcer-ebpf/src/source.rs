@@ -1,5 +1,5 @@
 //! Where requests come from, and what becomes of sources that go on sending what is refused: first they are answered, then
-//! reset, then met with silence, and at last their packets are dropped from the SYN on, for a time that grows.
+//! reset, then met with silence, and at last kept out: their SYNs are dropped, for a time that grows.
 //!
 //! Only refusals on connections that exist are counted, so nobody can bring a penalty on the address of another. Nothing
 //! here lets a request pass: it decides what a refusal costs, no more. So its numbers may be lost or miscounted by CPUs
@@ -138,6 +138,11 @@ const fn exceeds(arrival: &mut u64, now: u64, rate: u32) -> bool {
     *arrival = begin + SECOND / rate as u64;
     false
 }
+
+const _: () = {
+    assert!(size_of::<Source>() == 16);
+    assert!(size_of::<Record>() == 48);
+};
 
 #[cfg(test)]
 mod tests {

@@ -169,7 +169,7 @@ labelled! {
         Answered = "answered",
         /// An answer sent once more, since its client had not got it.
         AnsweredAgain = "answered_again",
-        /// A packet of a source under a penalty, dropped.
+        /// A SYN of a source under a penalty, dropped.
         Penalised = "penalised",
         /// A penalty that has begun.
         Penalty = "penalty",

@@ -253,6 +253,52 @@ pub struct LimitChanged {
     pub previous: String,
 }
 
+/// `GET /v1/penalties`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Penalties {
+    /// Whether there are any to come; those under way end by themselves.
+    pub enabled: bool,
+    /// IPv4 first, by address.
+    pub sources: Vec<PenalisedSource>,
+}
+
+/// A source of refused requests, whether or not it is under a penalty now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PenalisedSource {
+    /// Its addresses: `192.0.2.7/32`.
+    pub source: String,
+    /// 4 or 6.
+    pub family: u8,
+    /// Refusals counted.
+    pub refused: u64,
+    /// Penalties that it had one after another, this one included.
+    pub strikes: u64,
+    /// When its penalty ends; absent if it is under none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+    /// ns until then; 0 if it is under none.
+    pub remaining_ns: u64,
+    /// When a registered key was last served from it; absent if that was never noted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub served: Option<Timestamp>,
+}
+
+/// Answer to `DELETE /v1/penalties` and to one below it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PenaltiesEnded {
+    /// The sources that the command was about.
+    pub sources: Vec<EndedPenalty>,
+}
+
+/// One source of [`PenaltiesEnded`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndedPenalty {
+    /// Its addresses.
+    pub source: String,
+    /// Whether it was under a penalty.
+    pub changed: bool,
+}
+
 /// Answer to `POST /v1/detach`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Detached {

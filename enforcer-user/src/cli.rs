@@ -6,7 +6,7 @@
 //! # Layout
 //! - `run`: the daemon's settings from flags and environment
 //! - `doctor`: what is not guarded, asked of the system itself
-//! - `status`, `key`, `limit`, `detach`: the commands
+//! - `status`, `key`, `limit`, `penalty`, `detach`: the commands
 //! - `import`: the lines of `key import`
 //! - `output`: tables, JSON, repetition
 //! - `exit`: which error ends with which code
@@ -18,6 +18,7 @@ mod import;
 mod key;
 mod limit;
 mod output;
+mod penalty;
 mod run;
 mod status;
 
@@ -38,6 +39,7 @@ Examples:
   enforcer limit set alice '100/minute; 10/second'
   enforcer limits --watch                         limit, used, remaining, reset
   enforcer status                                 where it is attached, what was refused and why
+  enforcer penalty ls                             who is kept out for flooding, and for how long
   enforcer doctor                                 what reaches the app unguarded, and what to do
   enforcer detach                                 end enforcement
 
@@ -51,7 +53,7 @@ Exit codes:
    3  a check failed                     13  another program is attached there
    4  the daemon is not reachable        14  another daemon runs with these directories
    5  no permission                      15  the interface cannot be attached in this mode
-   6  no such key or principal";
+   6  no such key, principal or source";
 
 /// Rate limits and key checks for plaintext HTTP, in the kernel, before any worker wakes.
 #[derive(Debug, Parser)]
@@ -91,6 +93,9 @@ enum Command {
     Limit(limit::Command),
     /// Show limits, and what is used and left of them
     Limits(limit::ListArguments),
+    /// List the sources that are kept out for a time, and let them in again
+    #[command(subcommand)]
+    Penalty(penalty::Command),
     /// Name every way around the guard, and check the system; needs no daemon
     Doctor(doctor::Arguments),
     /// End enforcement: detach the program and remove all pins
@@ -121,6 +126,7 @@ impl Cli {
                 Command::Key(command) => command.execute(&client).await,
                 Command::Limit(command) => command.execute(&client).await,
                 Command::Limits(arguments) => arguments.execute(&client).await,
+                Command::Penalty(command) => command.execute(&client).await,
                 Command::Detach(arguments) => arguments.execute(&client).await,
                 Command::Version(format) => version(format),
             }
@@ -153,7 +159,9 @@ mod tests {
 
     #[test]
     fn every_command_understands_the_socket() {
-        for line in ["status", "key ls", "limit set a 1/second", "limits a", "doctor", "detach", "version", "run"] {
+        for line in
+            ["status", "key ls", "limit set a 1/second", "limits a", "penalty ls", "doctor", "detach", "version", "run"]
+        {
             let arguments = ["enforcer"].into_iter().chain(line.split(' ')).chain(["--socket", "/x"]);
             let cli = Cli::try_parse_from(arguments).unwrap_or_else(|error| panic!("{line}: {error}"));
             assert_eq!(cli.socket, Some("/x".into()), "{line}");

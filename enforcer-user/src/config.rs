@@ -6,6 +6,7 @@
 
 mod answers;
 mod bounds;
+mod penalty;
 mod refusals;
 mod sizes;
 mod targets;
@@ -23,6 +24,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 pub use bounds::{HeadTimeout, OpenHeads, OutOfBounds};
+pub use penalty::{Penalty, Rate, Switch, Term, Width};
 pub use refusals::{OnRefuse, Refusals};
 use sizes::Written;
 pub use sizes::{SizeOverrides, Sizes};
@@ -73,6 +75,8 @@ pub struct Settings {
     pub max_open_heads: OpenHeads,
     /// How large a request may be.
     pub sizes: Sizes,
+    /// What becomes of sources that go on sending what is refused.
+    pub penalty: Penalty,
     /// Limit of a principal that is given none.
     pub default_limit: Limits,
     /// Directory of the store and the key secret.
@@ -222,6 +226,8 @@ pub struct Overrides {
     pub max_open_heads: Option<OpenHeads>,
     /// Overrides [`Settings::sizes`].
     pub sizes: SizeOverrides,
+    /// Overrides the switch of [`Settings::penalty`].
+    pub penalty: Option<Switch>,
     /// Overrides [`Settings::default_limit`].
     pub default_limit: Option<Limits>,
     /// Overrides [`Settings::state_dir`].
@@ -300,6 +306,7 @@ struct File {
     max_fields: Option<Spanned<u64>>,
     max_target: Option<Spanned<u64>>,
     max_body: Option<Spanned<u64>>,
+    penalty: Option<Spanned<penalty::Written>>,
     default_limit: Option<Spanned<String>>,
     state_dir: Option<PathBuf>,
     socket: Option<PathBuf>,
@@ -332,6 +339,7 @@ impl Settings {
             head_timeout,
             max_open_heads,
             sizes,
+            penalty,
             default_limit,
             state_dir,
             socket,
@@ -354,6 +362,7 @@ impl Settings {
             max_open_heads: or(max_open_heads, source.number("max_open_heads", file.max_open_heads)?)
                 .unwrap_or_default(),
             sizes: Sizes::merge(sizes, written, &source)?,
+            penalty: Penalty::merge(penalty, file.penalty, &source)?,
             default_limit: match or(default_limit, source.word("default_limit", file.default_limit)?) {
                 Some(limit) => limit,
                 None => value("the built-in default limit", DEFAULT_LIMIT)?,
@@ -381,7 +390,16 @@ impl Settings {
         let head_timeout_ns = self.head_timeout.ns();
         let mut service = Service { flags, head_timeout_ns, actions: self.on_refuse.actions(), ..Service::DEFAULT };
         self.sizes.apply(&mut service);
+        if self.penalises() {
+            self.penalty.apply(&mut service);
+        }
         service
+    }
+
+    /// Whether sources get penalties. Who only observes refuses nobody, and so counts nobody's refusals.
+    #[must_use]
+    pub fn penalises(&self) -> bool {
+        self.mode == Mode::Enforce && self.penalty.switch == Switch::On
     }
 }
 
@@ -558,6 +576,7 @@ mod tests {
                 head_timeout: "30s".parse().expect("a time"),
                 max_open_heads: "64".parse().expect("a number"),
                 sizes: Sizes::default(),
+                penalty: Penalty::default(),
                 default_limit: "100/minute".parse().expect("a limit"),
                 state_dir: "/var/lib/enforcer".into(),
                 socket: "/run/enforcer/control.sock".into(),

@@ -7,13 +7,14 @@
 //! # Layout
 //! - `peer`: who asks
 //! - `body`: a request's JSON, read strictly
-//! - `keys`, `limits`, `status`, `detach`: the routes, by noun
+//! - `keys`, `limits`, `penalties`, `status`, `detach`: the routes, by noun
 
 mod body;
 mod detach;
 mod keys;
 mod limits;
 mod peer;
+mod penalties;
 mod status;
 
 use std::sync::Arc;
@@ -38,6 +39,7 @@ pub(crate) fn router(daemon: Arc<Daemon>) -> Router {
         .merge(status::routes())
         .merge(keys::routes())
         .merge(limits::routes())
+        .merge(penalties::routes())
         .merge(detach::routes())
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
@@ -114,13 +116,14 @@ async fn admit(Extension(peer): Extension<Option<Peer>>, request: Request, next:
 /// The route's first two segments, without what the client chose.
 fn route(path: &str) -> &'static str {
     let is = |prefix: &str| path == prefix || path.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('/'));
-    ["/v1/keys", "/v1/limits", "/v1/status", "/v1/detach"].into_iter().find(|prefix| is(prefix)).unwrap_or("elsewhere")
+    let routes = ["/v1/keys", "/v1/limits", "/v1/penalties", "/v1/status", "/v1/detach"];
+    routes.into_iter().find(|prefix| is(prefix)).unwrap_or("elsewhere")
 }
 
 async fn no_such_route() -> Failure {
     Failure::new(
         StatusCode::NOT_FOUND,
-        Refusal::new("there is nothing at this path; see /v1/status, /v1/keys, /v1/limits"),
+        Refusal::new("there is nothing at this path; see /v1/status, /v1/keys, /v1/limits, /v1/penalties"),
     )
 }
 

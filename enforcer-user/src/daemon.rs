@@ -7,6 +7,7 @@
 //! # Layout
 //! - `state_dir`, `socket`: what belongs to this daemon alone
 //! - `registry`, `tables`, `slots`: a change, from the request through the store to the maps
+//! - `penalties`: the sources that the program keeps out
 //! - `reaper`: connections ended that keep a worker waiting, or that are older than the guard
 //! - `answering`: whether refused requests can be answered
 //! - `report`: what it tells about itself
@@ -16,6 +17,7 @@
 mod answering;
 mod coverage;
 mod exporter;
+mod penalties;
 mod reaper;
 pub(crate) mod registry;
 mod report;

@@ -12,7 +12,7 @@
 //! - `forwarding`: whether an interface carries the connections of servers behind this host
 //! - `classifier`: traffic control, with tcx or with filters
 //! - `tables`, `mapped`: the typed maps
-//! - `connections`: those that the program follows
+//! - `connections`, `sources`: those that the program follows, and those that it has refused
 //! - `plan`, `attach`, `replace`: links and filters made, taken over, and ended
 //! - `guard`: what is pinned, for those who only look
 //! - `log`: the program's log lines
@@ -35,6 +35,7 @@ mod pins;
 mod plan;
 mod replace;
 mod role;
+mod sources;
 pub(crate) mod syscall;
 mod tables;
 

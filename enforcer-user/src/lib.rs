@@ -14,7 +14,8 @@
 //! - [`metrics`]: what Prometheus scrapes
 //!
 //! Beside the way: [`config`], the daemon's static settings; [`name`], what principals and keys are called;
-//! [`credential`], keys in clear for the short time that they are; `netlink`, questions to the kernel.
+//! [`prefix`], what sources are called; [`credential`], keys in clear for the short time that they are; `netlink`,
+//! questions to the kernel.
 
 pub mod answer;
 pub mod api;
@@ -30,5 +31,6 @@ pub mod metrics;
 pub mod name;
 mod netlink;
 pub mod policy;
+pub mod prefix;
 pub mod sockets;
 pub mod store;

@@ -34,6 +34,8 @@ pub struct Snapshot {
     pub attachments: Vec<(String, String)>,
     /// Registered keys.
     pub keys: u64,
+    /// Sources under a penalty.
+    pub penalties: u64,
 }
 
 /// A text format.
@@ -251,6 +253,12 @@ impl Collector for Snapshot {
             MetricType::Gauge,
             ("enforcer_principals", "Principals, those without keys included"),
             [(none, principals)],
+        )?;
+        family(
+            encoder,
+            MetricType::Gauge,
+            ("enforcer_penalties", "Sources that are under a penalty now"),
+            [(none, self.penalties)],
         )
     }
 }
@@ -278,6 +286,7 @@ mod tests {
             reaped: vec![("silent", 11, 12)],
             maps: vec![("KEYS".into(), 1, 131_072)],
             attachments: vec![("lo".into(), "xdp-generic".into())],
+            penalties: 13,
         }
     }
 
@@ -303,6 +312,7 @@ mod tests {
             "enforcer_attach_info{interface=\"lo\",mode=\"xdp-generic\"} 1",
             "enforcer_keys 1",
             "enforcer_principals 2",
+            "enforcer_penalties 13",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }

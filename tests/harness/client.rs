@@ -2,13 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use nix::sys::socket::sockopt::SendTimeout;
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage};
+use nix::sys::time::TimeVal;
 
 use crate::folder;
 use crate::netns::Namespace;
@@ -45,6 +49,33 @@ impl Connection {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(process::PATIENCE))?;
         Ok(Self { stream, received: Vec::new() })
+    }
+
+    /// Opens a connection from one of the client's addresses, within `time`.
+    ///
+    /// # Errors
+    /// When the address is not there, or the server does not accept the connection in time.
+    pub fn open_from(source: IpAddr, address: SocketAddr, time: Duration) -> Result<Self> {
+        let family = if source.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        let socket = socket::socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+        socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(source, 0)))?;
+        let patience = TimeVal::new(time.as_secs() as i64, i64::from(time.subsec_micros()));
+        // It bounds the time for the handshake, too.
+        socket::setsockopt(&socket, SendTimeout, &patience)?;
+        socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(address)).context("connecting")?;
+        let stream = TcpStream::from(socket);
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(process::PATIENCE))?;
+        stream.set_write_timeout(None)?;
+        Ok(Self { stream, received: Vec::new() })
+    }
+
+    /// The client's end.
+    ///
+    /// # Errors
+    /// When the socket does not say.
+    pub fn local(&self) -> Result<SocketAddr> {
+        Ok(self.stream.local_addr()?)
     }
 
     /// Sets how long [`Connection::answer`] waits for more bytes; at first it is [`process::PATIENCE`].

@@ -2,6 +2,9 @@
 //!
 //! The BPF file system is a mount of its own: what the daemon pins is all that lies in it, and unmounting it ends
 //! whatever a failed test left attached.
+//!
+//! Floods from one address are what most tests are made of, so no source gets a penalty unless a test asks for it with
+//! `--penalty on`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -127,6 +130,7 @@ impl<'a> Enforcer<'a> {
             .env("ENFORCER_SOCKET", folder.join("control.sock"))
             .env("ENFORCER_BPFFS_DIR", self.bpffs_dir())
             .env("ENFORCER_METRICS", "127.0.0.1:9464")
+            .env("ENFORCER_PENALTY", "off")
             .env_remove("RUST_LOG")
             .env("NO_COLOR", "1");
         command

@@ -306,9 +306,7 @@ impl<'m> World for Packet<'m> {
     }
 
     fn served(&self, source: Source, now: u64) {
-        if let Some(record) = self.host.sources.borrow_mut().get_mut(&source) {
-            record.served = now;
-        }
+        self.host.sources.borrow_mut().entry(source).or_default().served = now;
     }
 
     fn is_penalised(&self, source: Source) -> bool {

@@ -151,9 +151,13 @@ pub(crate) extern "C" fn refuse_source(prefix: u64, family: u64, now: u64, servi
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn serve_source(prefix: u64, family: u64, now: u64) -> u32 {
-    let Some(record) = SOURCES.get_ptr_mut(Source { prefix, family }) else { return 0 };
-    // SAFETY: an aligned word of a map's value.
-    unsafe { (*record).served = now };
+    let source = Source { prefix, family };
+    match SOURCES.get_ptr_mut(source) {
+        // SAFETY: an aligned word of a map's value.
+        Some(record) => unsafe { (*record).served = now },
+        // Before there are refusals: a flood may bring a penalty before the next key is served.
+        None => drop(SOURCES.insert(source, Record { served: now, ..Record::default() }, u64::from(BPF_NOEXIST))),
+    }
     1
 }
 

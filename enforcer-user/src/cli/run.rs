@@ -8,7 +8,9 @@ use clap::{ArgAction, Args};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{Existing, HeadTimeout, Metrics, Mode, OnRefuse, OpenHeads, Overrides, Settings, SizeOverrides};
+use crate::config::{
+    Existing, HeadTimeout, Metrics, Mode, OnRefuse, OpenHeads, Overrides, Settings, SizeOverrides, Switch,
+};
 use crate::daemon;
 use crate::kernel::Hook;
 use crate::policy::Limits;
@@ -106,6 +108,20 @@ pub(super) struct Arguments {
     #[command(flatten)]
     sizes: SizeOverrides,
 
+    /// Whether a source that goes on sending what is refused is kept out for a time: on or off [default: on]
+    ///
+    /// A source is an IPv4 address or an IPv6 /64. Of its refused requests the first 50 a second are met with what
+    /// --on-refuse says, those beyond with a reset; with the first beyond 500 a second its penalty begins: it can open no
+    /// connection for 10 s, and for twice as long each further time, up to an hour. All of this happens in the kernel,
+    /// and ends without a daemon. Only requests on real connections count, so nobody can bring a penalty on another's
+    /// address. A source from which a registered key was served within the last minute gets none: it may be many clients
+    /// behind one address.
+    ///
+    /// The table `[penalty]` of the configuration file changes the numbers: answers, tolerated, first, longest, shared,
+    /// ipv4, ipv6. `enforcer penalty ls` lists who is kept out, `enforcer penalty rm ADDRESS` lets a source in again.
+    #[arg(long, env = "ENFORCER_PENALTY", value_name = "on|off", hide_env_values = true)]
+    penalty: Option<Switch>,
+
     /// Limit of a new principal that is given none [default: 100/minute]
     #[arg(long, env = "ENFORCER_DEFAULT_LIMIT", value_name = "LIMIT", hide_env_values = true)]
     default_limit: Option<Limits>,
@@ -154,6 +170,7 @@ impl Arguments {
             head_timeout,
             max_open_heads,
             sizes,
+            penalty,
             default_limit,
             detach_on_exit,
             verbose: _,
@@ -169,6 +186,7 @@ impl Arguments {
             head_timeout,
             max_open_heads,
             sizes,
+            penalty,
             default_limit,
             state_dir,
             socket,

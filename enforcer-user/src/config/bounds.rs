@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -55,20 +56,31 @@ impl FromStr for HeadTimeout {
 
     fn from_str(text: &str) -> Result<Self, OutOfBounds> {
         let accepted = Duration::from_secs(1)..=Duration::from_secs(3600);
-        let duration = text.parse::<SignedDuration>().ok().and_then(|duration| Duration::try_from(duration).ok());
-        duration
-            .filter(|duration| accepted.contains(duration))
-            .map(Self)
-            .ok_or_else(|| OutOfBounds::new(text, "a time from 1s to 1h, such as 10s, 1m 30s or 2500ms"))
+        time(text, accepted, "a time from 1s to 1h, such as 10s, 1m 30s or 2500ms").map(Self)
     }
 }
 
 impl fmt::Display for HeadTimeout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match SignedDuration::try_from(self.0) {
-            Ok(duration) => write!(f, "{duration:#}"),
-            Err(_) => write!(f, "{}s", self.0.as_secs()),
-        }
+        show(self.0, f)
+    }
+}
+
+/// A time with its unit, within a range that `words` describe.
+pub(super) fn time(
+    text: &str,
+    accepted: RangeInclusive<Duration>,
+    words: &'static str,
+) -> Result<Duration, OutOfBounds> {
+    let duration = text.parse::<SignedDuration>().ok().and_then(|duration| Duration::try_from(duration).ok());
+    duration.filter(|duration| accepted.contains(duration)).ok_or_else(|| OutOfBounds::new(text, words))
+}
+
+/// Writes a time as [`time`] reads it.
+pub(super) fn show(duration: Duration, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match SignedDuration::try_from(duration) {
+        Ok(duration) => write!(f, "{duration:#}"),
+        Err(_) => write!(f, "{}s", duration.as_secs()),
     }
 }
 

@@ -26,10 +26,10 @@ pub(super) fn router(daemon: Arc<Daemon>) -> Router {
 async fn metrics(State(daemon): State<Arc<Daemon>>, headers: HeaderMap) -> Response {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let format = Format::accepted(accept);
-    let reaped = Arc::clone(&daemon.reaped);
+    let (settings, reaped) = (daemon.settings.clone(), Arc::clone(&daemon.reaped));
     let rendered = daemon
         .with(move |registry| {
-            let snapshot = registry.snapshot(&reaped)?;
+            let snapshot = registry.snapshot(&settings, &reaped)?;
             Ok(render(snapshot, format))
         })
         .await;

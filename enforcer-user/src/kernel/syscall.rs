@@ -1,4 +1,4 @@
-//! The bpf(2) calls for links, which aya either lacks or does in another way.
+//! The bpf(2) calls, most of them for links, which aya either lacks or does in another way.
 //!
 //! aya 0.14 answers a refused link by attaching through netlink, which cannot be pinned and outlives nothing, and it
 //! shows neither a link's interface nor, without CAP_SYS_ADMIN, the program that it holds. All numbers and structures
@@ -8,6 +8,7 @@
 use std::{
     ffi::CString,
     io,
+    mem::MaybeUninit,
     os::{
         fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
         unix::ffi::OsStrExt as _,
@@ -161,6 +162,49 @@ pub(crate) fn query_programs(attach_type: bpf_attach_type, target: u32) -> io::R
 /// Opens the program with this id; needs CAP_SYS_ADMIN.
 pub(super) fn program_by_id(id: u32) -> io::Result<OwnedFd> {
     call(bpf_cmd::BPF_PROG_GET_FD_BY_ID, &id).map(into_fd)
+}
+
+/// Copies a map's entries in one call, as many as `keys` and `values` have room for; says how many.
+///
+/// # Errors
+/// ENOSPC: there is not enough room. EINVAL: this type of map cannot be read so.
+pub(super) fn lookup_batch<K: Copy, V: Copy>(
+    map: BorrowedFd<'_>,
+    keys: &mut [MaybeUninit<K>],
+    values: &mut [MaybeUninit<V>],
+) -> io::Result<usize> {
+    #[repr(C)]
+    struct Attributes {
+        from: u64,
+        next: u64,
+        keys: u64,
+        values: u64,
+        count: u32,
+        map: u32,
+        element_flags: u64,
+        flags: u64,
+    }
+    // Where the next call would go on.
+    let mut next = 0u32;
+    let mut attributes = Attributes {
+        from: 0,
+        next: (&raw mut next).addr() as u64,
+        keys: keys.as_mut_ptr().addr() as u64,
+        values: values.as_mut_ptr().addr() as u64,
+        count: keys.len().min(values.len()) as u32,
+        map: map.as_raw_fd().cast_unsigned(),
+        element_flags: 0,
+        flags: 0,
+    };
+    let (command, pointer) = (bpf_cmd::BPF_MAP_LOOKUP_BATCH as u32, &raw mut attributes);
+    // SAFETY: the structure is the kernel's for this command and has its size; it writes the count, and as many keys and
+    // values as there is room for, all of which live until the call returns.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, pointer, size_of::<Attributes>()) };
+    match io::Error::last_os_error() {
+        // The map's end was reached.
+        error if result < 0 && error.raw_os_error() != Some(libc::ENOENT) => Err(error),
+        _ => Ok(attributes.count as usize),
+    }
 }
 
 /// Pins an object.

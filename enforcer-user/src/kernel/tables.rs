@@ -26,6 +26,7 @@ use super::{
     Error, Kernel,
     connections::{self, Connections},
     mapped::Mapped,
+    sources::Sources,
 };
 
 /// Words of a meter.
@@ -78,6 +79,7 @@ pub(super) struct Tables {
     meters: Mapped,
     totals: PerCpuArray<MapData, u64>,
     connections: Connections,
+    pub(super) sources: Sources,
 }
 
 impl Tables {
@@ -110,6 +112,7 @@ impl Tables {
             meters: mapped(object, map::METERS, METER)?,
             totals: typed(object, map::TOTALS)?,
             connections: Connections::new(mapped(object, map::FLOWS, connections::SET)?),
+            sources: Sources::new(take(object, map::SOURCES)?)?,
         })
     }
 }
@@ -414,7 +417,7 @@ fn out_of_range(map: &'static str, index: u32, capacity: usize) -> Error {
     Error::OutOfRange { map, index, capacity: capacity as u32 }
 }
 
-fn failed(map: &'static str, action: &'static str, source: MapError) -> Error {
+pub(super) fn failed(map: &'static str, action: &'static str, source: MapError) -> Error {
     Error::Map { map, action, source }
 }
 

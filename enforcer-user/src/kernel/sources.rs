@@ -1,0 +1,90 @@
+//! The sources of refused requests, as the program keeps them: listed, and let in again.
+//!
+//! The program goes on writing there meanwhile. An entry that is written back may lose a refusal that was counted in
+//! between, which no verdict hangs on.
+
+use std::{
+    io,
+    mem::MaybeUninit,
+    os::fd::{AsFd as _, BorrowedFd},
+};
+
+use aya::maps::{HashMap, Map, MapData, MapError};
+use enforcer_ebpf::{
+    abi::{self, map},
+    source::{Record, Source},
+};
+
+use super::{Error, Kernel, MapFill, syscall, tables::failed};
+
+// include/uapi/linux/bpf.h
+const BPF_EXIST: u64 = 2;
+
+/// The map, whose types have been checked.
+pub(super) struct Sources(Map);
+
+impl Sources {
+    pub(super) fn new(map: Map) -> Result<Self, Error> {
+        let mut sources = Self(map);
+        sources.entries()?;
+        Ok(sources)
+    }
+
+    fn entries(&mut self) -> Result<HashMap<&mut MapData, Source, Record>, Error> {
+        HashMap::try_from(&mut self.0).map_err(|error| failed(map::SOURCES, "opened", error))
+    }
+
+    fn descriptor(&self) -> Result<BorrowedFd<'_>, Error> {
+        match &self.0 {
+            Map::LruHashMap(data) => Ok(data.fd().as_fd()),
+            _ => Err(Error::Foreign { what: map::SOURCES }),
+        }
+    }
+}
+
+impl MapFill {
+    /// How full the map of these sources is.
+    pub(crate) fn of_sources(sources: &[(Source, Record)]) -> Self {
+        Self { name: map::SOURCES, entries: sources.len() as u64, capacity: u64::from(abi::SOURCES) }
+    }
+}
+
+impl Kernel {
+    /// All sources that are known, in no order.
+    ///
+    /// # Errors
+    /// A failed read.
+    pub fn sources(&self) -> Result<Vec<(Source, Record)>, Error> {
+        let room = abi::SOURCES as usize;
+        let mut keys = vec![MaybeUninit::<Source>::uninit(); room];
+        let mut values = vec![MaybeUninit::<Record>::uninit(); room];
+        // One call, since a walk key by key would take two for each entry, and could meet one that has just given way.
+        let found = syscall::lookup_batch(self.tables.sources.descriptor()?, &mut keys, &mut values)
+            .map_err(|error| failed(map::SOURCES, "read", MapError::IoError(error)))?;
+        // SAFETY: the kernel has written that many of both; any bytes are a key or a value.
+        let entry =
+            |(key, value): (&MaybeUninit<_>, &MaybeUninit<_>)| unsafe { (key.assume_init(), value.assume_init()) };
+        Ok(keys.iter().zip(&values).take(found).map(entry).collect())
+    }
+
+    /// Ends the penalty of a source, and forgets those before it; one that has given way meanwhile is no error.
+    ///
+    /// PENALTIES is left as it is: the program asks for a source's own record before that time, and does not after it.
+    ///
+    /// # Errors
+    /// A failed read or write.
+    pub fn forgive(&mut self, source: Source) -> Result<(), Error> {
+        let mut sources = self.tables.sources.entries()?;
+        let record = match sources.get(&source, 0) {
+            Ok(record) => record,
+            Err(MapError::KeyNotFound) => return Ok(()),
+            Err(error) => return Err(failed(map::SOURCES, "read", error)),
+        };
+        let Record { answered: _, tolerated: _, until: _, served, refused, strikes: _ } = record;
+        let forgiven = Record { served, refused, ..Record::default() };
+        match sources.insert(source, forgiven, BPF_EXIST) {
+            Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => Ok(()),
+            written => written.map_err(|error| failed(map::SOURCES, "written", error)),
+        }
+    }
+}
