@@ -11,6 +11,8 @@ use crate::wire::{Head, Segment};
 
 /// ns after which it is taken that what a client was told is lost, if it goes on sending as if it had not been told.
 const LOST_NS: u64 = 100_000_000;
+/// How far ahead a client may send what is taken: the window that it is offered, under the largest scale (RFC 7323).
+const AHEAD: u32 = 1024 << 14;
 /// More than the sequence numbers of any answer.
 const LONGEST: u32 = 2048;
 
@@ -63,8 +65,9 @@ pub(super) fn go_on<W: World>(
     let next = if receiver.state >= receiver::STREAM { receiver.next } else { flow.next() };
     let told = &mut flow.told;
     if told.len != 0 && !after(told.seq.wrapping_add(told.len), segment.ack) {
-        // It has the answer. What it still sends is taken, lest a RST overtakes what it has not read yet.
-        if !after(segment.seq, told.ack) && after(segment.end(), told.ack) {
+        // It has the answer. What it still sends is taken, lest a RST overtakes what it has not read yet; what is lost
+        // of it or comes late, too: nobody misses it, and the client would wait long for each such segment.
+        if segment.end().wrapping_sub(told.ack) <= AHEAD {
             told.ack = segment.end();
         }
         told.due = due::ACKNOWLEDGMENT;
