@@ -294,7 +294,7 @@ fn data<W: World>(world: &W, desk: &mut Desk, segment: &Segment) -> Verdict {
     let found = world.find(&set, hash, &segment.tuple);
     if let Some(way) = found {
         let flow = set.flow(way);
-        if flow.stage == stage::ANSWERED && flow.is_of(receiver, handshake) {
+        if told::is_of(flow, segment, receiver, handshake) {
             return told::go_on(world, desk, segment, flow, receiver, now);
         }
     }
