@@ -13,6 +13,7 @@ use crate::root;
 // include/uapi/linux/bpf.h
 const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_LINK_CREATE: libc::c_long = 28;
+const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
 // include/uapi/linux/if_link.h
 const XDP_FLAGS_SKB_MODE: u32 = 2;
 /// `r0 = value`, without the value; `exit`.
@@ -24,7 +25,8 @@ const EXIT: u64 = 0x95;
 pub enum Kind {
     /// XDP, in the driver where that can: `XDP_PASS`.
     Xdp,
-    /// XDP, in the kernel's generic hook: `XDP_PASS`.
+    /// XDP, in the kernel's generic hook, which copies most packets for a program that takes them in fragments, as this
+    /// one says: `XDP_PASS`.
     GenericXdp,
     /// tcx on ingress: `TCX_NEXT`.
     Tcx,
@@ -85,7 +87,7 @@ impl Program {
             license: c"GPL".as_ptr().addr() as u64,
             log: [0; 2],
             kernel_version: 0,
-            flags: 0,
+            flags: if kind == Kind::GenericXdp { BPF_F_XDP_HAS_FRAGS } else { 0 },
             name: text,
             interface: 0,
             attach_type,
