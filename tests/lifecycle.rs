@@ -98,8 +98,8 @@ fn attached(link: &Link) -> Result<Vec<String>> {
 }
 
 /// Attaches a program that lets everything pass, and is not the enforcer's, to XDP on the link's interface.
-fn attach_foreign(link: &Link) -> Result<Program> {
-    let mut program = Program::load(Kind::Xdp, "foreign_xdp")?;
+fn attach_foreign(link: &Link, kind: Kind) -> Result<Program> {
+    let mut program = Program::load(kind, "foreign_xdp")?;
     link.server.run(|| program.attach(nix::net::if_::if_nametoindex(link.interface.as_str())?))?;
     Ok(program)
 }
@@ -471,8 +471,16 @@ fn behind_another_enforcer_none_starts_whatever_the_hook() -> Result<()> {
 
 #[test]
 fn beside_a_foreign_xdp_program_only_traffic_control_is_taken() -> Result<()> {
+    // Packets that the generic hook has copied come to traffic control without their Ethernet header.
+    for kind in [Kind::Xdp, Kind::GenericXdp] {
+        beside_a_foreign(kind).with_context(|| format!("{kind:?}"))?;
+    }
+    Ok(())
+}
+
+fn beside_a_foreign(kind: Kind) -> Result<()> {
     let (link, origin) = site()?;
-    let _foreign = attach_foreign(&link)?;
+    let _foreign = attach_foreign(&link, kind)?;
     let mut enforcer = Enforcer::new(&link.server, &["--interface", &link.interface, "--port", "8000"])?;
     for hook in ["xdp-native", "xdp-generic"] {
         let ran = enforcer.fail_to_start(&["--hook", hook])?;

@@ -319,7 +319,7 @@ fn data<W: World>(world: &W, desk: &mut Desk, segment: &mut Segment) -> Verdict 
     desk.ack = segment.ack;
     if let Some(way) = found {
         let flow = set.flow(way);
-        if flow.stage == stage::ANSWERED && flow.is_of(receiver, handshake) {
+        if told::is_of(flow, segment, receiver, handshake) {
             return told::go_on(world, desk, segment, flow, receiver, now);
         }
         if flow.shift.is_kept != 0 && flow.is_of(receiver, handshake) {

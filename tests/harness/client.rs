@@ -78,6 +78,14 @@ impl Connection {
         Ok(self.stream.local_addr()?)
     }
 
+    /// The client's port.
+    ///
+    /// # Errors
+    /// When the socket does not tell.
+    pub fn port(&self) -> Result<u16> {
+        Ok(self.stream.local_addr()?.port())
+    }
+
     /// Sets how long [`Connection::answer`] waits for more bytes; at first it is [`process::PATIENCE`].
     ///
     /// # Errors

@@ -4,6 +4,7 @@
 //! namespaces and BPF mounts by their name. Nothing is attached to an interface outside a test's own namespaces.
 
 pub mod bucket;
+pub mod capture;
 pub mod client;
 pub mod corpus;
 pub mod enforcer;

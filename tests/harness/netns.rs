@@ -102,6 +102,8 @@ impl Drop for Namespace {
 pub enum Way {
     /// A veth pair between two namespaces; the driver runs the program.
     VethNative,
+    /// A veth pair between two namespaces; the kernel's generic hook runs the program.
+    VethGeneric,
     /// The loopback interface of one namespace; the kernel's generic hook runs the program.
     LoopbackGeneric,
     /// A veth pair between two namespaces; traffic control runs the program.
@@ -138,7 +140,7 @@ impl Link {
     /// Without root, or when `ip` fails.
     pub fn new(way: Way) -> Result<Self> {
         match way {
-            Way::VethNative | Way::VethTc => Self::veth(way),
+            Way::VethNative | Way::VethGeneric | Way::VethTc => Self::veth(way),
             Way::LoopbackGeneric | Way::LoopbackTc => Ok(Self {
                 way,
                 server: Namespace::new()?,
@@ -193,7 +195,7 @@ impl Link {
     pub fn hook(&self) -> &'static str {
         match self.way {
             Way::VethNative => "xdp-native",
-            Way::LoopbackGeneric => "xdp-generic",
+            Way::VethGeneric | Way::LoopbackGeneric => "xdp-generic",
             Way::VethTc | Way::LoopbackTc => "tc",
         }
     }

@@ -13,6 +13,9 @@ use crate::root;
 // include/uapi/linux/bpf.h
 const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_LINK_CREATE: libc::c_long = 28;
+const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
+// include/uapi/linux/if_link.h
+const XDP_FLAGS_SKB_MODE: u32 = 2;
 /// `r0 = value`, without the value; `exit`.
 const MOV: u64 = 0xb7;
 const EXIT: u64 = 0x95;
@@ -20,8 +23,11 @@ const EXIT: u64 = 0x95;
 /// What a program is for, and what it answers to let everything pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// XDP: `XDP_PASS`.
+    /// XDP, in the driver where that can: `XDP_PASS`.
     Xdp,
+    /// XDP, in the kernel's generic hook, which copies most packets for a program that takes them in fragments, as this
+    /// one says: `XDP_PASS`.
+    GenericXdp,
     /// tcx on ingress: `TCX_NEXT`.
     Tcx,
     /// Choice of a socket for a connection: `SK_PASS`, without a choice.
@@ -34,7 +40,7 @@ impl Kind {
     /// The program's type, the type of its attachment, and its answer.
     const fn numbers(self) -> (u32, u32, i32) {
         match self {
-            Self::Xdp => (6, 37, 2),
+            Self::Xdp | Self::GenericXdp => (6, 37, 2),
             Self::Tcx => (3, 46, -1),
             Self::SocketLookup => (30, 36, 1),
             Self::SocketMessage => (16, 7, 1),
@@ -81,7 +87,7 @@ impl Program {
             license: c"GPL".as_ptr().addr() as u64,
             log: [0; 2],
             kernel_version: 0,
-            flags: 0,
+            flags: if kind == Kind::GenericXdp { BPF_F_XDP_HAS_FRAGS } else { 0 },
             name: text,
             interface: 0,
             attach_type,
@@ -104,7 +110,8 @@ impl Program {
         }
         let (_, attach_type, _) = self.kind.numbers();
         let program = self.program.as_raw_fd().cast_unsigned();
-        let link = call(BPF_LINK_CREATE, &Attributes { program, target, attach_type, flags: 0 });
+        let flags = if self.kind == Kind::GenericXdp { XDP_FLAGS_SKB_MODE } else { 0 };
+        let link = call(BPF_LINK_CREATE, &Attributes { program, target, attach_type, flags });
         self.link = Some(link.with_context(|| format!("attaching {:?}", self.kind))?);
         Ok(())
     }

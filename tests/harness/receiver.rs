@@ -137,8 +137,9 @@ impl Open {
     }
 }
 
-/// A frame's segment, if it is whole and right to its last checksum.
-fn read(frame: &[u8]) -> Option<(TcpHeader, &[u8])> {
+/// A frame's segment and its data, if it is whole and right to its last checksum.
+#[must_use]
+pub fn read(frame: &[u8]) -> Option<(TcpHeader, &[u8])> {
     let read = PacketHeaders::from_ethernet_slice(frame).ok()?;
     let TransportHeader::Tcp(tcp) = read.transport? else { return None };
     let payload = read.payload.slice();

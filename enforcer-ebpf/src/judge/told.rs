@@ -4,7 +4,7 @@
 
 use super::{Desk, Verdict, World, drop_as};
 use crate::abi::{AnswerKind, Service};
-use crate::flow::{self, Flow, Receiver, Told, after, due, receiver, stage};
+use crate::flow::{self, Flow, Handshake, Receiver, Told, after, due, receiver, stage};
 use crate::reply;
 use crate::source::Level;
 use crate::verdict::{Action, Count, Event, Reason};
@@ -14,6 +14,8 @@ use crate::wire::{Head, Segment};
 const LOST_NS: u64 = 100_000_000;
 /// ns after which it is taken that nothing answers, if nothing has: the program that does runs behind this one at once.
 const UNANSWERED_NS: u64 = 500_000_000;
+/// How far ahead a client may send what is taken: the window that it is offered, under the largest scale (RFC 7323).
+const AHEAD: u32 = 1024 << 14;
 /// More than the sequence numbers of any answer.
 const LONGEST: u32 = 2048;
 
@@ -53,6 +55,22 @@ pub(super) fn answer(desk: &Desk, segment: &Segment, flow: &mut Flow, reason: Re
     answers
 }
 
+/// Whether a segment with data or a FIN is of this connection, and the connection is answered.
+///
+/// A SYN that was on its way twice begins another connection in the place of the one that has ended. Of that one knows
+/// who acknowledges its SYN-ACK; its server would answer any other number with a RST, which the client would believe.
+#[inline(always)]
+pub(super) fn is_of(flow: &Flow, segment: &Segment, receiver: Receiver, handshake: Handshake) -> bool {
+    if flow.stage != stage::ANSWERED {
+        return false;
+    }
+    if flow.is_of(receiver, handshake) {
+        return true;
+    }
+    let server = if receiver.state == receiver::REQUEST { receiver.server } else { handshake.server };
+    receiver.state != receiver::STREAM && segment.ack != server && segment.ack.wrapping_sub(flow.told.seq) <= LONGEST
+}
+
 /// A later segment of an answered connection, with data or a FIN.
 #[inline(always)]
 pub(super) fn go_on<W: World>(
@@ -66,11 +84,13 @@ pub(super) fn go_on<W: World>(
     world.count(Count::Event(Event::AfterRefusal));
     flow.after = flow.after.wrapping_add(1);
     flow.touched = now;
-    let next = if receiver.state >= receiver::STREAM { receiver.next } else { flow.next() };
+    let is_held = receiver.state >= receiver::STREAM && receiver.base == flow.base;
+    let next = if is_held { receiver.next } else { flow.next() };
     let told = &mut flow.told;
     if told.len != 0 && !after(told.seq.wrapping_add(told.len), segment.ack) {
-        // It has the answer. What it still sends is taken, lest a RST overtakes what it has not read yet.
-        if !after(segment.seq, told.ack) && after(segment.end(), told.ack) {
+        // It has the answer. What it still sends is taken, lest a RST overtakes what it has not read yet; what is lost
+        // of it or comes late, too: nobody misses it, and the client would wait long for each such segment.
+        if segment.end().wrapping_sub(told.ack) <= AHEAD {
             told.ack = segment.end();
         }
         told.due = due::ACKNOWLEDGMENT;

@@ -63,7 +63,7 @@ pub struct Penalty {
 #[derive(Debug)]
 pub(super) enum Written {
     Word(String),
-    Table(Table),
+    Table(Box<Table>),
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -95,7 +95,7 @@ impl<'de> Deserialize<'de> for Written {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Written, A::Error> {
-                Table::deserialize(MapAccessDeserializer::new(map)).map(Written::Table)
+                Table::deserialize(MapAccessDeserializer::new(map)).map(|table| Written::Table(Box::new(table)))
             }
         }
 
@@ -120,7 +120,7 @@ impl Penalty {
             }
             Written::Table(table) => table,
         };
-        let Table { enabled, answers, tolerated, first, longest, shared, ipv4, ipv6 } = table;
+        let Table { enabled, answers, tolerated, first, longest, shared, ipv4, ipv6 } = *table;
         let place = |least: &Option<Spanned<String>>, most: &Option<Spanned<String>>| {
             most.as_ref().or(least.as_ref()).map_or(span.clone(), Spanned::span)
         };

@@ -47,6 +47,9 @@ pub struct Client<'a> {
     isn: u32,
     expected: u32,
     acknowledged: u32,
+    /// What the server acknowledged last. It may be less: a refused request that its stack has not taken is acknowledged
+    /// by the answer alone.
+    said: u32,
     /// The last timestamp of the server, on a connection that has them.
     timestamps: Option<u32>,
     clock: Instant,
@@ -71,6 +74,7 @@ impl<'a> Client<'a> {
             isn,
             expected: 0,
             acknowledged: 0,
+            said: 0,
             timestamps: None,
             clock: Instant::now(),
             connected: false,
@@ -115,6 +119,7 @@ impl<'a> Client<'a> {
         self.isn = handshake.isn;
         (self.next, self.connected, self.reset, self.closed) = (0, false, false, false);
         (self.acknowledged, self.expected) = (handshake.isn.wrapping_add(1), 0);
+        self.said = self.acknowledged;
         self.stream.clear();
         self.answer.clear();
         self.timestamps = handshake.timestamps.then_some(0);
@@ -251,7 +256,7 @@ impl<'a> Client<'a> {
             }
             let mut segment = self.segment(self.next, flag::RST | flag::ACK, &[]);
             self.emit(&segment)?;
-            segment.seq = self.acknowledged;
+            segment.seq = self.said;
             self.emit(&segment)?;
             self.pump(Duration::from_millis(1))?;
         }
@@ -289,6 +294,9 @@ impl<'a> Client<'a> {
                 self.expected = seq.wrapping_add(1);
             }
             return Ok(());
+        }
+        if *has_ack && self.connected {
+            self.said = *ack;
         }
         if *has_ack && self.connected && (ack.wrapping_sub(self.acknowledged) as i32) > 0 {
             self.acknowledged = *ack;

@@ -77,6 +77,16 @@ impl Wire {
     /// # Errors
     /// Without CAP_NET_RAW, or when there is no such interface.
     pub fn open(interface: &str) -> Result<Self> {
+        let wire = Self::listen(interface)?;
+        set(&wire.socket, libc::PACKET_IGNORE_OUTGOING, 1).context("setting PACKET_IGNORE_OUTGOING")?;
+        Ok(wire)
+    }
+
+    /// Likewise; what the host itself sends there is heard too.
+    ///
+    /// # Errors
+    /// As [`Wire::open`].
+    pub fn listen(interface: &str) -> Result<Self> {
         let protocol = (libc::ETH_P_ALL as u16).to_be();
         let kind = libc::SOCK_RAW | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
         // SAFETY: no pointers.
@@ -84,11 +94,7 @@ impl Wire {
         ensure!(fd >= 0, "opening an AF_PACKET socket: {}", io::Error::last_os_error());
         // SAFETY: a descriptor that was opened above and that nobody else has.
         let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-        for (option, name) in
-            [(libc::PACKET_VNET_HDR, "PACKET_VNET_HDR"), (libc::PACKET_IGNORE_OUTGOING, "PACKET_IGNORE_OUTGOING")]
-        {
-            set(&socket, option, 1).with_context(|| format!("setting {name}"))?;
-        }
+        set(&socket, libc::PACKET_VNET_HDR, 1).context("setting PACKET_VNET_HDR")?;
         let interface = CString::new(interface)?;
         // SAFETY: a string that ends with NUL.
         let index = unsafe { libc::if_nametoindex(interface.as_ptr()) };

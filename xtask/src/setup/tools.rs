@@ -1,6 +1,12 @@
 //! The programs that the tests drive: taken as they are where they are there, else from the system's packages.
 
-use std::{env, ffi::OsString, fs, path::PathBuf, process::Command};
+use std::{
+    env,
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -26,7 +32,11 @@ const TOOLS: &[Tool] = &[
     Tool { program: "bpftool", package: "bpftool", unpack: false },
     Tool { program: "node", package: "nodejs", unpack: false },
     Tool { program: "wrk", package: "wrk", unpack: false },
+    // `java` runs a source file only where the compiler is, too.
+    Tool { program: "javac", package: "default-jdk-headless", unpack: false },
     Tool { program: "promtool", package: "prometheus", unpack: true },
+    Tool { program: "nginx", package: "nginx", unpack: true },
+    Tool { program: "haproxy", package: "haproxy", unpack: true },
 ];
 
 /// Installs the tools that are missing.
@@ -105,8 +115,24 @@ pub(crate) fn unpack(setup: &Setup<'_>, package: &str, program: &str) -> Result<
         .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
         .with_context(|| format!("`apt-get download {package}` left no package"))?;
     process::run(Command::new("dpkg-deb").arg("--extract").arg(&archive).arg(&scratch))?;
-    let unpacked = scratch.join("usr/bin").join(program);
-    fs::rename(&unpacked, &kept).with_context(at("move", &unpacked))?;
+    let folders = ["usr/bin", "usr/sbin"].map(|folder| scratch.join(folder).join(program));
+    let unpacked = folders.iter().find(|path| path.is_file());
+    let unpacked = unpacked.with_context(|| format!("the package {package} has no {program}"))?;
+    ensure_libraries(setup, &archive, program)?;
+    fs::rename(unpacked, &kept).with_context(at("move", unpacked))?;
     fs::remove_dir_all(&scratch).with_context(at("remove", &scratch))?;
     Ok(kept)
+}
+
+/// Installs the libraries that a package depends on, as far as they are missing; all else that it depends on is for its
+/// installation.
+fn ensure_libraries(setup: &Setup<'_>, archive: &Path, program: &str) -> Result<()> {
+    let depends = process::output(Command::new("dpkg-deb").arg("--field").arg(archive).arg("Depends"))?;
+    let names = depends.split([',', '|']).filter_map(|dependency| dependency.split_whitespace().next());
+    let libraries: Vec<&str> = names.filter(|name| name.starts_with("lib")).collect();
+    let missing = apt::missing(&libraries);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    apt::install(setup, &missing, &format!("installing the libraries of {program}"))
 }
