@@ -16,7 +16,7 @@ const PORT: u16 = 8000;
 /// Requests on a connection.
 const COUNT: u64 = 10_000;
 /// Requests on a connection in bad weather, where each takes far longer.
-const FEW: u64 = 500;
+const FEW: u64 = 1_000;
 
 /// Lets a client alternate over one connection, and holds what was executed against what was charged.
 fn alternate(client: &Namespace, origin: &Origin, enforcer: &Enforcer<'_>, count: u64, seed: u64) -> Result<()> {

@@ -115,7 +115,9 @@ impl Shift {
     /// Takes note of what the client acknowledges, by its own count.
     #[inline(always)]
     pub const fn acknowledge(&mut self, ack: u32) {
-        if self.left == 0 && !after(self.inserted.wrapping_add(self.told_behind), ack) {
+        // Until it is written, the answer has no length, and nothing acknowledges it.
+        let is_written = self.told_behind != self.told_before;
+        if is_written && self.left == 0 && !after(self.inserted.wrapping_add(self.told_behind), ack) {
             self.settled = 1;
         }
     }
@@ -158,6 +160,9 @@ mod tests {
         let mut kept = KEPT;
         kept.acknowledge(9599);
         assert_eq!(kept.ack_to_client(4970), 5000);
+        let mut unwritten = Shift { told_behind: KEPT.told_before, ..KEPT };
+        unwritten.acknowledge(9600);
+        assert_eq!(unwritten.settled, 0);
         kept.acknowledge(9600);
         assert_eq!(kept.ack_to_client(4970), 5100);
     }
