@@ -63,7 +63,7 @@ pub struct Penalty {
 #[derive(Debug)]
 pub(super) enum Written {
     Word(String),
-    Table(Table),
+    Table(Box<Table>),
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -95,7 +95,7 @@ impl<'de> Deserialize<'de> for Written {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Written, A::Error> {
-                Table::deserialize(MapAccessDeserializer::new(map)).map(Written::Table)
+                Table::deserialize(MapAccessDeserializer::new(map)).map(|table| Written::Table(Box::new(table)))
             }
         }
 
@@ -118,7 +118,7 @@ impl Penalty {
                 let switch = word.parse().map_err(|error| source.invalid(span, format!("penalty: {error}")))?;
                 return Ok(Self { switch: above.unwrap_or(switch), ..Self::default() });
             }
-            Written::Table(table) => table,
+            Written::Table(table) => *table,
         };
         let Table { enabled, answers, tolerated, first, longest, shared, ipv4, ipv6 } = table;
         let place = |least: &Option<Spanned<String>>, most: &Option<Spanned<String>>| {
