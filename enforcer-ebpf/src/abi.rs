@@ -41,7 +41,7 @@ pub mod map {
     /// `LruHashMap<source::Source, source::Record>`: the sources of refused requests. Kernel; the daemon lists them, and
     /// ends penalties.
     pub const SOURCES: &str = "SOURCES";
-    /// `Array<u64>`, one entry: when the last of all penalties ends, CLOCK_BOOTTIME in ns. Kernel only.
+    /// `Array<u64>`, one entry: when the last of all penalties ends, CLOCK_BOOTTIME in ns. Kernel → daemon.
     pub const PENALTIES: &str = "PENALTIES";
     /// `PerCpuArray<Scratch>`: the packet under judgement. Kernel only.
     pub const SCRATCH: &str = "SCRATCH";

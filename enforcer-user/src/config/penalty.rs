@@ -118,9 +118,9 @@ impl Penalty {
                 let switch = word.parse().map_err(|error| source.invalid(span, format!("penalty: {error}")))?;
                 return Ok(Self { switch: above.unwrap_or(switch), ..Self::default() });
             }
-            Written::Table(table) => table,
+            Written::Table(table) => *table,
         };
-        let Table { enabled, answers, tolerated, first, longest, shared, ipv4, ipv6 } = *table;
+        let Table { enabled, answers, tolerated, first, longest, shared, ipv4, ipv6 } = table;
         let place = |least: &Option<Spanned<String>>, most: &Option<Spanned<String>>| {
             most.as_ref().or(least.as_ref()).map_or(span.clone(), Spanned::span)
         };

@@ -56,6 +56,17 @@ impl Registry {
         })
     }
 
+    /// How many sources are under a penalty.
+    pub(super) fn count_penalties(&self) -> Result<u64, Error> {
+        let kernel = self.tables.kernel();
+        let boot_ns = kernel::now();
+        // A full table is walked in 10 to 20 ms, which a scrape takes only where it must.
+        if kernel.last_penalty()? <= boot_ns {
+            return Ok(0);
+        }
+        Ok(kernel.sources()?.iter().filter(|(_, record)| record.until > boot_ns).count() as u64)
+    }
+
     /// Ends the penalties of all sources that a prefix meets, or of all that have one.
     pub(crate) fn end_penalties(&mut self, penalty: &Penalty, wanted: Option<Prefix>) -> Result<PenaltiesEnded, Error> {
         let boot_ns = kernel::now();

@@ -124,7 +124,6 @@ impl Registry {
             capacity: fill.capacity,
         };
         let words = |reason: Reason, word: OnRefuse| (reason.as_str().to_owned(), word.as_str().to_owned());
-        let maps = kernel.fill()?.into_iter().chain([kernel::MapFill::of_sources(&kernel.sources()?)]);
         let attachment = |attachment: &kernel::Attachment| Attachment {
             interface: attachment.interface.clone(),
             index: attachment.index,
@@ -157,7 +156,7 @@ impl Registry {
             totals: totals(&kernel.totals()?),
             reaped: reaped.counts().map(|(cause, ended, _)| (cause.to_owned(), ended)).collect(),
             would_reap: reaped.counts().map(|(cause, _, would)| (cause.to_owned(), would)).collect(),
-            maps: maps.map(fill).collect(),
+            maps: kernel.fill()?.into_iter().map(fill).collect(),
             socket: settings.socket.clone(),
             metrics: match settings.metrics {
                 Metrics::Off => None,
@@ -178,16 +177,13 @@ impl Registry {
             principals.push((principal.name, count, self.tables.meter(principal.index)?));
         }
         let attachments = kernel.attachments().iter();
-        let (sources, boot_ns) = (kernel.sources()?, kernel::now());
-        let maps = kernel.fill()?.into_iter().chain([kernel::MapFill::of_sources(&sources)]);
-        let penalised = sources.iter().filter(|(_, record)| record.until > boot_ns);
         Ok(Snapshot {
             keys: keys.values().sum(),
             principals,
             totals: kernel.totals()?,
             reaped: reaped.counts().collect(),
-            maps: maps.map(|fill| (fill.name.to_owned(), fill.entries, fill.capacity)).collect(),
-            penalties: if settings.penalises() { penalised.count() as u64 } else { 0 },
+            maps: kernel.fill()?.into_iter().map(|fill| (fill.name.to_owned(), fill.entries, fill.capacity)).collect(),
+            penalties: if settings.penalises() { self.count_penalties()? } else { 0 },
             attachments: attachments.map(|at| (at.interface.clone(), at.mode.to_string())).collect(),
         })
     }

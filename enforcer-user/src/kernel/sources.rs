@@ -15,7 +15,7 @@ use enforcer_ebpf::{
     source::{Record, Source},
 };
 
-use super::{Error, Kernel, MapFill, syscall, tables::failed};
+use super::{Error, Kernel, syscall, tables::failed};
 
 // include/uapi/linux/bpf.h
 const BPF_EXIST: u64 = 2;
@@ -42,13 +42,6 @@ impl Sources {
     }
 }
 
-impl MapFill {
-    /// How full the map of these sources is.
-    pub(crate) fn of_sources(sources: &[(Source, Record)]) -> Self {
-        Self { name: map::SOURCES, entries: sources.len() as u64, capacity: u64::from(abi::SOURCES) }
-    }
-}
-
 impl Kernel {
     /// All sources that are known, in no order.
     ///
@@ -65,6 +58,15 @@ impl Kernel {
         let entry =
             |(key, value): (&MaybeUninit<_>, &MaybeUninit<_>)| unsafe { (key.assume_init(), value.assume_init()) };
         Ok(keys.iter().zip(&values).take(found).map(entry).collect())
+    }
+
+    /// When the last of all penalties ends or has ended, on the clock of [`super::now`]; 0 if there was none. An upper
+    /// bound: it stays as it is when a penalty is ended before its time.
+    ///
+    /// # Errors
+    /// A failed read.
+    pub fn last_penalty(&self) -> Result<u64, Error> {
+        self.tables.penalties.get(&0, 0).map_err(|error| failed(map::PENALTIES, "read", error))
     }
 
     /// Ends the penalty of a source, and forgets those before it; one that has given way meanwhile is no error.

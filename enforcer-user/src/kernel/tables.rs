@@ -80,6 +80,7 @@ pub(super) struct Tables {
     totals: PerCpuArray<MapData, u64>,
     connections: Connections,
     pub(super) sources: Sources,
+    pub(super) penalties: Array<MapData, u64>,
 }
 
 impl Tables {
@@ -113,6 +114,7 @@ impl Tables {
             totals: typed(object, map::TOTALS)?,
             connections: Connections::new(mapped(object, map::FLOWS, connections::SET)?),
             sources: Sources::new(take(object, map::SOURCES)?)?,
+            penalties: typed(object, map::PENALTIES)?,
         })
     }
 }
