@@ -37,7 +37,8 @@ pub struct Sizes {
 pub struct SizeOverrides {
     /// Largest request head in bytes, request line and all fields, 1 to 16384 [default: 16384]
     ///
-    /// What exceeds one of these four bounds is refused as too_large.
+    /// What exceeds it, or one of the three bounds below, is refused by a reason of its own: head_too_large,
+    /// target_too_long or body_too_large.
     #[arg(long, env = "ENFORCER_MAX_HEAD", value_name = "BYTES", hide_env_values = true)]
     max_head: Option<Head>,
 
