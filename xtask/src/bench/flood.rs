@@ -28,8 +28,8 @@ pub(super) struct Options {
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [32, 1000],
           value_parser = clap::value_parser!(u32).range(1..=10_000))]
     connections: Vec<u32>,
-    /// Only rows whose set-up or flood has this in its name; repeatable. Names are as in the table, such as
-    /// `nginx`, `enforcer`, `unknown key` or `kept`.
+    /// Only floods that have this in their name, such as `nginx` or `unkeyed, 32 kept`; repeatable. Names are a row's
+    /// first three cells, with commas.
     #[arg(long, value_name = "WORDS")]
     only: Vec<String>,
     /// Also renew table and plots in docs/.
