@@ -27,17 +27,28 @@ const SETTLING: Duration = Duration::from_secs(5);
 /// What was measured.
 #[derive(Clone, Debug)]
 pub(crate) struct Measured {
-    /// How long.
-    pub(crate) time: Duration,
-    /// How long the server's processes and its receiving thread ran meanwhile.
-    pub(crate) cpu: Duration,
-    /// How the well-behaved client fared.
+    /// What the flood alone, or without one nothing, cost the server.
+    pub(crate) alone: Cost,
+    /// How the well-behaved client fared beside the flood.
     pub(crate) service: Service,
+    /// How the flood's requests ended, in all.
+    pub(crate) endings: Counts,
+}
+
+/// What some time cost the server.
+#[derive(Clone, Debug)]
+pub(crate) struct Cost {
+    /// How long it was.
+    pub(crate) time: Duration,
+    /// How long the server's processes ran meanwhile.
+    pub(crate) processes: Duration,
+    /// How long the thread that receives for them ran.
+    pub(crate) receiving: Duration,
     /// How the flood's requests ended meanwhile.
     pub(crate) endings: Counts,
 }
 
-/// Measures a flood, or, with `None`, the client alone.
+/// Measures a flood, or, with `None`, the client alone. A quarter of `time` the flood is alone.
 ///
 /// # Errors
 /// A client or a part of the server failed.
@@ -58,22 +69,26 @@ pub(crate) fn run(stage: &Stage, running: &mut Running<'_>, flood: Option<&Flood
 
 fn measure(stage: &Stage, running: &mut Running<'_>, tally: &Tally, time: Duration) -> Result<Measured> {
     thread::sleep(WARM_UP);
-    let processes = [running.processes()?, stage.receivers()?].concat();
-    let begin = (Instant::now(), Usage::of(processes.iter().copied()), tally.read());
+    let alone = cost(stage, running, tally, time / 4)?;
     let service = in_namespace(stage, || {
         cpu::bind(0, cpu::CLIENTS)?;
         cpu::prefer(0)?;
-        good::ask(stage.address()?, GOOD, time)
+        good::ask(stage.address()?, GOOD, time - time / 4)
     })
     .context("asking beside the flood")?;
-    let now = Usage::of(processes);
-    let endings = tally.read();
-    Ok(Measured {
-        time: begin.0.elapsed(),
-        cpu: now.since(&begin.1),
-        service,
-        endings: std::array::from_fn(|ending| endings[ending] - begin.2[ending]),
-    })
+    Ok(Measured { alone, service, endings: tally.read() })
+}
+
+/// What `time` from now costs.
+fn cost(stage: &Stage, running: &mut Running<'_>, tally: &Tally, time: Duration) -> Result<Cost> {
+    let (processes, receivers) = (running.processes()?, stage.receivers()?);
+    let usage = || [&processes, &receivers].map(|ids| Usage::of(ids.iter().copied()));
+    let (begin, before, earlier) = (Instant::now(), usage(), tally.read());
+    thread::sleep(time);
+    let (now, endings) = (usage(), tally.read());
+    let [processes, receiving] = [0, 1].map(|place| now[place].since(&before[place]));
+    let endings = std::array::from_fn(|ending| endings[ending] - earlier[ending]);
+    Ok(Cost { time: begin.elapsed(), processes, receiving, endings })
 }
 
 fn send(stage: &Stage, flood: &Flood, tally: &Tally, ending: &AtomicBool) -> Result<()> {

@@ -141,7 +141,8 @@ fn check(peer: &Peer, flood: Option<&Flood>, measured: &Measured) -> Result<()> 
         return Ok(());
     };
     let Some(refusal) = peer.refusal else { return Ok(()) };
-    ensure!(endings[refusal as usize] > 0, "{flood}: nothing was refused: {endings:?}");
+    let refused = measured.alone.endings[refusal as usize];
+    ensure!(refused > 0, "{flood}: nothing was refused: {endings:?}");
     let served = endings[Ending::Served as usize];
     ensure!(flood.kind == Kind::OverLimit || served == 0, "{flood}: {served} requests were served");
     Ok(())

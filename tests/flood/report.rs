@@ -1,12 +1,18 @@
 //! The figures, as a table for people and as JSON for comparison.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use anyhow::{Context as _, Result};
 use enforcer_tests::machine;
 use serde::Serialize;
 
-use crate::{connection::Ending, course::Measured, good, kind::Flood, peer::Peer};
+use crate::{
+    connection::Ending,
+    course::{Cost, Measured},
+    good,
+    kind::Flood,
+    peer::Peer,
+};
 
 /// A row of the table, while it is being measured.
 #[derive(Debug)]
@@ -58,14 +64,17 @@ pub(crate) struct Line {
     pub(crate) p99_ms: f64,
     /// The latter, in multiples of that without a flood.
     p99_ratio: f64,
-    /// Refused requests of the flood; `None` where nothing refuses.
+    /// Refused requests, while the flood was alone; `None` where nothing refuses.
     refused: Option<f64>,
+    /// The same for a second.
     refused_per_second: Option<f64>,
-    /// What one cost the server, in µs: all that it ran, less what the served requests cost without a flood.
+    /// What one cost the server, processes and receiving, in µs, less what the idle server costs.
     pub(crate) cpu_us: Option<f64>,
-    /// How busy the server's CPU was with it, in percent.
-    server_percent: f64,
-    /// How the flood's requests ended, in the last round.
+    /// How busy the server's processes were, in percent of a CPU.
+    processes_percent: f64,
+    /// How busy the thread that receives for them was.
+    receiving_percent: f64,
+    /// How all of the flood's requests ended, in the last round.
     endings: BTreeMap<String, u64>,
 }
 
@@ -108,7 +117,8 @@ impl Line {
         };
         let endings = row.rounds.last().context("nothing was measured")?.endings;
         let refusal = row.peer.refusal.filter(|_| row.flood.is_some());
-        let refused = |measured: &Measured| refusal.map_or(0.0, |ending| measured.endings[ending as usize] as f64);
+        let refused =
+            |measured: &Measured| refusal.map_or(0.0, |ending| measured.alone.endings[ending as usize] as f64);
         let figure = |figure: &dyn Fn(&Measured, &Measured) -> f64| refusal.map(|_| of(figure)).transpose();
         Ok(Self {
             peer: row.peer.name,
@@ -118,11 +128,13 @@ impl Line {
             p99_ms: of(&|measured, _| measured.service.quantile(0.99))?,
             p99_ratio: of(&|measured, base| measured.service.quantile(0.99) / base.service.quantile(0.99))?,
             refused: figure(&|measured, _| refused(measured))?,
-            refused_per_second: figure(&|measured, _| refused(measured) / measured.time.as_secs_f64())?,
+            refused_per_second: figure(&|measured, _| refused(measured) / measured.alone.time.as_secs_f64())?,
             cpu_us: figure(&|measured, base| {
-                (measured.cpu.as_secs_f64() - of_served(measured, base)) * 1e6 / refused(measured)
+                (load(&measured.alone) - load(&base.alone)) * measured.alone.time.as_secs_f64() * 1e6
+                    / refused(measured)
             })?,
-            server_percent: of(&|measured, _| measured.cpu.as_secs_f64() * 100.0 / measured.time.as_secs_f64())?,
+            processes_percent: of(&|measured, _| share(measured.alone.processes, &measured.alone) * 100.0)?,
+            receiving_percent: of(&|measured, _| share(measured.alone.receiving, &measured.alone) * 100.0)?,
             endings: Ending::ALL
                 .map(|ending| (format!("{ending:?}").to_lowercase(), endings[ending as usize]))
                 .into_iter()
@@ -131,11 +143,13 @@ impl Line {
     }
 }
 
-/// What the served requests, of client and flood, would have cost without a flood, in seconds.
-fn of_served(measured: &Measured, base: &Measured) -> f64 {
-    let each = base.cpu.as_secs_f64() / base.service.served.max(1) as f64;
-    let served = measured.service.served + measured.endings[Ending::Served as usize];
-    each * served as f64
+/// How busy the server was, as a share of a CPU.
+fn load(cost: &Cost) -> f64 {
+    share(cost.processes + cost.receiving, cost)
+}
+
+fn share(ran: Duration, cost: &Cost) -> f64 {
+    ran.as_secs_f64() / cost.time.as_secs_f64()
 }
 
 fn median(mut figures: Vec<f64>) -> Result<f64> {

@@ -14,19 +14,19 @@ use crate::{
 ///
 /// A well-behaved client sends 50 requests a second meanwhile. Prints for each flood how the client fared and what a
 /// refused request cost the server, and writes target/bench/flood.json and plots beside it. nginx, HAProxy and Redis
-/// are taken out of their packages if they are not on PATH, and are not left running. Takes about five minutes.
+/// are taken out of their packages if they are not on PATH, and are not left running. Takes about six minutes.
 /// Absolute numbers are this machine's and this minute's: compare rows of one run.
 #[derive(clap::Args)]
 pub(super) struct Options {
-    /// Seconds that each flood lasts.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=60))]
+    /// Seconds of each flood: a quarter of them it is alone, then the client sends too.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=60))]
     seconds: u32,
     /// Rounds through all floods; every figure is the median of its rounds.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=20))]
     rounds: u32,
     /// Flooding connections; repeatable, or a list with commas.
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [32, 1000],
-          value_parser = clap::value_parser!(u32).range(1..=10_000))]
+          value_parser = clap::value_parser!(u32).range(1..=4000))]
     connections: Vec<u32>,
     /// Only floods that have this in their name, such as `nginx` or `unkeyed, 32 kept`; repeatable. Names are a row's
     /// first three cells, with commas.
@@ -72,6 +72,6 @@ pub(super) fn run(options: &Options) -> Result<()> {
     if options.docs {
         command.arg(format!("--docs={}", workspace.root().join("docs").display()));
     }
-    let given = env::args().skip(1).collect::<Vec<_>>().join(" ");
+    let given = env::args_os().skip(1).map(|word| process::quoted(&word)).collect::<Vec<_>>().join(" ");
     process::run(command.arg(format!("--command=cargo xtask {given}")))
 }
