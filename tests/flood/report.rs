@@ -119,7 +119,10 @@ impl Line {
         let refusal = row.peer.refusal.filter(|_| row.flood.is_some());
         let refused =
             |measured: &Measured| refusal.map_or(0.0, |ending| measured.alone.endings[ending as usize] as f64);
-        let figure = |figure: &dyn Fn(&Measured, &Measured) -> f64| refusal.map(|_| of(figure)).transpose();
+        let figure = |figure: &dyn Fn(&Measured, &Measured) -> f64| {
+            // Nothing was refused where a server has stalled: that has no price.
+            Ok::<_, anyhow::Error>(refusal.map(|_| of(figure)).transpose()?.filter(|figure| figure.is_finite()))
+        };
         Ok(Self {
             peer: row.peer.name,
             flood: row.flood,
