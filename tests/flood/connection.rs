@@ -1,7 +1,7 @@
 //! A client's connection that never blocks: sends a request, and says how it ended.
 
 use std::{
-    io::{self, ErrorKind, Read as _, Write as _},
+    io::{ErrorKind, Read as _, Write as _},
     net::{Ipv4Addr, SocketAddrV4, TcpStream},
     os::fd::AsRawFd as _,
 };
@@ -117,15 +117,6 @@ impl Connection {
                 Err(_) => return Progress::Ended(Ending::Reset),
             }
         }
-    }
-
-    /// Gives up: the server gets a RST, and no port is kept for the connection.
-    ///
-    /// # Errors
-    /// The system does not let it.
-    pub(crate) fn abandon(self) -> io::Result<()> {
-        let now = libc::linger { l_onoff: 1, l_linger: 0 };
-        setsockopt(&self.stream, sockopt::Linger, &now).map_err(io::Error::from)
     }
 }
 

@@ -53,6 +53,7 @@ pub(crate) struct Cost {
 /// # Errors
 /// A client or a part of the server failed.
 pub(crate) fn run(stage: &Stage, running: &mut Running<'_>, flood: Option<&Flood>, time: Duration) -> Result<Measured> {
+    stage.clear()?;
     settle(stage, running)?;
     let (tally, ending) = (Tally::default(), AtomicBool::new(false));
     thread::scope(|scope| {

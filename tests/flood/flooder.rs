@@ -110,9 +110,6 @@ impl Flooder<'_> {
                 self.give_up()?;
             }
         }
-        for connection in self.slots.drain(..).filter_map(|slot| slot.connection) {
-            connection.abandon()?;
-        }
         Ok(())
     }
 
@@ -165,11 +162,8 @@ impl Flooder<'_> {
             if since.elapsed() < PATIENCE && connection.is_some() {
                 continue;
             }
-            if let Some(connection) = connection.take() {
-                if *state != State::Leaving {
-                    self.tally.add(Ending::Silent);
-                }
-                connection.abandon()?;
+            if connection.is_some() && *state != State::Leaving {
+                self.tally.add(Ending::Silent);
             }
             self.replace(index)?;
         }

@@ -91,9 +91,6 @@ pub(crate) fn ask(server: SocketAddrV4, source: Ipv4Addr, time: Duration) -> Res
             }
         }
     }
-    for connection in exchanges.into_iter().filter_map(|exchange| exchange.connection) {
-        connection.abandon()?;
-    }
     let served = latencies.len() as u64;
     latencies.resize(wanted, PATIENCE);
     latencies.sort_unstable();

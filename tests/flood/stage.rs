@@ -85,6 +85,17 @@ impl Stage {
         }
         Ok(own.swap_remove(0))
     }
+
+    /// Ends what the last flood has left at both ends, such as connections whose requests were dropped.
+    ///
+    /// # Errors
+    /// `ss` fails.
+    pub(crate) fn clear(&self) -> Result<()> {
+        for (namespace, side) in [(self.link.client(), "dport"), (&self.link.server, "sport")] {
+            process::run(namespace.command("ss").args(["--tcp", "--kill", side, "=", &format!(":{PORT}")]))?;
+        }
+        Ok(())
+    }
 }
 
 /// Has an interface receive in threads of its own. `ip netns exec` shows the namespace's interfaces in /sys.

@@ -19,7 +19,7 @@ use crate::{
 #[derive(clap::Args)]
 pub(super) struct Options {
     /// Seconds of each flood: a quarter of them it is alone, then the client sends too.
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=60))]
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=60))]
     seconds: u32,
     /// Rounds through all floods; every figure is the median of its rounds.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=20))]
