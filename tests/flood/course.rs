@@ -53,7 +53,6 @@ pub(crate) struct Cost {
 /// # Errors
 /// A client or a part of the server failed.
 pub(crate) fn run(stage: &Stage, running: &mut Running<'_>, flood: Option<&Flood>, time: Duration) -> Result<Measured> {
-    stage.clear()?;
     settle(stage, running)?;
     let (tally, ending) = (Tally::default(), AtomicBool::new(false));
     thread::scope(|scope| {
@@ -101,15 +100,17 @@ fn in_namespace<T: Send>(stage: &Stage, body: impl FnOnce() -> Result<T> + Send)
     stage.link.client().run(body)
 }
 
-/// Waits until the server has nothing left to do of the last flood, or for as long as that may take.
+/// Clears what the last flood has left, until the server has nothing to do, or for as long as that may take.
 fn settle(stage: &Stage, running: &mut Running<'_>) -> Result<()> {
     let begin = Instant::now();
     loop {
+        stage.clear()?;
         let processes = [running.processes()?, stage.receivers()?].concat();
         let before = Usage::of(processes.iter().copied());
         thread::sleep(LULL);
         if Usage::of(processes).since(&before) < LULL / 10 || begin.elapsed() > SETTLING {
-            return Ok(());
+            // What was under way at the first time is there now.
+            return stage.clear();
         }
     }
 }

@@ -174,7 +174,7 @@ impl Flooder<'_> {
     /// tried again later.
     fn replace(&mut self, index: usize) -> Result<()> {
         let slot = &mut self.slots[index];
-        // The old one's end first, so that its port can be taken again.
+        // The old one ends first, so that there are never more.
         slot.connection = None;
         (slot.state, slot.since) = (State::Connecting, Instant::now());
         let Ok(connection) = Connection::open(None, self.server) else {

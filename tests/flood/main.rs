@@ -123,9 +123,10 @@ fn measure(peer: &'static Peer, rows: &mut [Row], options: &Options, round: usiz
     let mut running = peer.start(&stage)?;
     for row in &mut rows {
         let flood = row.flood.map_or_else(|| "no flood".to_owned(), |flood| flood.to_string());
-        eprintln!("round {round}: {}: {flood}", peer.name);
         let time = Duration::from_secs(options.seconds);
-        let measured = course::run(&stage, &mut running, row.flood.as_ref(), time).context(flood)?;
+        let measured = course::run(&stage, &mut running, row.flood.as_ref(), time).with_context(|| flood.clone())?;
+        let served = measured.service.success();
+        eprintln!("round {round}: {}, {flood}: {served:.1} % of the good requests were served", peer.name);
         check(peer, row.flood.as_ref(), &measured)?;
         row.rounds.push(measured);
     }

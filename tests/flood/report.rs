@@ -14,6 +14,9 @@ use crate::{
     peer::Peer,
 };
 
+/// The share of a CPU that a flood must take to be told from the idle server.
+const LEAST_LOAD: f64 = 0.01;
+
 /// A row of the table, while it is being measured.
 #[derive(Debug)]
 pub(crate) struct Row {
@@ -120,7 +123,7 @@ impl Line {
         let refused =
             |measured: &Measured| refusal.map_or(0.0, |ending| measured.alone.endings[ending as usize] as f64);
         let figure = |figure: &dyn Fn(&Measured, &Measured) -> f64| {
-            // Nothing was refused where a server has stalled: that has no price.
+            // Where nothing was refused, or nothing can be told from idling, there is no price.
             Ok::<_, anyhow::Error>(refusal.map(|_| of(figure)).transpose()?.filter(|figure| figure.is_finite()))
         };
         Ok(Self {
@@ -133,8 +136,9 @@ impl Line {
             refused: figure(&|measured, _| refused(measured))?,
             refused_per_second: figure(&|measured, _| refused(measured) / measured.alone.time.as_secs_f64())?,
             cpu_us: figure(&|measured, base| {
-                (load(&measured.alone) - load(&base.alone)) * measured.alone.time.as_secs_f64() * 1e6
-                    / refused(measured)
+                let more = load(&measured.alone) - load(&base.alone);
+                let time = measured.alone.time.as_secs_f64();
+                if more < LEAST_LOAD { f64::NAN } else { more * time * 1e6 / refused(measured) }
             })?,
             processes_percent: of(&|measured, _| share(measured.alone.processes, &measured.alone) * 100.0)?,
             receiving_percent: of(&|measured, _| share(measured.alone.receiving, &measured.alone) * 100.0)?,
