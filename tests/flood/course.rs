@@ -48,7 +48,7 @@ pub(crate) struct Cost {
     pub(crate) endings: Counts,
 }
 
-/// Measures a flood, or, with `None`, the client alone. A quarter of `time` the flood is alone.
+/// Measures a flood, or, with `None`, the client alone. A third of `time` the flood is alone.
 ///
 /// # Errors
 /// A client or a part of the server failed.
@@ -69,11 +69,11 @@ pub(crate) fn run(stage: &Stage, running: &mut Running<'_>, flood: Option<&Flood
 
 fn measure(stage: &Stage, running: &mut Running<'_>, tally: &Tally, time: Duration) -> Result<Measured> {
     thread::sleep(WARM_UP);
-    let alone = cost(stage, running, tally, time / 4)?;
+    let alone = cost(stage, running, tally, time / 3)?;
     let service = in_namespace(stage, || {
         cpu::bind(0, cpu::CLIENTS)?;
         cpu::prefer(0)?;
-        good::ask(stage.address()?, GOOD, time - time / 4)
+        good::ask(stage.address()?, GOOD, time - time / 3)
     })
     .context("asking beside the flood")?;
     Ok(Measured { alone, service, endings: tally.read() })

@@ -18,7 +18,7 @@ use crate::{
 /// Absolute numbers are this machine's and this minute's: compare rows of one run.
 #[derive(clap::Args)]
 pub(super) struct Options {
-    /// Seconds of each flood: a quarter of them it is alone, then the client sends too.
+    /// Seconds of each flood: a third of them it is alone, then the client sends too.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=60))]
     seconds: u32,
     /// Rounds through all floods; every figure is the median of its rounds.
