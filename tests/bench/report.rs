@@ -1,8 +1,9 @@
 //! The figures, as a table for people and as JSON for comparison.
 
-use std::{fmt, fs};
+use std::fmt;
 
 use anyhow::{Context as _, Result};
+use enforcer_tests::machine;
 use serde::Serialize;
 
 use crate::case::{Case, Way};
@@ -99,8 +100,8 @@ impl Report {
             schema: "v1",
             date: jiff::Timestamp::now().round(jiff::Unit::Second)?.to_string(),
             command: "cargo xtask bench",
-            kernel: read("/proc/sys/kernel/osrelease")?.trim().to_owned(),
-            processor: processor(&read("/proc/cpuinfo")?),
+            kernel: machine::kernel()?,
+            processor: machine::processor()?,
             rounds,
             repeat,
             bare_drop: Figure::of(bare)?,
@@ -165,17 +166,6 @@ impl fmt::Display for Report {
         }
         Ok(())
     }
-}
-
-fn read(path: &str) -> Result<String> {
-    fs::read_to_string(path).with_context(|| format!("cannot read {path}"))
-}
-
-/// The processor's name in /proc/cpuinfo, which some architectures do not give.
-fn processor(information: &str) -> String {
-    let named = information.lines().filter_map(|line| line.strip_prefix("model name")?.split_once(':'));
-    let name = named.map(|(_, name)| name.trim().to_owned()).next();
-    name.unwrap_or_else(|| "unnamed processor".to_owned())
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ pub mod corpus;
 pub mod enforcer;
 pub mod kernel;
 pub mod limiter_model;
+pub mod machine;
 pub mod netns;
 pub mod origin;
 pub mod other_parser;

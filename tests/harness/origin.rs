@@ -40,12 +40,13 @@ pub struct Origin {
     _folder: TempDir,
 }
 
-/// A program of the tests' virtual environment.
+/// A program of the virtual environment: the tests' own, or the one that `ENFORCER_VENV` names.
 ///
 /// # Errors
 /// When it is not there; says how to make it.
 pub fn venv(program: &str) -> Result<PathBuf> {
-    let path = folder().join("../target/venv/bin").join(program);
+    let named = std::env::var_os("ENFORCER_VENV").map(PathBuf::from);
+    let path = named.unwrap_or_else(|| folder().join("../target/venv")).join("bin").join(program);
     ensure!(path.exists(), "{} is missing: `cargo xtask setup --tests` installs it", path.display());
     Ok(path)
 }

@@ -1,45 +1,32 @@
-//! `cargo xtask bench`: what a decision costs, by the loaded program.
+//! `cargo xtask bench`: what a decision costs, and what a flood costs the app and its clients.
 
-use std::fs;
+mod decision;
+mod flood;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
-use crate::{
-    process::{self, at},
-    setup,
-    workspace::Workspace,
-};
-
-/// Measure nanoseconds per decision in the kernel, beside a program that only drops.
-///
-/// Prints a table, and writes target/bench/decision.json. Absolute numbers are this machine's and this minute's:
-/// compare columns of one run.
+/// Measure nanoseconds per decision in the kernel, or, with `flood`, an app under a flood.
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true, after_help = decision::AFTER_HELP)]
 pub(crate) struct Options {
-    /// Rounds; each runs every case once, and each case reports its median and its least.
-    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    rounds: u32,
-    /// Runs of the program in a round of a case.
-    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
-    repeat: u32,
+    #[command(subcommand)]
+    other: Option<Other>,
+    #[command(flatten)]
+    decision: decision::Options,
 }
 
-/// Builds the measuring program, and runs it as root.
+#[derive(clap::Subcommand)]
+enum Other {
+    Flood(flood::Options),
+}
+
+/// Runs the one that was asked for.
 ///
 /// # Errors
 /// The set-up, the build or the measurement failed.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let workspace = Workspace::read()?;
-    setup::for_tests(&workspace)?;
-    process::run(workspace.cargo().args(["build", "--locked", "--package=enforcer-user", "--bin=enforcer"]))?;
-    process::run(workspace.cargo().args(["build", "--locked", "--package=enforcer-tests", "--bin=bench"]))?;
-    let folder = workspace.target().join("bench");
-    fs::create_dir_all(&folder).with_context(at("make", &folder))?;
-    let mut command = process::as_root(workspace.binary("bench"), "loading the BPF program")?;
-    command
-        .arg(setup::object(&workspace))
-        .arg(format!("--rounds={}", options.rounds))
-        .arg(format!("--repeat={}", options.repeat));
-    command.arg(format!("--json={}", folder.join("decision.json").display()));
-    process::run(&mut command)
+    match &options.other {
+        Some(Other::Flood(options)) => flood::run(options),
+        None => decision::run(&options.decision),
+    }
 }

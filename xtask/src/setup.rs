@@ -76,6 +76,16 @@ pub(crate) fn for_tests(workspace: &Workspace) -> Result<()> {
     tools::ensure(&setup)
 }
 
+/// What the benchmark of floods needs: the tests' tools, the servers that the enforcer is compared with, and a virtual
+/// environment with what they serve, which is returned.
+pub(crate) fn for_flood(workspace: &Workspace) -> Result<PathBuf> {
+    for_run(workspace)?;
+    let setup = Setup::new(workspace);
+    tools::ensure(&setup)?;
+    tools::ensure_peers(&setup)?;
+    setup.environment("flood-venv", "tests/flood/requirements.txt")
+}
+
 /// What the fuzzers need: a compiler for libFuzzer.
 pub(crate) fn for_fuzz(workspace: &Workspace) -> Result<()> {
     tools::ensure_compiler(&Setup::new(workspace))

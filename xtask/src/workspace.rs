@@ -60,6 +60,11 @@ impl Workspace {
         self.target.join("debug").join(name)
     }
 
+    /// A binary of the release profile.
+    pub(crate) fn release_binary(&self, name: &str) -> PathBuf {
+        self.target.join("release").join(name)
+    }
+
     /// `cargo`, in the checkout.
     pub(crate) fn cargo(&self) -> Command {
         let mut command = Command::new(cargo());

@@ -101,7 +101,9 @@ impl Server {
                 match workers {
                     Workers::Sync(_) => command.args(["--worker-class", "sync"]),
                     Workers::Threads(_) => {
-                        command.args(["--worker-class", "gthread", "--threads", "4", "--keep-alive", "30"])
+                        // A worker that has reached its number of connections, by default 1000, may never accept again.
+                        command.args(["--worker-class", "gthread", "--threads", "4", "--keep-alive", "30"]);
+                        command.args(["--worker-connections", "10000"])
                     }
                 };
                 command.args(["--timeout", "120", "--graceful-timeout", "1", "--log-level", "warning"]);

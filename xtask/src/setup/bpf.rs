@@ -25,6 +25,8 @@ use crate::{
 const LINTER_PACKAGE: &str = "rust-web-clippy";
 /// The program in it that compiles and lints.
 const LINTER: &str = "clippy-driver";
+/// Where it lies in the package.
+const LINTER_FILE: &str = "usr/bin/clippy-driver";
 
 /// Finds the toolchain, or installs one.
 ///
@@ -84,7 +86,7 @@ pub(crate) fn ensure_linter(setup: &Setup<'_>) -> Result<()> {
     if linter(setup.workspace).is_some() {
         say("clippy of the BPF toolchain", "there");
     } else if debian && apt::can_install(setup, &[LINTER_PACKAGE])? {
-        tools::unpack(setup, LINTER_PACKAGE, LINTER)?;
+        tools::unpack(setup, LINTER, LINTER_PACKAGE, LINTER_FILE)?;
     }
     Ok(())
 }

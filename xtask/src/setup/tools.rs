@@ -20,49 +20,77 @@ use crate::{
 struct Tool {
     program: &'static str,
     package: &'static str,
-    /// Take the program out of its package instead of installing that: it would start a server of its own.
-    unpack: bool,
+    /// Where the program lies in its package, if it is taken out of that instead of installing it: the package would
+    /// start a server of its own, or change what is there.
+    file: Option<&'static str>,
 }
 
 const TOOLS: &[Tool] = &[
-    Tool { program: "ip", package: "iproute2", unpack: false },
-    Tool { program: "ethtool", package: "ethtool", unpack: false },
-    Tool { program: "nft", package: "nftables", unpack: false },
-    Tool { program: "curl", package: "curl", unpack: false },
-    Tool { program: "bpftool", package: "bpftool", unpack: false },
-    Tool { program: "node", package: "nodejs", unpack: false },
-    Tool { program: "wrk", package: "wrk", unpack: false },
+    Tool { program: "ip", package: "iproute2", file: None },
+    Tool { program: "ethtool", package: "ethtool", file: None },
+    Tool { program: "nft", package: "nftables", file: None },
+    Tool { program: "curl", package: "curl", file: None },
+    Tool { program: "bpftool", package: "bpftool", file: None },
+    Tool { program: "node", package: "nodejs", file: None },
+    Tool { program: "wrk", package: "wrk", file: None },
     // `java` runs a source file only where the compiler is, too.
-    Tool { program: "javac", package: "default-jdk-headless", unpack: false },
-    Tool { program: "promtool", package: "prometheus", unpack: true },
-    Tool { program: "nginx", package: "nginx", unpack: true },
-    Tool { program: "haproxy", package: "haproxy", unpack: true },
+    Tool { program: "javac", package: "default-jdk-headless", file: None },
+    Tool { program: "promtool", package: "prometheus", file: Some("usr/bin/promtool") },
+    NGINX,
+    HAPROXY,
 ];
 
-/// Installs the tools that are missing.
+const NGINX: Tool = Tool { program: "nginx", package: "nginx", file: Some("usr/sbin/nginx") };
+const HAPROXY: Tool = Tool { program: "haproxy", package: "haproxy", file: Some("usr/sbin/haproxy") };
+
+/// The servers that the flood is also sent to.
+const PEERS: &[Tool] = &[
+    NGINX,
+    HAPROXY,
+    // One program under two names; which one it is called by says what it does.
+    Tool { program: "redis-server", package: "redis-tools", file: Some("usr/bin/redis-check-rdb") },
+];
+
+/// Gets the tools that are missing.
 ///
 /// # Errors
-/// Names those that are missing and cannot be installed.
+/// Names those that are missing and cannot be had.
 pub(crate) fn ensure(setup: &Setup<'_>) -> Result<()> {
+    get(setup, TOOLS, "tools of the tests")
+}
+
+/// Gets the servers that the enforcer is compared with, as far as they are missing. None of them is started.
+///
+/// # Errors
+/// Names those that are missing and cannot be had.
+pub(crate) fn ensure_peers(setup: &Setup<'_>) -> Result<()> {
+    get(setup, PEERS, "servers to compare with")
+}
+
+fn get(setup: &Setup<'_>, tools: &[Tool], what: &str) -> Result<()> {
     let workspace = setup.workspace;
     let is_here =
         |tool: &&Tool| process::find(tool.program).is_some() || folder(workspace).join(tool.program).is_file();
-    let missing: Vec<&Tool> = TOOLS.iter().filter(|tool| !is_here(tool)).collect();
+    let missing: Vec<&Tool> = tools.iter().filter(|tool| !is_here(tool)).collect();
     if missing.is_empty() {
-        say("tools of the tests", "there");
+        say(what, "there");
         return Ok(());
     }
     let packages: Vec<&str> = missing.iter().map(|tool| tool.package).collect();
     if !apt::can_install(setup, &packages)? {
         let programs: Vec<&str> = missing.iter().map(|tool| tool.program).collect();
-        bail!("the tests need {}, which this system's packages do not have: put them on PATH", programs.join(", "));
+        bail!("{what}: this system's packages do not have {}: put them on PATH", programs.join(", "));
     }
-    let (unpacked, installed): (Vec<&Tool>, Vec<&Tool>) = missing.into_iter().partition(|tool| tool.unpack);
+    let installed: Vec<&str> = missing.iter().filter(|tool| tool.file.is_none()).map(|tool| tool.package).collect();
     if !installed.is_empty() {
-        let packages: Vec<&str> = installed.iter().map(|tool| tool.package).collect();
-        apt::install(setup, &packages, "installing the tools of the tests")?;
+        apt::install(setup, &installed, &format!("installing the {what}"))?;
     }
-    unpacked.into_iter().try_for_each(|tool| unpack(setup, tool.package, tool.program).map(|_| ()))
+    for Tool { program, package, file } in missing {
+        if let Some(file) = file {
+            unpack(setup, program, package, file)?;
+        }
+    }
+    Ok(())
 }
 
 /// Installs a C++ compiler if there is none: libFuzzer comes as source.
@@ -95,16 +123,17 @@ pub(crate) fn folder(workspace: &Workspace) -> PathBuf {
     workspace.target().join("tools")
 }
 
-/// Fetches a package, keeps one program of it in the build folder, and says where; nothing is installed.
+/// Fetches a package and keeps the one `file` of it in the build folder, as `program`; nothing is installed but
+/// libraries that it is linked with.
 ///
 /// # Errors
-/// The package cannot be fetched, or the program is not in it.
-pub(crate) fn unpack(setup: &Setup<'_>, package: &str, program: &str) -> Result<PathBuf> {
+/// The package or a library cannot be fetched, or the file is not in the package.
+pub(crate) fn unpack(setup: &Setup<'_>, program: &str, package: &str, file: &str) -> Result<()> {
     let folder = folder(setup.workspace);
     let kept = folder.join(program);
     say(program, format_args!("missing; is taken out of the package {package}, into {}", folder.display()));
     if setup.dry {
-        return Ok(kept);
+        return Ok(());
     }
     let scratch = folder.join("package");
     fs::create_dir_all(&scratch).with_context(at("make", &scratch))?;
@@ -115,24 +144,35 @@ pub(crate) fn unpack(setup: &Setup<'_>, package: &str, program: &str) -> Result<
         .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
         .with_context(|| format!("`apt-get download {package}` left no package"))?;
     process::run(Command::new("dpkg-deb").arg("--extract").arg(&archive).arg(&scratch))?;
-    let folders = ["usr/bin", "usr/sbin"].map(|folder| scratch.join(folder).join(program));
-    let unpacked = folders.iter().find(|path| path.is_file());
-    let unpacked = unpacked.with_context(|| format!("the package {package} has no {program}"))?;
-    ensure_libraries(setup, &archive, program)?;
-    fs::rename(unpacked, &kept).with_context(at("move", unpacked))?;
-    fs::remove_dir_all(&scratch).with_context(at("remove", &scratch))?;
-    Ok(kept)
+    let unpacked = scratch.join(file);
+    if lacks_libraries(&unpacked) {
+        let depends = process::output(Command::new("dpkg-deb").arg("--field").arg(&archive).arg("Depends"))?;
+        let missing = apt::missing(&libraries(&depends));
+        apt::install(setup, &missing, &format!("installing the libraries of {program}"))?;
+    }
+    fs::rename(&unpacked, &kept).with_context(at("move", &unpacked))?;
+    fs::remove_dir_all(&scratch).with_context(at("remove", &scratch))
 }
 
-/// Installs the libraries that a package depends on, as far as they are missing; all else that it depends on is for its
-/// installation.
-fn ensure_libraries(setup: &Setup<'_>, archive: &Path, program: &str) -> Result<()> {
-    let depends = process::output(Command::new("dpkg-deb").arg("--field").arg(archive).arg("Depends"))?;
-    let names = depends.split([',', '|']).filter_map(|dependency| dependency.split_whitespace().next());
-    let libraries: Vec<&str> = names.filter(|name| name.starts_with("lib")).collect();
-    let missing = apt::missing(&libraries);
-    if missing.is_empty() {
-        return Ok(());
+/// Whether `program` is linked with a library that is not here.
+fn lacks_libraries(program: &Path) -> bool {
+    let listed = Command::new("ldd").arg(program).output();
+    listed.is_ok_and(|listed| String::from_utf8_lossy(&listed.stdout).contains("not found"))
+}
+
+/// The packages of libraries in a package's dependencies, the first where any of several will do.
+fn libraries(depends: &str) -> Vec<&str> {
+    let first = depends.split(',').filter_map(|depend| depend.split_ascii_whitespace().next());
+    first.filter(|package| package.starts_with("lib")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::libraries;
+
+    #[test]
+    fn reads_the_libraries_of_a_package() {
+        let depends = "libc6 (>= 2.34), liblua5.3-0, libsystemd0 | libelogind0, adduser, lsb-base (>= 3.0-6)\n";
+        assert_eq!(libraries(depends), ["libc6", "liblua5.3-0", "libsystemd0"]);
     }
-    apt::install(setup, &missing, &format!("installing the libraries of {program}"))
 }

@@ -1,0 +1,189 @@
+//! Flooding connections: each sends a request as soon as the last one has ended, whatever its end.
+//!
+//! One thread serves all of them by epoll. A connection that is reset, refused or closed is replaced at once.
+
+use std::{
+    net::SocketAddrV4,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use nix::{
+    errno::Errno,
+    sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags},
+};
+
+use crate::{
+    connection::{Connection, Ending, Progress},
+    kind::{Flood, Request, Reuse},
+};
+
+/// How long a connection waits for an answer before it is replaced.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Between two looks for connections that have waited too long, or could not be opened.
+const ROUND: Duration = Duration::from_millis(50);
+
+/// How many requests ended how, for other threads to read at any time.
+#[derive(Debug, Default)]
+pub(crate) struct Tally([AtomicU64; Ending::ALL.len()]);
+
+/// A reading of a [`Tally`], at the place of each [`Ending`]'s number.
+pub(crate) type Counts = [u64; Ending::ALL.len()];
+
+impl Tally {
+    fn add(&self, ending: Ending) {
+        self.0[ending as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What it stands at.
+    pub(crate) fn read(&self) -> Counts {
+        self.0.each_ref().map(|count| count.load(Ordering::Relaxed))
+    }
+}
+
+/// What a connection waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// To be established.
+    Connecting,
+    /// An answer.
+    Asking,
+    /// The server's end, after the answer.
+    Leaving,
+}
+
+/// A place for a connection.
+struct Slot {
+    connection: Option<Connection>,
+    state: State,
+    /// Since when it is in this state.
+    since: Instant,
+}
+
+/// Floods `server` from the calling thread's network namespace until `ending`.
+///
+/// # Errors
+/// The system has no room for as many connections.
+pub(crate) fn flood(server: SocketAddrV4, flood: &Flood, tally: &Tally, ending: &AtomicBool) -> Result<()> {
+    let mut flooder = Flooder {
+        server,
+        keep: flood.reuse == Reuse::Kept,
+        request: Request::of(flood),
+        sent: 0,
+        tally,
+        epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
+        slots: Vec::new(),
+    };
+    for index in 0..flood.connections as usize {
+        flooder.slots.push(Slot { connection: None, state: State::Connecting, since: Instant::now() });
+        flooder.replace(index)?;
+    }
+    flooder.run(ending)
+}
+
+struct Flooder<'a> {
+    server: SocketAddrV4,
+    keep: bool,
+    request: Request,
+    sent: u64,
+    tally: &'a Tally,
+    epoll: Epoll,
+    slots: Vec<Slot>,
+}
+
+impl Flooder<'_> {
+    fn run(&mut self, ending: &AtomicBool) -> Result<()> {
+        let mut events = vec![EpollEvent::empty(); 256];
+        let mut looked = Instant::now();
+        while !ending.load(Ordering::Relaxed) {
+            let ready = match self.epoll.wait(&mut events, ROUND.as_millis() as u16) {
+                Ok(ready) => ready,
+                Err(Errno::EINTR) => continue,
+                Err(error) => return Err(error).context("waiting for connections"),
+            };
+            for event in &events[..ready] {
+                self.go_on(event.data() as usize, event.events())?;
+            }
+            if looked.elapsed() >= ROUND {
+                looked = Instant::now();
+                self.give_up()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what can be done on the connection at `index`, of which `ready` has come.
+    fn go_on(&mut self, index: usize, ready: EpollFlags) -> Result<()> {
+        let Slot { connection, state, since } = &mut self.slots[index];
+        let Some(connection) = connection else { return Ok(()) };
+        if *state == State::Connecting {
+            if !ready.contains(EpollFlags::EPOLLOUT) && !ready.contains(EpollFlags::EPOLLERR) {
+                return Ok(());
+            }
+            self.sent += 1;
+            if let Progress::Ended(ending) = connection.send(self.request.numbered(self.sent)) {
+                self.tally.add(ending);
+                return self.replace(index);
+            }
+            (*state, *since) = (State::Asking, Instant::now());
+        }
+        // Each arrival is told once, so all that is there is read.
+        loop {
+            match connection.read() {
+                Progress::Waiting => return Ok(()),
+                Progress::Ended(ending) => {
+                    if *state == State::Asking {
+                        self.tally.add(ending);
+                    }
+                    return self.replace(index);
+                }
+                Progress::Answered(ending) => {
+                    self.tally.add(ending);
+                    *since = Instant::now();
+                    if !self.keep {
+                        *state = State::Leaving;
+                        continue;
+                    }
+                    self.sent += 1;
+                    if let Progress::Ended(_) = connection.send(self.request.numbered(self.sent)) {
+                        // It was closed after the answer; nobody has refused this request.
+                        return self.replace(index);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Replaces connections that have waited too long.
+    fn give_up(&mut self) -> Result<()> {
+        for index in 0..self.slots.len() {
+            let Slot { connection, state, since } = &mut self.slots[index];
+            if since.elapsed() < PATIENCE && connection.is_some() {
+                continue;
+            }
+            if connection.is_some() && *state != State::Leaving {
+                self.tally.add(Ending::Silent);
+            }
+            self.replace(index)?;
+        }
+        Ok(())
+    }
+
+    /// Opens another connection in place of the one at `index`. One that cannot be opened counts as refused, and is
+    /// tried again later.
+    fn replace(&mut self, index: usize) -> Result<()> {
+        let slot = &mut self.slots[index];
+        // The old one ends first, so that there are never more.
+        slot.connection = None;
+        (slot.state, slot.since) = (State::Connecting, Instant::now());
+        let Ok(connection) = Connection::open(None, self.server) else {
+            self.tally.add(Ending::Reset);
+            return Ok(());
+        };
+        let ready = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
+        self.epoll.add(connection.stream(), EpollEvent::new(ready, index as u64)).context("watching a connection")?;
+        slot.connection = Some(connection);
+        Ok(())
+    }
+}
