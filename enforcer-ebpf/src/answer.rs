@@ -130,7 +130,8 @@ pub fn answer<P: Post>(post: &P, sheet: &mut Sheet, frame: u32) -> Letter {
             Counts::Alike => {}
             Counts::Shifted => {
                 let known = post.receiver(&sheet.segment.tuple);
-                translate(post, sheet, known, Toward::Server);
+                let ends = !translate(post, sheet, known, Toward::Server);
+                return Letter { ends, ..Letter::NONE };
             }
             Counts::Never => return Letter { ends: true, ..Letter::NONE },
         }
@@ -158,30 +159,34 @@ pub fn leave<P: Post>(post: &P, sheet: &mut Sheet, frame: u32) -> bool {
         return true;
     }
     match translation::find(post, sheet, Toward::Client) {
-        Counts::Alike => {}
+        Counts::Alike => true,
         Counts::Shifted => {
             let known = post.sender();
-            translate(post, sheet, known, Toward::Client);
+            translate(post, sheet, known, Toward::Client)
         }
-        Counts::Never => return false,
+        Counts::Never => false,
     }
-    true
 }
 
-/// Translates the numbers of a packet, unless it is of another connection between the same ends.
+/// Translates the numbers of a packet; `false` if it may not go on.
 #[inline(always)]
-fn translate<P: Post>(post: &P, sheet: &Sheet, known: Receiver, toward: Toward) {
+fn translate<P: Post>(post: &P, sheet: &Sheet, known: Receiver, toward: Toward) -> bool {
     let Sheet { head, segment, shift, ends: [base, server], .. } = sheet;
-    let is_other = known.state >= receiver::STREAM && (known.base != *base || known.server != *server);
-    // A listener waits for the first packets of another, too.
-    if is_other || known.state == receiver::LISTENING {
-        return;
+    match known.state {
+        // These wait for the first packets of another connection between the same ends.
+        receiver::LISTENING | receiver::REQUEST => return true,
+        // Another connection, of which nothing was judged yet, or a socket that tells numbers that do not belong together,
+        // since it takes a segment meanwhile. Wrongly counted, bytes would be taken elsewhere than where they were judged;
+        // what is lost comes again.
+        receiver::STREAM if known.base != *base || known.server != *server => return false,
+        _ => {}
     }
     translation::translate(head, segment, shift, toward, |at, from, to| {
         if from != to {
             post.replace(segment, at, from, to);
         }
     });
+    true
 }
 
 /// Takes what is due to the client out of the connection's entry, and writes the answer if it is one.

@@ -49,13 +49,19 @@ pub(super) fn find<W: World>(world: &W, sheet: &mut Sheet, toward: Toward) -> Co
     if toward == Toward::Client {
         flow.leaves = 1;
     }
-    if flow.shift.is_kept == 0 || flow.stage != stage::FOLLOWED || sheet.segment.has(flag::SYN) {
+    if flow.shift.is_kept == 0 || sheet.segment.has(flag::SYN) {
         return Counts::Alike;
     }
     if toward == Toward::Server {
-        // The client's own comes behind all that was judged: it counts more.
-        if sheet.segment.has(flag::RST) && !after(sheet.segment.seq, flow.next()) {
-            return Counts::Never;
+        if sheet.segment.has(flag::RST) {
+            // One that the judge made for the server of a refused connection counts as that does.
+            if flow.stage != stage::FOLLOWED {
+                return Counts::Alike;
+            }
+            // The client's own comes behind all that was judged: it counts more.
+            if !after(sheet.segment.seq, flow.next()) {
+                return Counts::Never;
+            }
         }
         flow.shift.acknowledge(sheet.segment.ack);
     }

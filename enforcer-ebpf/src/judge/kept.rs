@@ -86,7 +86,8 @@ pub(super) fn take<W: World>(world: &W, desk: &mut Desk, segment: &Segment, flow
 
 /// Makes the numbers of a client's segment those of its server.
 #[inline(always)]
-pub(super) fn shift(segment: &mut Segment, flow: &Flow) {
+pub(super) fn shift(segment: &mut Segment, flow: &mut Flow) {
+    flow.shift.acknowledge(segment.ack);
     segment.seq = flow.shift.seq_to_server(segment.seq);
     segment.ack = flow.shift.ack_to_server(segment.ack);
 }

@@ -41,6 +41,7 @@ pub(super) fn answer(desk: &Desk, segment: &Segment, flow: &mut Flow, reason: Re
         && level == Level::AsSet
         && kind <= AnswerKind::TooManyRequests as u32
         && flow.pipelined == 0
+        && flow.shift.settled == flow.shift.is_kept
         && desk.ack == flow.shift.seq_to_client(desk.written);
     flow.told.at = flow.touched;
     flow.told.due = if answers { due::ANSWER } else { due::RESET };
