@@ -13,6 +13,7 @@ use aya::maps::{Array, HashMap, Map, MapData, MapType, PerCpuArray};
 use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType, loaded_programs};
 use enforcer_ebpf::abi::{ABI, Answer, Key, KeyTag, Meter, Policy, Service, TOTALS, map};
 use enforcer_ebpf::flow::{Handshake, Mark, Place, Set};
+use enforcer_ebpf::source::{Record, Source};
 use enforcer_ebpf::wire::Tuple;
 use enforcer_tests::client::{Connection, Ending, exchange, flood, get};
 use enforcer_tests::enforcer::{self, Enforcer, Ran};
@@ -28,10 +29,10 @@ const PORT: u16 = 8000;
 /// The ways of which each has its own kind of attachment.
 const ATTACHMENTS: [Way; 4] = [Way::VethNative, Way::VethTc, Way::LoopbackGeneric, Way::LoopbackTc];
 
-/// The programs of a guard at XDP: what judges, and what answers behind it.
-const XDP: [&str; 2] = ["enforcer_xdp", "enforcer_answer"];
-/// That of a guard in traffic control, which does both.
-const TC: [&str; 1] = ["enforcer_tc"];
+/// The programs of a guard at XDP: what judges, what answers behind it, and what meets packets that leave.
+const XDP: [&str; 3] = ["enforcer_xdp", "enforcer_answer", "enforcer_watch"];
+/// Those of a guard in traffic control, where one judges and answers.
+const TC: [&str; 2] = ["enforcer_tc", "enforcer_watch"];
 
 /// A link with an app on it that nothing guards yet.
 fn site() -> Result<(Link, Origin)> {
@@ -493,7 +494,7 @@ fn beside_a_foreign(kind: Kind) -> Result<()> {
         let attachment = enforcer.json(&["status"])?["attachments"][0].clone();
         ensure!(attachment["mode"] == "tc", "{hook}: {attachment}");
         ensure!(attachment["reason"].as_str().is_some_and(|reason| reason.contains(why)), "{hook}: {attachment}");
-        ensure!(attached(&link)? == ["foreign_xdp", "enforcer_tc"], "{hook}: {:?}", attached(&link)?);
+        ensure!(attached(&link)? == ["foreign_xdp", "enforcer_tc", "enforcer_watch"], "{hook}: {:?}", attached(&link)?);
         let key = enforcer.add_key(&format!("tenant-{hook}"), "1/hour")?;
         send_many(&link, &origin, &key, 1, Ending::Answered(200))?;
         send_many(&link, &origin, &key, 1, Ending::Answered(429))?;
@@ -753,7 +754,7 @@ fn values(name: &str, path: &Path) -> Result<Vec<u8>> {
         map::METERS => array::<{ size_of::<Meter>() }>(map),
         map::FLOWS => array::<{ size_of::<Set>() }>(map),
         map::ANSWERS => array::<{ size_of::<Answer>() }>(map),
-        map::CLOCK => array::<8>(map),
+        map::CLOCK | map::PENALTIES => array::<8>(map),
         map::TOTALS => {
             let totals: PerCpuArray<_, u64> = Map::PerCpuArray(map).try_into()?;
             let mut bytes = Vec::new();
@@ -765,6 +766,7 @@ fn values(name: &str, path: &Path) -> Result<Vec<u8>> {
         map::KEYS => pairs::<{ size_of::<KeyTag>() }, { size_of::<Key>() }>(map),
         map::MARKS => pairs::<{ size_of::<Place>() }, { size_of::<Mark>() }>(map),
         map::CHARGES => pairs::<{ size_of::<Place>() }, { size_of::<KeyTag>() }>(map),
+        map::SOURCES => pairs::<{ size_of::<Source>() }, { size_of::<Record>() }>(map),
         map::HANDSHAKES => pairs::<{ size_of::<Tuple>() }, { size_of::<Handshake>() }>(map),
         other => anyhow::bail!("{other} is a map that this search does not know"),
     }
