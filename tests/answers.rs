@@ -279,6 +279,33 @@ fn a_refused_request_behind_a_finished_one_is_answered_and_its_connection_goes_o
 }
 
 #[test]
+fn a_refused_request_that_came_in_parts_ends_its_connection() -> Result<()> {
+    // The app has its first part: what followed would be the rest of it.
+    everywhere(&Place::HOOKS, "plain", Workers::Threads(2), &[], |site| {
+        let key = site.enforcer.add_key("tenant", "unlimited")?;
+        let [address, _] = site.addresses();
+        site.link.client().run(|| {
+            let mut connection = Connection::open(address)?;
+            connection.send(&get("/", Some(&key)));
+            let (ending, _) = connection.answer();
+            ensure!(ending == Ending::Answered(200), "a good request: {ending:?}");
+            connection.send(b"GET /hidden HTTP/1.1\r\nHost: a\r\nX-Begun: ");
+            sleep(Duration::from_millis(100));
+            connection.send(b"here\r\n\r\n");
+            let (ending, _) = connection.answer();
+            ensure!(ending == Ending::Answered(401), "one in parts: {ending:?}");
+            connection.send(&get("/", Some(&key)));
+            let (ending, _) = connection.answer();
+            ensure!(!matches!(ending, Ending::Answered(_)), "behind it: {ending:?}");
+            Ok(())
+        })?;
+        let executed = site.origin.executed()?;
+        ensure!(executed.len() == 1, "the app executed {executed:?}");
+        Ok(())
+    })
+}
+
+#[test]
 fn a_flood_of_refused_requests_keeps_no_worker_from_a_good_client() -> Result<()> {
     for (mode, refusal) in [("answer", Ending::Answered(401)), ("reset", Ending::Reset)] {
         everywhere(&Place::HOOKS, "plain", Workers::Sync(2), &["--on-refuse", mode], |site| {

@@ -41,6 +41,8 @@ pub(super) fn keep(desk: &Desk, segment: &Segment, flow: &mut Flow, begin: u32, 
         && flow.leaves != 0
         && flow.accepted == begin
         && segment.seq == begin
+        // Else the server has the request's first bytes, and would read what follows as the rest of it.
+        && flow.machine.is_behind_request()
         && !segment.has(flag::FIN);
     if !is_kept {
         return false;
