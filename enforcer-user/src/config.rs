@@ -702,10 +702,11 @@ mod tests {
         assert_eq!(settings.service().head_timeout_ns, 2_000_000_000);
         assert_eq!(settings.service().flags, Service::OBSERVE);
         assert_eq!(settings.service().actions, [Action::Drop as u8; REASONS]);
-        let settings = merge(guard_lo(), "").expect("settings");
+        let unpunished = || Overrides { penalty: Some(Switch::Off), ..guard_lo() };
+        let settings = merge(unpunished(), "").expect("settings");
         let actions = [Action::Answer as u8; REASONS];
         assert_eq!(settings.service(), Service { flags: Service::ANSWER | Service::KEEP, actions, ..Service::DEFAULT });
-        let settings = merge(guard_lo(), "on_refuse = \"reset\"").expect("settings");
+        let settings = merge(unpunished(), "on_refuse = \"reset\"").expect("settings");
         assert_eq!(settings.service(), Service::DEFAULT);
     }
 }
