@@ -41,7 +41,9 @@ pub(super) fn keep(desk: &Desk, segment: &Segment, flow: &mut Flow, begin: u32, 
         && flow.leaves != 0
         && flow.accepted == begin
         && segment.seq == begin
-        // Else the server has the request's first bytes, and would read what follows as the rest of it.
+        // Else the server has the request's first bytes, and would read what follows as the rest of it; of bytes that come
+        // again it is not known how it stands before them.
+        && flow.next() == begin
         && flow.machine.is_behind_request()
         && !segment.has(flag::FIN);
     if !is_kept {
