@@ -5,9 +5,9 @@
 //! RST for the server. That RST is met here, behind the judge, on the ingress of traffic control: there a packet can
 //! become as long as an answer needs, and be sent back on any interface, which XDP can promise neither of.
 //!
-//! An answer is a text with places that are filled in ([`crate::abi::Answer`]). What was filled in is kept with the connection, so
-//! that an answer that got lost is told again byte by byte. Its packet takes its addresses, and its numbers, from the
-//! packet that it answers.
+//! An answer is a text with places that are filled in ([`crate::abi::Answer`]). What was filled in is kept with the
+//! connection, so that an answer that got lost is told again byte by byte. Its packet takes its addresses, and its
+//! numbers, from the packet that it answers.
 
 mod date;
 mod text;
@@ -24,15 +24,14 @@ use crate::verdict::{Count, Event};
 use crate::wire::{self, Head, Segment, Tuple, flag};
 use crate::words;
 pub use text::{TEXT, Text, piece};
-use translation::Counts;
-pub use translation::Toward;
+use translation::{Counts, Toward};
 
 /// Window that clients are offered, before scaling: enough to take the rest of an upload, and no reason to send it fast.
 const WINDOW: u16 = 1024;
 /// Hops that an answer may go.
 const HOPS: u8 = 64;
 /// ns in a second.
-const SECOND: u64 = 1_000_000_000;
+pub const SECOND: u64 = 1_000_000_000;
 /// Bytes of a TCP option header that aligns the timestamps, and of those.
 const TIMESTAMPS: u32 = 12;
 

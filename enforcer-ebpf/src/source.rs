@@ -6,12 +6,11 @@
 //! that meet one source at once, and a source that gives way to others in its table begins anew.
 
 use crate::abi::Service;
+use crate::answer::SECOND;
 use crate::wire::Tuple;
 
 /// ns for which a source counts as one behind which registered keys are served.
 pub const SERVED_NS: u64 = 60_000_000_000;
-/// ns in a second.
-const SECOND: u64 = 1_000_000_000;
 /// Most doublings of a penalty: one of a day has 47 bits, and must not wrap.
 const DOUBLINGS: u32 = 16;
 

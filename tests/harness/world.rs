@@ -13,7 +13,7 @@ use enforcer_ebpf::limit;
 use enforcer_ebpf::reply;
 use enforcer_ebpf::source::{Level, Record, Source};
 use enforcer_ebpf::verdict::Count;
-use enforcer_ebpf::wire::{self, HEAD, Head, Segment, Tuple};
+use enforcer_ebpf::wire::{HEAD, Segment, Tuple};
 
 use crate::bucket::Shared;
 use crate::reader::SECRET;
@@ -43,7 +43,6 @@ pub struct Host {
     handshakes: RefCell<HashMap<Tuple, Handshake>>,
     sockets: RefCell<Vec<(Tuple, Receiver)>>,
     sources: RefCell<BTreeMap<Source, Record>>,
-    replaced: RefCell<Vec<(u32, u32, u32)>>,
     scratch: RefCell<Box<Scratch>>,
     sheet: RefCell<Box<Sheet>>,
     now: StdCell<u64>,
@@ -105,7 +104,6 @@ impl Host {
             handshakes: RefCell::default(),
             sockets: RefCell::default(),
             sources: RefCell::default(),
-            replaced: RefCell::default(),
             scratch: RefCell::default(),
             sheet: RefCell::default(),
             now: StdCell::new(1 << 40),
@@ -162,20 +160,6 @@ impl Host {
         let head = frame.len().min(HEAD as usize);
         scratch.desk.head.bytes_mut()[..head].copy_from_slice(&frame[..head]);
         judge::watch(&Packet { host: self, frame }, &mut scratch, frame.len() as u32);
-    }
-
-    /// Shows what translates a frame that leaves for a client: the numbers replaced, each with its place.
-    pub fn leave(&self, frame: &[u8]) -> Vec<(u32, u32, u32)> {
-        let mut sheet = self.sheet.borrow_mut();
-        let head = frame.len().min(HEAD as usize);
-        sheet.head.bytes_mut()[..head].copy_from_slice(&frame[..head]);
-        answer::leave(&Packet { host: self, frame }, &mut sheet, frame.len() as u32);
-        self.replaced.take()
-    }
-
-    /// The numbers that the last frame shown to [`Host::answer`] has in the place of others, each with its place.
-    pub fn translated(&self) -> Vec<(u32, u32, u32)> {
-        self.replaced.take()
     }
 
     /// Shows what tells clients a frame that has passed the judge; the frame that it sends, if it sends one.
@@ -351,19 +335,12 @@ impl Post for Packet<'_> {
         answer::measure(told, policy, &meter, now);
     }
 
-    fn replace(&self, _segment: &Segment, at: u32, from: u32, to: u32) {
-        self.host.replaced.borrow_mut().push((at, from, to));
+    fn replace(&self, _segment: &Segment, _at: u32, _from: u32, _to: u32) {
+        unreachable!("no service of this world keeps connections");
     }
 
     fn sender(&self) -> Receiver {
-        let mut segment = Segment::EMPTY;
-        let mut head = Head::new();
-        let len = self.frame.len().min(HEAD as usize);
-        head.bytes_mut()[..len].copy_from_slice(&self.frame[..len]);
-        if wire::parse(&head, self.frame.len() as u32, &mut segment).is_err() {
-            return Receiver::ABSENT;
-        }
-        self.receiver(&segment.tuple.reversed())
+        unreachable!("no service of this world keeps connections");
     }
 
     fn sum(&self, text: &Text) -> u64 {

@@ -15,7 +15,7 @@ const BLOCKS: u32 = 4;
 
 /// Where the numbers go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Toward {
+pub(super) enum Toward {
     /// From the client to its server.
     Server,
     /// From the server to its client.

@@ -2,7 +2,7 @@
 
 use aya_ebpf::helpers::generated::{bpf_clone_redirect, bpf_csum_diff, bpf_ktime_get_boot_ns, bpf_probe_read_kernel};
 use enforcer_ebpf::abi::{ANSWER_TEXT, POINTS, Principal};
-use enforcer_ebpf::answer::{self, Letter, Post, Sheet, TEXT, Text};
+use enforcer_ebpf::answer::{self, Letter, Post, SECOND, Sheet, TEXT, Text};
 use enforcer_ebpf::flow::{Receiver, Told};
 use enforcer_ebpf::wire::{HEAD, Segment};
 
@@ -10,8 +10,6 @@ use crate::load_head;
 use crate::maps::{self, ANSWERS, CLOCK, METERS, POLICIES, PRINCIPALS};
 use crate::packet::{Packet, TcPacket, bounded};
 use crate::world::Kernel;
-
-const SECOND: u64 = 1_000_000_000;
 
 impl Post for Kernel<TcPacket> {
     #[inline(always)]
