@@ -3,8 +3,8 @@
 //! [`ABI`] names the directory of the pins; any change of a type here must change it. All values are multiples of
 //! eight bytes without padding, so that no uninitialised byte reaches a map.
 
-/// Number of this layout; part of the pin directory's name (`v3`).
-pub const ABI: u32 = 3;
+/// Number of this layout; part of the pin directory's name (`v4`).
+pub const ABI: u32 = 4;
 
 /// Names of the maps, with who writes and who reads each.
 pub mod map {
@@ -16,11 +16,40 @@ pub mod map {
     pub const KEYS: &str = "KEYS";
     /// `Array<u64>` (mmapable), index = principal: [`super::Principal`] as a word. Daemon → kernel.
     pub const PRINCIPALS: &str = "PRINCIPALS";
-    /// `Array<Policy>`, index = policy slot; a slot is never changed while a principal names it. Daemon → kernel.
+    /// `Array<Policy>`, index = policy slot; a slot is never changed while anything names it. Daemon → kernel.
     pub const POLICIES: &str = "POLICIES";
     /// `Array<Meter>` (mmapable), index = principal. Kernel → daemon; the daemon only clears one before it hands the
     /// principal's index out.
     pub const METERS: &str = "METERS";
+    /// `Array<Ruleset>`, index = ruleset slot; a slot is never changed while a service names it. Daemon → kernel.
+    pub const RULESETS: &str = "RULESETS";
+    /// `HashMap<Edge, u64>`: the state that a segment of a path leads to from another. Daemon → kernel.
+    pub const ROUTES: &str = "ROUTES";
+    /// `Array<State>`, index = state of the automaton of paths. Daemon → kernel.
+    pub const STATES: &str = "STATES";
+    /// `Array<Leaf>`, index = [`super::State::leaf`]. Daemon → kernel.
+    pub const LEAVES: &str = "LEAVES";
+    /// `Array<Rule>`, index = [`super::Leaf::rules`]. Daemon → kernel.
+    pub const RULES: &str = "RULES";
+    /// `LpmTrie<Prefix, u64>`: which exemptions are for an address, as bits. Daemon → kernel.
+    pub const EXEMPT: &str = "EXEMPT";
+    /// `Array<u64>`, index = exemption: when it ends, CLOCK_BOOTTIME in ns. Daemon → kernel.
+    pub const EXEMPTIONS: &str = "EXEMPTIONS";
+    /// `LpmTrie<Prefix, u64>`: the addresses whose `X-Forwarded-For` is believed. Daemon → kernel.
+    pub const PROXIES: &str = "PROXIES";
+    /// `HashMap<Client, u64>`: [`super::Share`] as a word. Daemon → kernel.
+    pub const CLIENTS: &str = "CLIENTS";
+    /// `HashMap<Scope, Buckets>`: what is used of limits whose subjects an operator has named. Kernel → daemon, which
+    /// removes those of subjects that are gone.
+    pub const BUCKETS: &str = "BUCKETS";
+    /// `LruHashMap<Scope, Buckets>`: what is used of limits by source. Kernel → daemon.
+    pub const SOURCE_BUCKETS: &str = "SOURCE_BUCKETS";
+    /// `LruHashMap<Sighting, u64>`: which keys were seen from which sources, for [`super::Spread`]. Kernel only.
+    pub const SIGHTINGS: &str = "SIGHTINGS";
+    /// `PerCpuArray<[u64; 4]>`, index = [`super::Policy::tally`]: see [`super::tally`]. Kernel → daemon.
+    pub const TALLIES: &str = "TALLIES";
+    /// `Array<u64>`, one entry: until when what is on trial holds, CLOCK_BOOTTIME in ns; 0 = nothing is. Daemon → kernel.
+    pub const TRIAL: &str = "TRIAL";
     /// `PerCpuArray<u64>`, index = [`crate::verdict::Count::index`]. Kernel → daemon.
     pub const TOTALS: &str = "TOTALS";
     /// `Array<flow::Set>` (mmapable), index = hash of a connection modulo the entries. Kernel only; the daemon reads
@@ -51,7 +80,8 @@ pub mod map {
     /// The maps that outlive the daemon.
     pub const PINNED: &[&str] = &[
         PORTS, SERVICES, KEYS, PRINCIPALS, POLICIES, METERS, TOTALS, FLOWS, MARKS, CHARGES, HANDSHAKES, ANSWERS, CLOCK,
-        SOURCES, PENALTIES,
+        SOURCES, PENALTIES, RULESETS, ROUTES, STATES, LEAVES, RULES, EXEMPT, EXEMPTIONS, PROXIES, CLIENTS, BUCKETS,
+        SOURCE_BUCKETS, SIGHTINGS, TALLIES, TRIAL,
     ];
 }
 
@@ -94,6 +124,32 @@ pub const ANSWERS_EACH: u32 = 16;
 pub const ANSWERS: u32 = SERVICES * ANSWERS_EACH;
 /// Entries of [`map::SOURCES`].
 pub const SOURCES: u32 = 65_536;
+/// Entries of [`map::RULESETS`]; index 0 is never given out: a service without rules.
+pub const RULESETS: u32 = 64;
+/// Entries of [`map::ROUTES`].
+pub const ROUTES: u32 = 32_768;
+/// Entries of [`map::STATES`]; index 0 stands for a path that is not routed.
+pub const STATES: u32 = 16_384;
+/// Entries of [`map::LEAVES`]; index 0 has no rules.
+pub const LEAVES: u32 = 8_192;
+/// Entries of [`map::RULES`]; index 0 stands for none.
+pub const RULES: u32 = 8_192;
+/// Most prefixes of [`map::EXEMPT`] and of [`map::PROXIES`].
+pub const PREFIXES: u32 = 4_096;
+/// Exemptions at once: the bits of a word.
+pub const EXEMPTIONS: u32 = 64;
+/// Entries of [`map::CLIENTS`].
+pub const CLIENTS: u32 = 65_536;
+/// Default entries of [`map::BUCKETS`].
+pub const BUCKETS: u32 = 65_536;
+/// Default entries of [`map::SOURCE_BUCKETS`].
+pub const SOURCE_BUCKETS: u32 = 65_536;
+/// Entries of [`map::SIGHTINGS`].
+pub const SIGHTINGS: u32 = 131_072;
+/// Entries of [`map::TALLIES`]; a power of two. Index 0 is for what has none.
+pub const TALLIES: u32 = 4_096;
+/// Methods that are told apart, see [`crate::http::method`]; a power of two.
+pub const METHODS: usize = 16;
 /// Room for reasons; a power of two.
 pub const REASONS: usize = 32;
 /// Limits that apply together to one principal.
@@ -116,6 +172,10 @@ pub struct Key {
     pub not_before: u64,
     /// First instant no longer valid, CLOCK_BOOTTIME in ns; `u64::MAX` = never.
     pub expires: u64,
+    /// Slot of the limits of this key alone, beside its principal's; 0 = none.
+    pub policy: u32,
+    /// 0.
+    pub reserved: u32,
 }
 
 impl Key {
@@ -128,41 +188,79 @@ impl Key {
 pub struct Principal {
     /// Index in [`map::POLICIES`]; 0 = none, which refuses.
     pub policy: u32,
+    /// The policy in its place while a trial goes on ([`map::TRIAL`]); 0 = the same.
+    pub trial: u32,
 }
 
 impl Principal {
     /// The word that lies in the map.
     #[must_use]
     pub const fn to_word(self) -> u64 {
-        self.policy as u64
+        ((self.trial as u64) << 32) | self.policy as u64
     }
 
     /// Reads the map's word.
     #[must_use]
     pub const fn from_word(word: u64) -> Self {
-        Self { policy: word as u32 }
+        Self { policy: word as u32, trial: (word >> 32) as u32 }
+    }
+
+    /// The slot that holds now.
+    #[must_use]
+    #[inline(always)]
+    pub const fn slot(self, on_trial: bool) -> u32 {
+        if on_trial && self.trial != 0 { self.trial } else { self.policy }
     }
 }
 
-/// Limits that apply together. Never changed in place while in use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Limits that apply together, of any scope. Never changed in place while in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct Policy {
     /// The limits; those behind `len` are ignored.
     pub limits: [Limit; LIMITS],
+    /// What each is called in answers.
+    pub names: [Name; LIMITS],
     /// How many of `limits` apply, 0 = unlimited (spelled out by the operator).
     pub len: u32,
-    /// [`Policy::IN_USE`] where the slot holds a policy; a principal that names another refuses everything.
+    /// [`Policy::IN_USE`] and [`Policy::OBSERVE`]. A principal that names a slot that is not in use refuses everything.
     pub flags: u32,
+    /// Slot of limits that are counted beside these and refuse nobody; 0 = none.
+    pub candidate: u32,
+    /// Index in [`map::TALLIES`].
+    pub tally: u32,
+    /// When this policy ends, CLOCK_BOOTTIME in ns; `u64::MAX` = never. Then `next` holds in its place.
+    pub until: u64,
+    /// The slot that holds from `until` on; that one has no end.
+    pub next: u32,
+    /// 0.
+    pub reserved: u32,
 }
+
+/// A limit's name in answers: 1–16 visible ASCII bytes, lowest first, then zeros.
+pub type Name = [u64; 2];
 
 impl Policy {
     /// Flag: the slot has been written.
     pub const IN_USE: u32 = 1;
+    /// Flag: what these limits would refuse is counted, and passes.
+    pub const OBSERVE: u32 = 2;
+}
+
+/// What is counted for each [`Policy::tally`].
+pub mod tally {
+    /// Requests that its limits refused.
+    pub const REFUSED: usize = 0;
+    /// Requests that they would have refused, were they enforced.
+    pub const WOULD_REFUSE: usize = 1;
+    /// Requests that its candidate would have refused.
+    pub const CANDIDATE: usize = 2;
+    /// How many there are; a power of two.
+    pub const LEN: usize = 4;
 }
 
 /// One limit, as the kernel computes with it. Times in ticks of 64 ns for windows, in ns for GCRA.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 #[repr(C)]
 pub struct Limit {
     /// An [`Algorithm`]'s index.
@@ -201,20 +299,259 @@ pub struct Bucket {
     pub arrival: u64,
 }
 
+/// What is used of a policy's limits by one of those that it is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Buckets {
+    /// One for each of the policy's limits, in their order.
+    pub limits: [Bucket; LIMITS],
+    /// One for each limit of its candidate.
+    pub candidate: [Bucket; LIMITS],
+}
+
 /// All that the kernel keeps about a principal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Meter {
-    /// One for each of the policy's limits, in their order.
-    pub buckets: [Bucket; LIMITS],
+    /// What is used of its limits.
+    pub buckets: Buckets,
     /// Requests passed.
     pub allowed: u64,
     /// Requests refused over a limit.
     pub limited: u64,
     /// Requests refused because the key was disabled or outside its validity.
     pub denied: u64,
-    /// Requests that would have been refused, but the service observes (they were passed, and are not in `allowed`).
+    /// Requests that would have been refused, but the service or the limit observes (they were passed; where only a limit
+    /// observes they are in `allowed` too).
     pub would_refuse: u64,
+    /// Requests that the candidate of its policy would have refused.
+    pub candidate: u64,
+    /// When a request of it was passed last, CLOCK_BOOTTIME in ns.
+    pub seen: u64,
+}
+
+/// Whose buckets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+#[repr(C)]
+pub struct Scope {
+    /// A [`scope`] number, or a route's from [`scope::ROUTES`] on, which the daemon never gives to another.
+    pub rule: u64,
+    /// Who: a source (prefix, family), a key's tag, a principal and a client's number, or 0.
+    pub subject: [u64; 2],
+}
+
+/// Numbers of the rules whose buckets are kept by [`Scope`].
+pub mod scope {
+    /// All requests of one source.
+    pub const SOURCE: u64 = 1;
+    /// Bad keys of one source; `candidate[0].arrival` is until when all are refused unread.
+    pub const GUESSES: u64 = 2;
+    /// CORS preflights of one source.
+    pub const PREFLIGHT: u64 = 3;
+    /// All requests of a service.
+    pub const SERVICE: u64 = 4;
+    /// Sources that are new to [`super::map::SOURCE_BUCKETS`].
+    pub const ADMISSION: u64 = 5;
+    /// One key's own limits.
+    pub const KEY: u64 = 6;
+    /// A client id of a principal.
+    pub const CLIENT: u64 = 7;
+    /// Distinct keys of one source; `limits[0].counts` is how many, `limits[0].window` since when.
+    pub const KEYS_OF_SOURCE: u64 = 8;
+    /// Distinct sources of one key; likewise.
+    pub const SOURCES_OF_KEY: u64 = 9;
+    /// The first number of routes and named limits.
+    pub const ROUTES: u64 = 16;
+    /// The subject's second word for all sources that are not let in: no address family.
+    pub const OVERFLOW: u64 = u64::MAX;
+}
+
+/// Too many of one thing for one of another: distinct keys of a source, distinct sources of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[repr(C)]
+pub struct Spread {
+    /// The most within a window; 0 = any number.
+    pub most: u32,
+    /// A [`SpreadAction`].
+    pub action: u32,
+    /// ns of a window, which begins with its first sighting.
+    pub window: u64,
+}
+
+/// What follows when a [`Spread`] is exceeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum SpreadAction {
+    /// It is counted.
+    Alert = 0,
+    /// Requests with those that came too late are refused.
+    Limit = 1,
+    /// Likewise, and the source gets a penalty.
+    Penalty = 2,
+}
+
+/// A pair that was seen within a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+#[repr(C)]
+pub struct Sighting {
+    /// [`scope::KEYS_OF_SOURCE`] or [`scope::SOURCES_OF_KEY`].
+    pub rule: u64,
+    /// When the window began.
+    pub window: u64,
+    /// The source.
+    pub source: [u64; 2],
+    /// The key.
+    pub key: [u64; 2],
+}
+
+/// All rules of a service but the limits of its principals. Never changed in place while in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[repr(C)]
+pub struct Ruleset {
+    /// [`Ruleset::STRICT_GUESSES`], [`Ruleset::FORWARDED`].
+    pub flags: u32,
+    /// Index in [`map::STATES`] that a path begins in; 0 = paths are not looked at.
+    pub routes: u32,
+    /// Policy slot for each source; 0 = none. So for the slots below.
+    pub source: u32,
+    /// Policy slot for all requests together.
+    pub service: u32,
+    /// Policy slot for the bad keys of each source.
+    pub guesses: u32,
+    /// Policy slot for the CORS preflights of each source; 0 = they need a key.
+    pub preflight: u32,
+    /// Policy slot for sources that are new.
+    pub admission: u32,
+    /// Bytes of `client`; 0 = clients are not told apart.
+    pub client_len: u32,
+    /// Name of the field with the client's id, in lower case, then zeros; at most 31 bytes.
+    pub client: [u64; 4],
+    /// ns for which a source over `guesses` is refused unread for bad keys.
+    pub guess_penalty_ns: u64,
+    /// Distinct keys of one source.
+    pub keys_of_source: Spread,
+    /// Distinct sources of one key.
+    pub sources_of_key: Spread,
+}
+
+impl Ruleset {
+    /// Flag: a source over `guesses` is refused for good keys too.
+    pub const STRICT_GUESSES: u32 = 1;
+    /// Flag: `X-Forwarded-For` of [`map::PROXIES`] is believed.
+    pub const FORWARDED: u32 = 2;
+    /// Flag: connections begin with a PROXY protocol header, version 1.
+    pub const PROXY_V1: u32 = 4;
+    /// Flag: likewise, version 2.
+    pub const PROXY_V2: u32 = 8;
+}
+
+/// A segment of a path that leads on from a state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+#[repr(C)]
+pub struct Edge {
+    /// The state.
+    pub state: u64,
+    /// The segment's tag under the key secret, once decoded.
+    pub segment: [u64; 2],
+}
+
+/// A state of the automaton of paths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[repr(C)]
+pub struct State {
+    /// The state behind any segment that no [`Edge`] leads on by; 0 = the path is not routed.
+    pub other: u32,
+    /// Index in [`map::LEAVES`] of a path that ends here.
+    pub leaf: u32,
+}
+
+/// The rules of a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[repr(C)]
+pub struct Leaf {
+    /// Index in [`map::RULES`] for each method.
+    pub rules: [u32; METHODS],
+}
+
+/// What holds for a path and method.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[repr(C)]
+pub struct Rule {
+    /// Which exemptions are for this path and method, as bits.
+    pub exempt: u64,
+    /// [`Scope::rule`] of its buckets.
+    pub scope: u32,
+    /// Policy slot; 0 = no limits of its own.
+    pub policy: u32,
+    /// A [`Per`].
+    pub per: u32,
+    /// Requests that one counts as, 1 to [`crate::limit::MAX_COST`].
+    pub cost: u32,
+    /// [`Rule::PUBLIC`].
+    pub flags: u32,
+    /// 0.
+    pub reserved: u32,
+}
+
+impl Rule {
+    /// Flag: no key is needed.
+    pub const PUBLIC: u32 = 1;
+}
+
+/// For whom a rule's limits are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum Per {
+    /// Each principal.
+    Principal = 0,
+    /// Each source.
+    Source = 1,
+    /// All together.
+    Service = 2,
+}
+
+/// An address or a prefix, as the key of an LPM trie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct Prefix {
+    /// Bits of `address` that count; IPv4 addresses are mapped (RFC 4291 §2.5.5.2), so 96 more than theirs.
+    pub bits: u32,
+    /// In network order.
+    pub address: [u8; 16],
+}
+
+/// A declared client id of a principal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+#[repr(C)]
+pub struct Client {
+    /// The principal's index.
+    pub principal: u64,
+    /// The id's tag under the key secret; 0 for all ids that are not declared, and for none.
+    pub id: [u64; 2],
+}
+
+/// What a client id has of its principal's budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Share {
+    /// Policy slot.
+    pub policy: u32,
+    /// The id's number within the principal, for its [`Scope`]; never given to another.
+    pub number: u32,
+}
+
+impl Share {
+    /// The word that lies in the map.
+    #[must_use]
+    pub const fn to_word(self) -> u64 {
+        ((self.number as u64) << 32) | self.policy as u64
+    }
+
+    /// Reads the map's word.
+    #[must_use]
+    #[inline(always)]
+    pub const fn from_word(word: u64) -> Self {
+        Self { policy: word as u32, number: (word >> 32) as u32 }
+    }
 }
 
 /// A guarded service. Each field is valid by itself, so an update needs no atomicity over them.
@@ -248,6 +585,10 @@ pub struct Service {
     pub penalty_ns: u64,
     /// ns of the longest penalty, at least `penalty_ns`.
     pub penalty_most_ns: u64,
+    /// Index in [`map::RULESETS`]; 0 = no rules but the limits of principals.
+    pub rules: u32,
+    /// The slot in its place while a trial goes on; 0 = the same.
+    pub rules_trial: u32,
     /// [`crate::verdict::Action`] for each [`crate::verdict::Reason`], by index.
     pub actions: [u8; REASONS],
 }
@@ -296,6 +637,8 @@ impl Service {
         source_v6: 64,
         penalty_ns: 0,
         penalty_most_ns: 0,
+        rules: 0,
+        rules_trial: 0,
         actions: [crate::verdict::Action::Reset as u8; REASONS],
     };
 }
@@ -322,8 +665,10 @@ pub enum AnswerKind {
     UriTooLong = 4,
     /// 431: the head is too large.
     FieldsTooLarge = 5,
-    /// 429, over the policy's first limit; the other limits' follow, by index.
+    /// 429: over a limit, which is named.
     TooManyRequests = 6,
+    /// 429: keys are being guessed, tried out or passed on.
+    AbnormalUsage = 7,
 }
 
 /// A response as text with places to be filled in.
@@ -338,7 +683,7 @@ pub struct Answer {
     pub filled: u32,
     /// 0.
     pub reserved: u32,
-    /// What is filled in, by its place in the text, ascending; all of them before the body.
+    /// What is filled in, by its place in the text, ascending; in the body only what has a fixed length.
     pub points: [Point; POINTS],
     /// Status line, fields, empty line, body.
     pub text: [u8; ANSWER_TEXT],
@@ -368,7 +713,14 @@ pub enum Value {
     Window = 3,
     /// `keep-alive` or `close`.
     Connection = 4,
+    /// The limit's [`Name`].
+    Name = 5,
+    /// Likewise, in quotes, with spaces behind it up to [`QUOTED`] bytes: for a body, whose length is told before it.
+    QuotedName = 6,
 }
+
+/// Bytes of [`Value::QuotedName`].
+pub const QUOTED: usize = 18;
 
 /// Offsets in bytes within the running kernel's structures, from its BTF.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -394,12 +746,22 @@ pub struct SocketOffsets {
 
 const _: () = {
     assert!(size_of::<KeyTag>() == 16);
-    assert!(size_of::<Key>() == 24);
+    assert!(size_of::<Key>() == 32);
     assert!(size_of::<Limit>() == 32);
-    assert!(size_of::<Policy>() == 136);
+    assert!(size_of::<Policy>() == 224);
     assert!(size_of::<Bucket>() == 24);
-    assert!(size_of::<Meter>() == 128);
-    assert!(size_of::<Service>() == 96);
+    assert!(size_of::<Buckets>() == 192);
+    assert!(size_of::<Meter>() == 240);
+    assert!(size_of::<Scope>() == 24);
+    assert!(size_of::<Sighting>() == 48);
+    assert!(size_of::<Ruleset>() == 104);
+    assert!(size_of::<Edge>() == 24);
+    assert!(size_of::<State>() == 8);
+    assert!(size_of::<Leaf>() == 64);
+    assert!(size_of::<Rule>() == 32);
+    assert!(size_of::<Prefix>() == 20);
+    assert!(size_of::<Client>() == 24);
+    assert!(size_of::<Service>() == 104);
     assert!(size_of::<Answer>() == 16 + 4 * POINTS + ANSWER_TEXT);
     assert!(size_of::<SocketOffsets>() == 32);
 };

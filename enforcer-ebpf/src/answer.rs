@@ -13,7 +13,7 @@ mod date;
 mod text;
 mod translation;
 
-use crate::abi::{ANSWERS_EACH, AnswerKind, LIMITS, Meter, Policy, Service};
+use crate::abi::{ANSWERS_EACH, Buckets, LIMITS, Policy, Service, scope};
 use crate::flow::{self, Receiver, Told, due, receiver};
 use crate::judge::World;
 use crate::limit;
@@ -41,7 +41,7 @@ pub trait Post: World {
     fn unix(&self) -> u64;
     /// Writes the answer at this index of [`crate::abi::map::ANSWERS`], with [`piece`]; `false` if there is none.
     fn write(&self, index: u32, told: &Told, text: &mut Text) -> bool;
-    /// Notes what the limits of `told`'s principal say, with [`measure`].
+    /// Notes what the limits of `told`'s claim say, with [`measure`].
     fn measure(&self, told: &mut Told, now: u64);
     /// The [`reply::add`]ed sum of the text.
     fn sum(&self, text: &Text) -> u64;
@@ -211,7 +211,7 @@ fn take<P: Post>(post: &P, sheet: &mut Sheet) -> bool {
     let is_first = sheet.told.len == 0;
     if is_first {
         sheet.told.date = post.unix() as u32;
-        if sheet.told.kind == AnswerKind::TooManyRequests as u32 {
+        if sheet.told.policy != 0 {
             post.measure(&mut sheet.told, flow.touched);
         }
     }
@@ -228,30 +228,36 @@ fn take<P: Post>(post: &P, sheet: &mut Sheet) -> bool {
     true
 }
 
-/// Notes in `told` which limit of its principal keeps a request out for longest, and for how long.
+/// Notes in `told` which limit of its claim keeps a request out for longest, and for how long.
 #[inline(always)]
-pub fn measure(told: &mut Told, policy: &Policy, meter: &Meter, now: u64) {
+pub fn measure(told: &mut Told, policy: &Policy, buckets: &Buckets, now: u64) {
     let (mut longest, mut worst) = (0, 0);
     for index in 0..LIMITS {
         if index as u32 >= policy.len {
             break;
         }
-        let retry = limit::retry(&meter.buckets[index], &policy.limits[index], now);
+        let retry = limit::retry(&buckets.limits[index], &policy.limits[index], now);
         if retry >= longest {
             longest = retry;
             worst = index;
         }
     }
+    if told.scope.rule == scope::GUESSES {
+        let blocked = buckets.candidate[0].arrival.saturating_sub(now);
+        longest = if blocked > longest { blocked } else { longest };
+    }
     let limit = &policy.limits[worst & (LIMITS - 1)];
-    told.kind = AnswerKind::TooManyRequests as u32 + worst as u32;
     told.retry = seconds(longest);
     told.quota = limit.count;
     told.window = seconds(limit.window.saturating_mul(limit::TICK_NS));
+    let name = &policy.names[worst & (LIMITS - 1)];
+    told.name[0] = name[0];
+    told.name[1] = name[1];
 }
 
 /// Whole seconds, rounded up, at least 1.
 #[inline(always)]
-const fn seconds(ns: u64) -> u32 {
+pub(crate) const fn seconds(ns: u64) -> u32 {
     let seconds = ns / SECOND + (!ns.is_multiple_of(SECOND)) as u64;
     match seconds {
         0 => 1,

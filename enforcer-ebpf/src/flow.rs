@@ -14,7 +14,7 @@
 //! connections that nobody waits for give way. An entry is made by the first payload of a connection whose socket
 //! exists or whose handshake was seen to its end, never by a SYN.
 
-use crate::abi::KeyTag;
+use crate::abi::{KeyTag, Name, Scope};
 use crate::http::Machine;
 use crate::opaque::{opaque, zero};
 use crate::shift::Shift;
@@ -88,12 +88,16 @@ pub struct Told {
     pub ack: u32,
     /// TCP timestamps (RFC 7323) for the client: value and echo; both 0 if it sends none.
     pub stamps: [u32; 2],
-    /// Which answer: an [`crate::abi::AnswerKind`], for [`crate::abi::AnswerKind::TooManyRequests`] plus the limit.
+    /// Which answer: an [`crate::abi::AnswerKind`].
     pub kind: u32,
     /// 1 if it has no body, since its request's method is HEAD.
     pub bodiless: u32,
-    /// Whose limit is used up.
-    pub principal: u32,
+    /// The claim whose limits are used up: its [`crate::charge::table`].
+    pub table: u32,
+    /// Its policy slot; 0 if there is none.
+    pub policy: u32,
+    /// Requests that the refused one would have counted as.
+    pub cost: u32,
     /// Filled in: seconds of Unix time.
     pub date: u32,
     /// Filled in: [`crate::abi::Value::RetryAfter`].
@@ -104,6 +108,10 @@ pub struct Told {
     pub window: u32,
     /// 1 if the connection goes on behind the answer.
     pub keeps: u32,
+    /// Whose buckets the claim is of.
+    pub scope: Scope,
+    /// Filled in: [`crate::abi::Value::Name`].
+    pub name: Name,
 }
 
 impl Told {
@@ -117,12 +125,16 @@ impl Told {
         stamps: [0; 2],
         kind: 0,
         bodiless: 0,
-        principal: 0,
+        table: 0,
+        policy: 0,
+        cost: 0,
         date: 0,
         retry: 0,
         quota: 0,
         window: 0,
         keeps: 0,
+        scope: Scope { rule: 0, subject: [0; 2] },
+        name: [0; 2],
     };
 }
 
@@ -220,10 +232,10 @@ impl Default for Set {
 
 const _: () = {
     assert!(size_of::<Tuple>() == 40);
-    assert!(size_of::<Machine>() == 104);
-    assert!(size_of::<Mark>() == 112);
-    assert!(size_of::<Told>() == 8 + 4 * 14);
-    assert!(size_of::<Flow>() == 40 + 104 + 112 + 8 * 9 + 4 * 16 + 64 + 40);
+    assert!(size_of::<Machine>() == 128);
+    assert!(size_of::<Mark>() == 136);
+    assert!(size_of::<Told>() == 8 + 4 * 16 + 24 + 16);
+    assert!(size_of::<Flow>() == 40 + 128 + 136 + 8 * 9 + 4 * 16 + 112 + 40);
     assert!(size_of::<Set>() == 8 + WAYS * (8 + size_of::<Flow>()));
 };
 

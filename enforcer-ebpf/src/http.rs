@@ -157,6 +157,10 @@ const KEEP: u16 = 512;
 const CLOSE: u16 = 1024;
 /// The method is HEAD: its response has no body.
 const BODILESS: u16 = 2048;
+/// An `Origin` field.
+const ORIGIN: u16 = 4096;
+/// An `Access-Control-Request-Method` field.
+const ASKS_METHOD: u16 = 8192;
 
 /// The machine's state between two bytes of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -180,6 +184,32 @@ pub struct Machine {
     seen: u8,
     /// Digits of the length under way.
     digits: u8,
+    /// Tag of the client's id; 0 if it has none.
+    client: [u64; 2],
+    /// State of the automaton of paths, [`crate::abi::map::STATES`].
+    route: u32,
+    /// A [`method`] number.
+    method: u32,
+}
+
+/// Methods that rules tell apart; numbers, since they lie in a map.
+pub mod method {
+    /// `GET`.
+    pub const GET: u32 = 0;
+    /// `HEAD`.
+    pub const HEAD: u32 = 1;
+    /// `POST`.
+    pub const POST: u32 = 2;
+    /// `PUT`.
+    pub const PUT: u32 = 3;
+    /// `PATCH`.
+    pub const PATCH: u32 = 4;
+    /// `DELETE`.
+    pub const DELETE: u32 = 5;
+    /// `OPTIONS`.
+    pub const OPTIONS: u32 = 6;
+    /// All others.
+    pub const OTHER: u32 = 7;
 }
 
 const CR: u8 = b'\r';
@@ -360,6 +390,34 @@ impl Machine {
     #[inline(always)]
     pub fn key(&self) -> Option<KeyTag> {
         if self.flags & KEYED == 0 { None } else { Some(self.tagger.finish()) }
+    }
+
+    /// Tag of the client's id of the request whose head is complete; 0 if it has none.
+    #[must_use]
+    #[inline(always)]
+    pub fn client(&self) -> [u64; 2] {
+        self.client
+    }
+
+    /// State of the automaton of paths that the target of the request whose head is complete ended in.
+    #[must_use]
+    #[inline(always)]
+    pub fn route(&self) -> u32 {
+        self.route
+    }
+
+    /// The [`method`] of the request whose head is complete.
+    #[must_use]
+    #[inline(always)]
+    pub fn method_number(&self) -> u32 {
+        self.method
+    }
+
+    /// Whether the request whose head is complete is a CORS preflight (Fetch §3.2.2): browsers send it without a key.
+    #[must_use]
+    #[inline(always)]
+    pub fn is_preflight(&self) -> bool {
+        self.method == method::OPTIONS && self.flags & (ORIGIN | ASKS_METHOD) == ORIGIN | ASKS_METHOD
     }
 
     /// Takes up the bytes kept from the last segment: puts them in front of the window and says where they begin.

@@ -24,7 +24,7 @@ mod watch;
 
 use core::ops::DerefMut;
 
-use crate::abi::{Key, KeyTag, Service};
+use crate::abi::{Client, Key, KeyTag, Rule, Ruleset, Scope, Service, Share, Spread};
 use crate::flow::{self, Course, Flow, Handshake, Mark, Place, Plan, Receiver, Set, receiver, stage};
 use crate::http::bytes::Window;
 use crate::http::{Refusal, Step};
@@ -33,7 +33,7 @@ use crate::source::{Level, Source};
 use crate::verdict::{Action, Count, Event, Reason};
 use crate::wire::{self, Head, NotTcp, Segment, Tuple, flag};
 use again::Memory;
-pub use decision::{Decision, decide};
+pub use decision::{Decision, claim, decide, guess, is_blocked, spread};
 pub use reading::{Piece, Reading, Refill, Scan, read, refill, step};
 pub use sum::{Sum, sum_step};
 pub use watch::watch;
@@ -90,9 +90,32 @@ pub trait World: Sized {
     fn load(&self, window: &mut Window, at: u32, len: u32) -> bool;
     /// A registered key.
     fn key(&self, tag: KeyTag) -> Option<Key>;
-    /// Charges one request to all of a principal's limits, or to none: see [`crate::limit::charge_all`]. `false` too
-    /// where it has no policy, and so no limit that could be kept.
-    fn charge(&self, principal: u32, now: u64) -> bool;
+    /// Copies the rules of a service; all 0 if it has none.
+    fn rules(&self, service: &Service, rules: &mut Ruleset);
+    /// Copies the rule of the path and method of the request whose head is complete; its index, or 0 if there is none.
+    fn rule(&self, flow: &Flow, rule: &mut Rule) -> u32;
+    /// Whether one of these exemptions is for the connection's source, and has not ended.
+    fn is_exempt(&self, exemptions: u64, flow: &Flow, now: u64) -> bool;
+    /// The slot of a principal's policy; 0 if it has none, and so no limit that could be kept.
+    fn policy(&self, principal: u32, now: u64) -> u32;
+    /// What a client id has of its principal's budget: as declared, or what all others share; `None` if nothing is said.
+    fn share(&self, client: Client) -> Option<Share>;
+    /// Whether a source has buckets.
+    fn is_open(&self, scope: Scope) -> bool;
+    /// Whether buckets are there, be it from now on; a [`crate::charge::table`].
+    fn open(&self, table: u32, scope: Scope) -> bool;
+    /// Charges one more source to the limits in a slot; `true` also where that is 0.
+    fn admit(&self, policy: u32, now: u64) -> bool;
+    /// Until when a source is refused for the bad keys that it has sent; 0 if it is not.
+    fn blocked_until(&self, scope: Scope) -> u64;
+    /// Refuses a source until then.
+    fn block(&self, scope: Scope, until: u64);
+    /// [`crate::spread::sight`].
+    fn sight(&self, table: u32, scope: Scope, spread: &Spread, source: [u64; 2], key: [u64; 2], now: u64) -> bool;
+    /// Begins a penalty of a source.
+    fn penalise(&self, source: Source, now: u64, service: &Service);
+    /// Runs the reading's charge to its end, and counts what its limits have refused; whether it may pass.
+    fn charge(&self, reading: &mut Reading) -> bool;
     /// Counts for a principal.
     fn tally(&self, principal: u32, tally: Tally);
     /// Counts.
@@ -129,14 +152,41 @@ pub trait World: Sized {
     /// [`crate::http::Machine::step`].
     #[inline(always)]
     fn advance(&self, reading: &mut Reading, flow: &mut Flow) -> Step {
-        let Reading { scan, window, service } = reading;
+        let Reading { scan, window, service, .. } = reading;
         flow.machine.step(window, &mut scan.cursor, service, self.key_secret())
     }
 
     /// [`decide`].
     #[inline(always)]
-    fn decide(&self, flow: &mut Flow, position: u64, again: bool, now: u64) -> Decision {
-        decide(self, flow, position, again, now)
+    fn decide(&self, reading: &mut Reading, flow: &mut Flow, position: u64) -> Decision {
+        decide(self, reading, flow, position)
+    }
+
+    /// [`claim`].
+    ///
+    /// # Errors
+    /// Likewise.
+    #[inline(always)]
+    fn claim(&self, reading: &mut Reading, flow: &Flow, source: Source) -> Result<u32, (u32, Reason)> {
+        claim(self, reading, flow, source)
+    }
+
+    /// [`guess`].
+    #[inline(always)]
+    fn guess(&self, reading: &mut Reading, source: Source, reason: Reason) -> Reason {
+        guess(self, reading, source, reason)
+    }
+
+    /// [`is_blocked`].
+    #[inline(always)]
+    fn is_blocked(&self, source: Source, now: u64) -> bool {
+        is_blocked(self, source, now)
+    }
+
+    /// [`spread`].
+    #[inline(always)]
+    fn spread(&self, reading: &mut Reading, source: Source, tag: KeyTag) -> Option<Reason> {
+        spread(self, reading, source, tag)
     }
 }
 
@@ -180,7 +230,7 @@ impl Scratch {
             segment: Segment::default(),
             desk: Desk {
                 head: Head::new(),
-                reading: Reading { scan: Scan::default(), service: Service::DEFAULT, window: Window::new() },
+                reading: Reading::default(),
                 sum: Sum::default(),
                 mark: Mark::default(),
                 stood: crate::http::Machine::default(),

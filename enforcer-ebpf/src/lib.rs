@@ -9,6 +9,8 @@
 //! - [`http`]: the resumable HTTP/1.1 framing machine
 //! - [`key`]: the keyed tag of an `X-API-Key` value
 //! - [`limit`]: sliding, fixed and GCRA limiters, changed by compare-and-swap
+//! - [`charge`]: all limits that apply to a request, or none
+//! - [`spread`]: too many keys of one source, or sources of one key
 //! - [`verdict`]: why a request is refused, and what is done about it
 //! - [`judge`]: the whole way, over a [`judge::World`] that the kernel and the tests each provide
 //! - [`source`]: what becomes of sources that go on sending what is refused
@@ -22,6 +24,7 @@
 
 pub mod abi;
 pub mod answer;
+pub mod charge;
 pub mod flow;
 pub mod http;
 pub mod judge;
@@ -33,6 +36,7 @@ mod pod;
 pub mod reply;
 pub mod shift;
 pub mod source;
+pub mod spread;
 pub mod verdict;
 pub mod wire;
 pub mod words;

@@ -20,8 +20,7 @@
 //! # GCRA
 //! One word: the theoretical arrival time (ITU-T I.371); at most N + burst in any W.
 
-use crate::abi::{Algorithm, Bucket, LIMITS, Limit, Policy};
-use crate::opaque::zero;
+use crate::abi::{Algorithm, Bucket, Limit};
 
 /// Unit of window times in ns.
 pub const TICK_NS: u64 = 64;
@@ -198,7 +197,7 @@ fn attempt_gcra<C: Cell>(cells: &Cells<C>, limit: &Limit, now: u64, cost: u64) -
 
 /// Tries once to give back a charge; `token` is what [`Outcome::Charged`] held. `false` if another CPU was faster.
 #[inline(always)]
-fn refund<C: Cell>(cells: &Cells<C>, limit: &Limit, token: u64, cost: u64) -> bool {
+pub fn refund<C: Cell>(cells: &Cells<C>, limit: &Limit, token: u64, cost: u64) -> bool {
     if limit.algorithm == Algorithm::Gcra as u32 {
         let word = cells.arrival.load();
         return cells.arrival.swap(word, word.saturating_sub(limit.interval.wrapping_mul(cost)));
@@ -211,128 +210,6 @@ fn refund<C: Cell>(cells: &Cells<C>, limit: &Limit, token: u64, cost: u64) -> bo
         _ => return true,
     }
     cells.counts.swap(word, counts.to_word())
-}
-
-/// A charge to all limits of a policy, or to none, in steps of one attempt on one limit.
-///
-/// All are tested before the first is charged. Two requests that race for the last place of two limits at once may
-/// both be refused; more than the limit never passes.
-#[derive(Clone, Copy, Debug, Default)]
-#[repr(C)]
-pub struct Charge {
-    now: u64,
-    cost: u64,
-    /// What was charged, for a refund.
-    tokens: [u64; LIMITS],
-    // Whole words: on the BPF stack two halves that are set together would be stored across an alignment.
-    stage: u64,
-    index: u64,
-    tries: u64,
-    /// The limit that refused, or [`NONE`].
-    refused: u64,
-}
-
-/// No limit refused.
-const NONE: u64 = u64::MAX;
-const TEST: u64 = 0;
-const CHARGE: u64 = 1;
-const REFUND: u64 = 2;
-
-impl Charge {
-    /// Steps after which a charge has come to an end.
-    pub const MAX_STEPS: u32 = LIMITS as u32 * (ATTEMPTS + 2) * 2;
-
-    /// A charge of `cost` requests (1–[`MAX_COST`]) at `now` (ns of CLOCK_BOOTTIME) under `policy`.
-    #[must_use]
-    #[inline(always)]
-    pub fn new(policy: &Policy, now: u64, cost: u64) -> Self {
-        // One limit is tested by charging it.
-        let stage = if policy.len > 1 { TEST } else { CHARGE };
-        let zero = zero();
-        Self { now, cost, tokens: [zero; LIMITS], stage, index: zero, tries: zero, refused: NONE }
-    }
-
-    /// Which of the policy's limits the next step is about.
-    #[must_use]
-    #[inline(always)]
-    pub fn index(&self) -> usize {
-        self.index as usize & (LIMITS - 1)
-    }
-
-    /// One attempt on the limit at [`Charge::index`], whose state is `cells`; `false` ends the charge.
-    #[inline(always)]
-    pub fn step<C: Cell>(&mut self, cells: &Cells<C>, policy: &Policy) -> bool {
-        let index = self.index();
-        let limit = &policy.limits[index];
-        let len = u64::from(if policy.len > LIMITS as u32 { LIMITS as u32 } else { policy.len });
-        match self.stage {
-            TEST if would_pass(cells, limit, self.now, self.cost) => {
-                self.index += 1;
-                if self.index >= len {
-                    self.index = 0;
-                    self.stage = CHARGE;
-                }
-                true
-            }
-            TEST => {
-                self.refused = self.index;
-                false
-            }
-            CHARGE if self.index >= len => false,
-            CHARGE => match attempt(cells, limit, self.now, self.cost) {
-                Outcome::Charged(token) => {
-                    self.tokens[index] = token;
-                    self.tries = 0;
-                    self.index += 1;
-                    self.index < len
-                }
-                Outcome::Raced if self.tries < u64::from(ATTEMPTS) => {
-                    self.tries += 1;
-                    true
-                }
-                Outcome::Raced | Outcome::Refused => {
-                    self.refused = self.index;
-                    self.stage = REFUND;
-                    self.tries = 0;
-                    self.back()
-                }
-            },
-            _ => {
-                if !refund(cells, limit, self.tokens[index], self.cost) && self.tries < u64::from(ATTEMPTS) {
-                    self.tries += 1;
-                    return true;
-                }
-                self.tries = 0;
-                self.back()
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn back(&mut self) -> bool {
-        let more = self.index > 0;
-        self.index = self.index.wrapping_sub(1);
-        more
-    }
-
-    /// What it came to, once a step has ended it.
-    ///
-    /// # Errors
-    /// The index of the limit that refused.
-    #[inline(always)]
-    pub fn result(&self) -> Result<(), u32> {
-        if self.refused == NONE { Ok(()) } else { Err(self.refused as u32) }
-    }
-}
-
-/// Charges every limit of `policy`, or none.
-///
-/// # Errors
-/// The index of the limit that refused.
-pub fn charge_all<C: Cell>(cells: &[Cells<C>; LIMITS], policy: &Policy, now: u64, cost: u64) -> Result<(), u32> {
-    let mut charge = Charge::new(policy, now, cost);
-    while charge.step(&cells[charge.index()], policy) {}
-    charge.result()
 }
 
 /// Whether a charge would pass now; changes nothing.

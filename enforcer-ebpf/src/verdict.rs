@@ -42,7 +42,7 @@ labelled! {
         KeyDisabled = "key_disabled",
         /// A registered key outside its validity.
         KeyExpired = "key_expired",
-        /// The principal's limit is used up.
+        /// A limit that applies is used up.
         OverLimit = "over_limit",
         /// Not the one strict reading of RFC 9112; see [`Malformation`] for the kind.
         Malformed = "malformed",
@@ -70,6 +70,16 @@ labelled! {
         TargetTooLong = "target_too_long",
         /// A declared body beyond the service's bound.
         BodyTooLarge = "body_too_large",
+        /// A path that servers read in more than one way, where routes have rules.
+        Path = "path",
+        /// A bad key of a source that has sent too many of them.
+        Guessing = "guessing",
+        /// Too many distinct keys of one source.
+        KeyRotation = "key_rotation",
+        /// Too many distinct sources of one key.
+        KeyShared = "key_shared",
+        /// No room to count another subject of a limit.
+        BucketsFull = "buckets_full",
     }
 }
 
@@ -80,7 +90,8 @@ impl Reason {
         match self {
             Self::Unkeyed | Self::UnknownKey | Self::KeyDisabled | Self::KeyExpired => Some(AnswerKind::Unauthorized),
             Self::OverLimit => Some(AnswerKind::TooManyRequests),
-            Self::Malformed => Some(AnswerKind::BadRequest),
+            Self::Guessing | Self::KeyRotation | Self::KeyShared => Some(AnswerKind::AbnormalUsage),
+            Self::Malformed | Self::Path => Some(AnswerKind::BadRequest),
             Self::HeadTooLarge => Some(AnswerKind::FieldsTooLarge),
             Self::TargetTooLong => Some(AnswerKind::UriTooLong),
             Self::BodyTooLarge => Some(AnswerKind::ContentTooLarge),
@@ -92,7 +103,8 @@ impl Reason {
             | Self::Unparsable
             | Self::FlowTableFull
             | Self::Conflict
-            | Self::SlowHead => None,
+            | Self::SlowHead
+            | Self::BucketsFull => None,
         }
     }
 }
@@ -175,6 +187,16 @@ labelled! {
         Penalty = "penalty",
         /// A RST sent to the client of a request that could not be answered.
         ResetClient = "reset_client",
+        /// A request that passed uncharged, since its path is exempt for its source.
+        Exempt = "exempt",
+        /// A request whose source shares its buckets with all others that there was no room for.
+        SourceOverflow = "source_overflow",
+        /// A source whose bad keys are refused unread from now on.
+        GuessPenalty = "guess_penalty",
+        /// A key beyond those that one source may have.
+        KeyRotation = "key_rotation",
+        /// A source beyond those that one key may have.
+        KeyShared = "key_shared",
     }
 }
 

@@ -1,7 +1,7 @@
 //! The text of an answer: pieces of what the operator has set, and between them what is filled in.
 
 use super::date;
-use crate::abi::{ANSWER_TEXT, Answer, POINTS, Value};
+use crate::abi::{ANSWER_TEXT, Answer, Name, POINTS, QUOTED, Value};
 use crate::flow::Told;
 
 /// Most bytes of a text with everything filled in.
@@ -74,6 +74,23 @@ impl Text {
         self.len -= 10 - len;
     }
 
+    /// Up to its first zero; how many bytes that are.
+    #[inline(always)]
+    fn push_name(&mut self, name: &Name) -> usize {
+        let mut len = 0;
+        for word in name {
+            let mut rest = *word;
+            for _ in 0..8 {
+                if rest & 0xff != 0 {
+                    self.push(rest as u8);
+                    len += 1;
+                }
+                rest >>= 8;
+            }
+        }
+        len
+    }
+
     /// In decimal.
     #[inline(always)]
     fn push_number(&mut self, number: u32) {
@@ -106,8 +123,9 @@ pub fn piece(
     text: &mut Text,
     copy: impl FnOnce(&mut [u8; ROOM], usize, usize, u32),
 ) -> bool {
-    let is_last = index >= answer.filled || index as usize >= POINTS;
     let point = answer.points[index as usize & (POINTS - 1)];
+    let is_cut = told.bodiless != 0 && u32::from(point.at) >= answer.head;
+    let is_last = is_cut || index >= answer.filled || index as usize >= POINTS;
     let from = if index == 0 { 0 } else { u32::from(answer.points[(index as usize - 1) & (POINTS - 1)].at) };
     let end = if told.bodiless != 0 { answer.head } else { answer.len };
     let to = if is_last { end } else { u32::from(point.at) };
@@ -125,6 +143,17 @@ pub fn piece(
         text.push_number(told.retry);
     } else if point.value == Value::Connection as u16 {
         text.push_connection(told.keeps != 0);
+    } else if point.value == Value::Name as u16 {
+        text.push_name(&told.name);
+    } else if point.value == Value::QuotedName as u16 {
+        text.push(b'"');
+        let len = text.push_name(&told.name);
+        text.push(b'"');
+        for place in 0..QUOTED - 2 {
+            if place >= len {
+                text.push(b' ');
+            }
+        }
     } else if point.value == Value::Quota as u16 {
         text.push_number(told.quota);
     } else {

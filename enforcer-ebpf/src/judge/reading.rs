@@ -1,7 +1,8 @@
 //! A payload, read in steps: each sees a window of it, and does a bounded amount of work.
 
 use super::{Decision, Desk, Tally, Verdict, World, again, cut, kept, observed, refuse};
-use crate::abi::Service;
+use crate::abi::{Rule, Ruleset, Service};
+use crate::charge::Charge;
 use crate::flow::{Flow, Place, after};
 use crate::http::bytes::{BASE, CAPACITY, Window};
 use crate::http::{Cursor, Refusal, Step};
@@ -40,8 +41,27 @@ pub struct Reading {
     pub scan: Scan,
     /// Whom it is for.
     pub service: Service,
+    /// The service's rules.
+    pub rules: Ruleset,
+    /// The rule of the request under decision.
+    pub rule: Rule,
+    /// What that is charged to.
+    pub charge: Charge,
     /// The piece of it that is in memory.
     pub window: Window,
+}
+
+impl Default for Reading {
+    fn default() -> Self {
+        Self {
+            scan: Scan::default(),
+            service: Service::DEFAULT,
+            rules: Ruleset::default(),
+            rule: Rule::default(),
+            charge: Charge::default(),
+            window: Window::new(),
+        }
+    }
 }
 
 /// How far reading a payload has come.
@@ -77,12 +97,8 @@ pub struct Scan {
     /// Likewise: 1 if the request's method is HEAD.
     bodiless: u8,
     reserved: u8,
-    /// Likewise: whose limit is used up, or whose key is refused; 0 if nobody's.
-    principal: u32,
     /// Likewise: [`kept::left`] of the request.
     left: u32,
-    /// 0.
-    padding: u32,
 }
 
 /// Where the state is kept that reading began with.
@@ -128,6 +144,7 @@ pub fn read<W: World>(world: &W, desk: &mut Desk, segment: &Segment, flow: &mut 
     }
     let place = flow.place(begin);
     let Desk { reading, mark, .. } = desk;
+    world.rules(&reading.service, &mut reading.rules);
     // What is known here is written down and read again behind the loop: carried along in registers, the verifier
     // would walk the loop once for every combination.
     reading.scan = Scan::new(flow.touched, segment.payload, piece, place.position);
@@ -243,9 +260,7 @@ impl Scan {
             kind: zero as u8,
             bodiless: zero as u8,
             reserved: zero as u8,
-            principal: zero,
             left: kept::CANNOT,
-            padding: zero,
         }
     }
 
@@ -266,6 +281,12 @@ impl Scan {
         Some(Refusal { reason, kind })
     }
 
+    /// Whether the bytes were judged before.
+    #[inline(always)]
+    pub(super) fn is_again(&self) -> bool {
+        self.again != 0
+    }
+
     /// Whether the request that is refused may be answered with no body: 1 or 0.
     #[inline(always)]
     pub(super) fn bodiless(&self) -> u32 {
@@ -276,12 +297,6 @@ impl Scan {
     #[inline(always)]
     pub(super) fn left(&self) -> u32 {
         self.left
-    }
-
-    /// Whose the request is that is refused; 0 if nobody's.
-    #[inline(always)]
-    pub(super) fn principal(&self) -> u32 {
-        self.principal
     }
 
     #[inline(always)]
@@ -367,7 +382,7 @@ pub fn step<W: World>(world: &W, reading: &mut Reading, flow: &mut Flow) -> bool
                 None => kept::CANNOT,
             };
             let position = scan.position.wrapping_add(u64::from(scan.position()));
-            let decision = world.decide(flow, position, scan.again != 0, scan.now);
+            let decision = world.decide(reading, flow, position);
             flow.machine.forget_key();
             flow.head_since = 0;
             reading.scan.bodiless = u8::from(bodiless);
@@ -376,7 +391,7 @@ pub fn step<W: World>(world: &W, reading: &mut Reading, flow: &mut Flow) -> bool
                 return false;
             }
             flow.served = 1;
-            if decision.refused.is_none() && reading.service.penalty_ns != 0 {
+            if decision.refused.is_none() && decision.principal != 0 && reading.service.penalty_ns != 0 {
                 world.served(Source::of(&flow.tuple, &reading.service), reading.scan.now);
             }
         }
@@ -408,7 +423,9 @@ fn account<W: World>(world: &W, reading: &mut Reading, decision: Decision) -> bo
             return true;
         }
         world.count(Count::Event(Event::Allowed));
-        world.tally(principal, Tally::Allowed);
+        if principal != 0 {
+            world.tally(principal, Tally::Allowed);
+        }
         return true;
     };
     let observes = reading.service.observes();
@@ -424,7 +441,6 @@ fn account<W: World>(world: &W, reading: &mut Reading, decision: Decision) -> bo
     if observed(world, &reading.service, reason.into()).is_none() {
         return true;
     }
-    reading.scan.principal = principal;
     reading.scan.refuse(reason.into());
     false
 }

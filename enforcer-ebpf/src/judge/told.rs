@@ -4,6 +4,7 @@
 
 use super::{Desk, Verdict, World, drop_as};
 use crate::abi::{AnswerKind, Service};
+use crate::answer;
 use crate::flow::{self, Flow, Handshake, Receiver, Told, after, due, receiver, stage};
 use crate::reply;
 use crate::source::Level;
@@ -39,7 +40,7 @@ pub(super) fn answer(desk: &Desk, segment: &Segment, flow: &mut Flow, reason: Re
     let answers = desk.reading.service.flags & Service::ANSWER != 0
         && action == Action::Answer as u8
         && level == Level::AsSet
-        && kind <= AnswerKind::TooManyRequests as u32
+        && kind <= AnswerKind::AbnormalUsage as u32
         && flow.pipelined == 0
         && flow.shift.settled == flow.shift.is_kept
         && desk.ack == flow.shift.seq_to_client(desk.written);
@@ -51,7 +52,21 @@ pub(super) fn answer(desk: &Desk, segment: &Segment, flow: &mut Flow, reason: Re
     flow.told.keeps = 0;
     flow.told.kind = kind;
     flow.told.bodiless = desk.reading.scan.bodiless();
-    flow.told.principal = desk.reading.scan.principal();
+    let charge = &desk.reading.charge;
+    let claim = charge.refused();
+    let is_measured = kind >= AnswerKind::TooManyRequests as u32 && !charge.is_empty();
+    flow.told.policy = if is_measured { claim.policy } else { 0 };
+    // A limit tells more exactly when it is asked.
+    flow.told.retry = answer::seconds(match reason {
+        Reason::KeyRotation => desk.reading.rules.keys_of_source.window,
+        Reason::KeyShared => desk.reading.rules.sources_of_key.window,
+        _ => 0,
+    });
+    flow.told.table = claim.table;
+    flow.told.cost = charge.cost();
+    flow.told.scope.rule = claim.scope.rule;
+    flow.told.scope.subject[0] = claim.scope.subject[0];
+    flow.told.scope.subject[1] = claim.scope.subject[1];
     stamp(&mut flow.told, &desk.head, segment);
     answers
 }
