@@ -166,7 +166,8 @@ mod tests {
         let (mut month, mut year) = (None, None);
         for (days, [_, _, day, of_year]) in every_day_until(2200) {
             let unix = u64::from(days) * DAY;
-            for (first, interval, period) in [(day == 1, align::MONTH, &mut month), (of_year == 1, align::YEAR, &mut year)]
+            for (first, interval, period) in
+                [(day == 1, align::MONTH, &mut month), (of_year == 1, align::YEAR, &mut year)]
             {
                 let (now, last) = (Period::of(&limit(interval), unix), Period::of(&limit(interval), unix + DAY - 1));
                 assert_eq!(now, last);
