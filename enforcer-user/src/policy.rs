@@ -252,17 +252,7 @@ impl Limits {
         for (place, (rule, name)) in rules.iter().zip(self.names(default)).enumerate().take(abi::LIMITS) {
             (limits[place], names[place]) = (rule.compile(), name.compile());
         }
-        abi::Policy {
-            limits,
-            names,
-            len: rules.len().min(abi::LIMITS) as u32,
-            flags: abi::Policy::IN_USE,
-            candidate: 0,
-            tally: 0,
-            until: u64::MAX,
-            next: 0,
-            reserved: 0,
-        }
+        abi::Policy { limits, names, len: rules.len().min(abi::LIMITS) as u32, ..abi::Policy::UNLIMITED }
     }
 }
 

@@ -16,7 +16,7 @@ use crate::store::Principal;
 use crate::{credential, kernel};
 
 fn counts(meter: &Meter) -> Counts {
-    let Meter { buckets: _, allowed, limited, denied, would_refuse } = *meter;
+    let Meter { allowed, limited, denied, would_refuse, .. } = *meter;
     Counts { allowed, limited, denied, would_refuse }
 }
 
