@@ -7,7 +7,7 @@ use aya_ebpf::helpers::generated::bpf_loop;
 use enforcer_ebpf::abi::{self, Bucket, Buckets, LIMITS, Policy, Scope, Spread, tally};
 use enforcer_ebpf::charge::{CLAIMS, Charge, Claim, Place, table};
 use enforcer_ebpf::judge::Reading;
-use enforcer_ebpf::limit::{self, Cell as _, Cells, Moment, Outcome};
+use enforcer_ebpf::limit::{self, Cell as _, Cells, Clock, Moment, Outcome};
 use enforcer_ebpf::spread;
 
 use crate::atomic::Word;
@@ -152,8 +152,10 @@ pub(crate) extern "C" fn admit_source(slot: u32, now: u64) -> u32 {
     let (Some(policy), Some(buckets)) = (POLICIES.get(slot), BUCKETS.get_ptr_mut(scope)) else { return 0 };
     // SAFETY: within the value.
     let cells = cells(unsafe { &raw mut (*buckets).limits }.cast());
+    let limit = &policy.limits[0];
+    let now = Moment::of(Clock::of_boot(now), limit);
     for _ in 0..ADMISSIONS {
-        match limit::attempt(&cells, &policy.limits[0], Moment::of_boot(now), 1) {
+        match limit::attempt(&cells, limit, &now, 1) {
             Outcome::Charged(_) => return 1,
             Outcome::Refused => return 0,
             Outcome::Raced => {}
