@@ -79,9 +79,35 @@ pub mod map {
 
     /// The maps that outlive the daemon.
     pub const PINNED: &[&str] = &[
-        PORTS, SERVICES, KEYS, PRINCIPALS, POLICIES, METERS, TOTALS, FLOWS, MARKS, CHARGES, HANDSHAKES, ANSWERS, CLOCK,
-        SOURCES, PENALTIES, RULESETS, ROUTES, STATES, LEAVES, RULES, EXEMPT, EXEMPTIONS, PROXIES, CLIENTS, BUCKETS,
-        SOURCE_BUCKETS, SIGHTINGS, TALLIES, TRIAL,
+        PORTS,
+        SERVICES,
+        KEYS,
+        PRINCIPALS,
+        POLICIES,
+        METERS,
+        TOTALS,
+        FLOWS,
+        MARKS,
+        CHARGES,
+        HANDSHAKES,
+        ANSWERS,
+        CLOCK,
+        SOURCES,
+        PENALTIES,
+        RULESETS,
+        ROUTES,
+        STATES,
+        LEAVES,
+        RULES,
+        EXEMPT,
+        EXEMPTIONS,
+        PROXIES,
+        CLIENTS,
+        BUCKETS,
+        SOURCE_BUCKETS,
+        SIGHTINGS,
+        TALLIES,
+        TRIAL,
     ];
 }
 

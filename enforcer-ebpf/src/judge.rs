@@ -24,7 +24,7 @@ mod watch;
 
 use core::ops::DerefMut;
 
-use crate::abi::{Client, Key, KeyTag, Rule, Ruleset, Scope, Service, Share, Spread};
+use crate::abi::{Client, Key, KeyTag, Rule, Ruleset, Service, Share};
 use crate::flow::{self, Course, Flow, Handshake, Mark, Place, Plan, Receiver, Set, receiver, stage};
 use crate::http::bytes::Window;
 use crate::http::{Refusal, Step};
@@ -33,7 +33,7 @@ use crate::source::{Level, Source};
 use crate::verdict::{Action, Count, Event, Reason};
 use crate::wire::{self, Head, NotTcp, Segment, Tuple, flag};
 use again::Memory;
-pub use decision::{Decision, claim, decide, guess, is_blocked, spread};
+pub use decision::{Decision, Party, claim, decide, identify, is_paid, open, party, pay, spread};
 pub use reading::{Piece, Reading, Refill, Scan, read, refill, step};
 pub use sum::{Sum, sum_step};
 pub use watch::watch;
@@ -100,18 +100,14 @@ pub trait World: Sized {
     fn policy(&self, principal: u32, now: u64) -> u32;
     /// What a client id has of its principal's budget: as declared, or what all others share; `None` if nothing is said.
     fn share(&self, client: Client) -> Option<Share>;
-    /// Whether a source has buckets.
-    fn is_open(&self, scope: Scope) -> bool;
-    /// Whether buckets are there, be it from now on; a [`crate::charge::table`].
-    fn open(&self, table: u32, scope: Scope) -> bool;
-    /// Charges one more source to the limits in a slot; `true` also where that is 0.
-    fn admit(&self, policy: u32, now: u64) -> bool;
-    /// Until when a source is refused for the bad keys that it has sent; 0 if it is not.
-    fn blocked_until(&self, scope: Scope) -> u64;
-    /// Refuses a source until then.
-    fn block(&self, scope: Scope, until: u64);
-    /// [`crate::spread::sight`].
-    fn sight(&self, table: u32, scope: Scope, spread: &Spread, source: [u64; 2], key: [u64; 2], now: u64) -> bool;
+    /// [`open`] for each of the reading's claims.
+    fn open(&self, reading: &mut Reading);
+    /// Whether the source of the reading's first claim is refused for the bad keys that it has sent.
+    fn is_blocked(&self, reading: &Reading) -> bool;
+    /// Refuses that source for as long as the rules say.
+    fn block(&self, reading: &Reading);
+    /// [`crate::spread::sight`] of the reading's pair, in the buckets of a claim.
+    fn sight(&self, reading: &mut Reading, claim: usize) -> bool;
     /// Begins a penalty of a source.
     fn penalise(&self, source: Source, now: u64, service: &Service);
     /// Runs the reading's charge to its end, and counts what its limits have refused; whether it may pass.
@@ -162,31 +158,34 @@ pub trait World: Sized {
         decide(self, reading, flow, position)
     }
 
-    /// [`claim`].
-    ///
-    /// # Errors
-    /// Likewise.
+    /// [`is_paid`].
     #[inline(always)]
-    fn claim(&self, reading: &mut Reading, flow: &Flow, source: Source) -> Result<u32, (u32, Reason)> {
-        claim(self, reading, flow, source)
+    fn is_paid(&self, reading: &Reading, flow: &Flow, position: u64) -> bool {
+        is_paid(self, reading, flow, position)
     }
 
-    /// [`guess`].
+    /// [`pay`].
     #[inline(always)]
-    fn guess(&self, reading: &mut Reading, source: Source, reason: Reason) -> Reason {
-        guess(self, reading, source, reason)
+    fn pay(&self, reading: &Reading, flow: &mut Flow, position: u64) {
+        pay(self, reading, flow, position);
     }
 
-    /// [`is_blocked`].
+    /// [`identify`].
     #[inline(always)]
-    fn is_blocked(&self, source: Source, now: u64) -> bool {
-        is_blocked(self, source, now)
+    fn identify(&self, reading: &mut Reading, flow: &Flow) -> Option<Reason> {
+        identify(self, reading, flow)
     }
 
     /// [`spread`].
     #[inline(always)]
-    fn spread(&self, reading: &mut Reading, source: Source, tag: KeyTag) -> Option<Reason> {
-        spread(self, reading, source, tag)
+    fn spread(&self, reading: &mut Reading) -> Option<Reason> {
+        spread(self, reading)
+    }
+
+    /// [`claim`].
+    #[inline(always)]
+    fn claim(&self, reading: &mut Reading, flow: &Flow) -> Option<Reason> {
+        claim(self, reading, flow)
     }
 }
 

@@ -84,6 +84,13 @@ labelled! {
 }
 
 impl Reason {
+    /// Whether a request that is refused for this has tried a key that is not good.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_guess(self) -> bool {
+        matches!(self, Self::UnknownKey | Self::KeyDisabled | Self::KeyExpired)
+    }
+
     /// How a request that is refused for this can be answered; `None` where it is not known what would be answered.
     #[must_use]
     pub const fn answer(self) -> Option<AnswerKind> {
