@@ -9,7 +9,7 @@
 //! each such set it is noted whether it would have refused.
 
 use crate::abi::{LIMITS, Policy, Scope};
-use crate::limit::{ATTEMPTS, Cell, Cells, Outcome, attempt, refund, would_pass};
+use crate::limit::{ATTEMPTS, Cell, Cells, Moment, Outcome, attempt, refund, would_pass};
 use crate::opaque::zero;
 
 /// Most claims of one request; a power of two.
@@ -56,8 +56,7 @@ pub struct Charge {
     claims: [Claim; CLAIMS],
     /// What was charged, for a refund.
     tokens: [u64; CLAIMS * LIMITS],
-    /// CLOCK_BOOTTIME in ns.
-    now: u64,
+    now: Moment,
     cost: u64,
     // Whole words: on the BPF stack two halves that are set together would be stored across an alignment.
     len: u64,
@@ -90,7 +89,7 @@ impl Default for Charge {
         Self {
             claims: [Claim::default(); CLAIMS],
             tokens: [0; CLAIMS * LIMITS],
-            now: 0,
+            now: Moment { boot: 0, offset: 0 },
             cost: 0,
             len: 0,
             stage: TEST,
@@ -110,7 +109,7 @@ impl Charge {
     /// Begins a charge of `cost` requests (1–[`crate::limit::MAX_COST`]) at `now` (ns of CLOCK_BOOTTIME), to nothing yet.
     #[inline(always)]
     pub fn begin(&mut self, now: u64, cost: u64) {
-        self.now = now;
+        self.now.boot = now;
         self.cost = cost;
         self.len = zero();
         self.stage = TEST;
@@ -119,6 +118,13 @@ impl Charge {
         self.refused = NONE;
         self.shadows = zero();
         self.would_refuse = zero();
+    }
+
+    /// Says what the time of day is, for limits that follow the calendar: [`Moment::offset`]. Whoever drives the steps
+    /// does, before the first.
+    #[inline(always)]
+    pub fn set_offset(&mut self, offset: u64) {
+        self.now.offset = offset;
     }
 
     /// Adds a claim; a policy slot of 0 adds none. `false` if there is no room, which a caller never meets.
@@ -377,6 +383,13 @@ impl Charge {
     #[inline(always)]
     pub const fn result(&self) -> Result<(), usize> {
         if self.refused == NONE { Ok(()) } else { Err((self.refused / PLACES) as usize & (CLAIMS - 1)) }
+    }
+
+    /// Whether anything is charged that refuses nobody.
+    #[must_use]
+    #[inline(always)]
+    pub const fn has_shadows(&self) -> bool {
+        self.shadows != 0
     }
 
     /// Whether the limits of a claim that observes, or its candidate's, would have refused.

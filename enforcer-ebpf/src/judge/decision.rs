@@ -99,12 +99,7 @@ fn none(rule: &mut Rule) {
 /// # Errors
 /// Why it may not pass whatever its limits are, and whose it is.
 #[inline(always)]
-pub fn claim<W: World>(
-    world: &W,
-    reading: &mut Reading,
-    flow: &Flow,
-    source: Source,
-) -> Result<u32, (u32, Reason)> {
+pub fn claim<W: World>(world: &W, reading: &mut Reading, flow: &Flow, source: Source) -> Result<u32, (u32, Reason)> {
     let now = reading.scan.now;
     let cost = u64::from(reading.rule.cost);
     if reading.rule.exempt != 0 && world.is_exempt(reading.rule.exempt, flow, now) {

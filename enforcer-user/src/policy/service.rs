@@ -150,7 +150,7 @@ impl fmt::Display for Time {
 
 /// So many requests a minute.
 fn per_minute(count: u32) -> Limits {
-    Limits::Rules(vec![Rule { count, every: 1, unit: Unit::Minute, method: Method::Sliding }])
+    Limits::Rules(vec![Rule { count, every: 1, unit: Unit::Minute, method: Method::Sliding, name: None }])
 }
 
 impl Spread {
