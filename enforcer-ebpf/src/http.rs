@@ -560,14 +560,15 @@ impl Machine {
         if self.phase >= phase::BODY {
             return self.body(window, cursor);
         }
-        let step = match self.phase {
+        let phase = self.phase;
+        let step = match phase {
             phase::START => self.method(window, cursor, terms, lookup),
-            phase::TARGET => self.target(window, cursor, terms),
+            phase::TARGET => self.target(window, cursor),
             phase::FORM => self.form(window, cursor),
-            phase::AUTHORITY => self.authority(window, cursor, terms),
+            phase::AUTHORITY => self.authority(window, cursor),
             phase::SEGMENT => self.segment(window, cursor, terms, lookup),
             phase::PARAMETER => self.parameter(window, cursor),
-            phase::PATH | phase::QUERY => self.query(window, cursor, terms),
+            phase::PATH | phase::QUERY => self.query(window, cursor),
             phase::VERSION => self.version(window, cursor),
             phase::LINE | phase::VALUE => self.line(window, cursor, terms),
             phase::KEY_LEAD..=phase::KEY_TRAIL | phase::CLIENT_LEAD..=phase::CLIENT_TRAIL => {
@@ -581,9 +582,12 @@ impl Machine {
             phase::CONNECTION => self.options(window, cursor),
             _ => self.length(window, cursor, terms.service),
         };
-        // Also where something else is wrong behind the bound, so that the reason does not depend on the cuts.
+        // Also where something else is wrong behind a bound, so that the reason does not depend on the cuts.
         if self.head > terms.service.max_head {
             return Step::Refused(Reason::HeadTooLarge.into());
+        }
+        if matches!(phase, phase::TARGET..=phase::QUERY) && self.target > terms.service.max_target {
+            return Step::Refused(Reason::TargetTooLong.into());
         }
         if matches!(step, Step::Head) {
             self.head = 0;

@@ -56,7 +56,7 @@ pub struct Rules {
     /// Where the connection comes from.
     pub peer: Address,
     /// The segments that were looked up.
-    walked: RefCell<Vec<KeyTag>>,
+    pub walked: RefCell<Vec<KeyTag>>,
 }
 
 impl Rules {
@@ -149,8 +149,7 @@ impl Reader {
         let begin = self.machine.resume(&mut self.window);
         self.window.fresh()[..piece.len()].copy_from_slice(piece);
         let mut cursor = Cursor { pos: begin, end: BASE + piece.len() as u32 };
-        let terms =
-            Terms { service: &self.bounds, rules: &self.rules.ruleset, peer: self.rules.peer, secret: SECRET };
+        let terms = Terms { service: &self.bounds, rules: &self.rules.ruleset, peer: self.rules.peer, secret: SECRET };
         loop {
             self.steps += 1;
             match self.machine.step(&self.window, &mut cursor, &terms, &self.rules) {

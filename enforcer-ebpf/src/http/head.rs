@@ -175,13 +175,10 @@ impl Machine {
     }
 
     #[inline(always)]
-    pub(super) fn target(&mut self, window: &Window, cursor: &mut Cursor, terms: &Terms<'_>) -> Step {
+    pub(super) fn target(&mut self, window: &Window, cursor: &mut Cursor) -> Step {
         let (len, stopped) = run(window, cursor, invisible);
         self.target = self.target.wrapping_add(len);
         self.take(cursor, len);
-        if self.target > terms.service.max_target {
-            return Step::Refused(Reason::TargetTooLong.into());
-        }
         if stopped { self.target_end(window, cursor) } else { Step::More }
     }
 

@@ -73,7 +73,7 @@ impl Machine {
 
     /// What stands before the path of an absolute form. One without a path is its own path for some servers.
     #[inline(always)]
-    pub(super) fn authority(&mut self, window: &Window, cursor: &mut Cursor, terms: &Terms<'_>) -> Step {
+    pub(super) fn authority(&mut self, window: &Window, cursor: &mut Cursor) -> Step {
         let (len, stopped) = run(window, cursor, |word| {
             invisible(word)
                 | equal(word, b'/')
@@ -83,9 +83,6 @@ impl Machine {
                 | equal(word, b'\\')
         });
         self.go_on(cursor, len);
-        if self.target > terms.service.max_target {
-            return Step::Refused(Reason::TargetTooLong.into());
-        }
         if !stopped {
             return Step::More;
         }
@@ -105,15 +102,11 @@ impl Machine {
         terms: &Terms<'_>,
         lookup: &impl Lookup,
     ) -> Step {
-        let most = terms.service.max_target;
         // Where no rule can be met any more, the path is still to be one that all servers read alike.
         let taken = if self.route == 0 { run(window, cursor, special).0 } else { self.hash(window, cursor, special) };
         if taken > 0 {
             self.seen = seen::MORE;
             self.go_on(cursor, taken);
-            if self.target > most {
-                return Step::Refused(Reason::TargetTooLong.into());
-            }
             if taken >= 32 || cursor.unread() == 0 {
                 return Step::More;
             }
@@ -159,7 +152,7 @@ impl Machine {
             self.value = tagger.to_words();
         }
         self.go_on(cursor, len);
-        if self.target > most { Step::Refused(Reason::TargetTooLong.into()) } else { Step::More }
+        Step::More
     }
 
     /// Ends a segment; `false` where servers do not agree on what it does to the path.
@@ -209,13 +202,10 @@ impl Machine {
 
     /// What comes before the next name of a parameter.
     #[inline(always)]
-    pub(super) fn query(&mut self, window: &Window, cursor: &mut Cursor, terms: &Terms<'_>) -> Step {
+    pub(super) fn query(&mut self, window: &Window, cursor: &mut Cursor) -> Step {
         let separator = if self.phase == phase::PATH { b'?' } else { b'&' };
         let (len, stopped) = run(window, cursor, |word| invisible(word) | equal(word, separator));
         self.go_on(cursor, len);
-        if self.target > terms.service.max_target {
-            return Step::Refused(Reason::TargetTooLong.into());
-        }
         if !stopped {
             return Step::More;
         }
