@@ -66,7 +66,8 @@ pub fn decide<W: World>(world: &W, reading: &mut Reading, flow: &mut Flow, posit
         return Decision { principal: 0, refused: None, again: true };
     }
     let refused = |principal, reason| Decision { principal, refused: Some(reason), again: false };
-    let source = Source::of(&flow.tuple, &reading.service);
+    let source = Source::at(flow.address(), &reading.service);
+    reading.scan.proxied = u8::from(flow.machine.is_proxied());
     let principal = match world.claim(reading, flow, source) {
         Ok(principal) => principal,
         Err((principal, reason)) => return refused(principal, reason),
@@ -102,7 +103,7 @@ fn none(rule: &mut Rule) {
 pub fn claim<W: World>(world: &W, reading: &mut Reading, flow: &Flow, source: Source) -> Result<u32, (u32, Reason)> {
     let now = reading.scan.now;
     let cost = u64::from(reading.rule.cost);
-    if reading.rule.exempt != 0 && world.is_exempt(reading.rule.exempt, flow, now) {
+    if reading.rule.exempt != 0 && world.is_exempt(reading.rule.exempt, flow.address(), now) {
         reading.charge.begin(now, cost);
         world.count(Count::Event(Event::Exempt));
         return Ok(0);
@@ -258,9 +259,7 @@ pub fn spread<W: World>(world: &W, reading: &mut Reading, source: Source, tag: K
             && world.sight(table::SOURCE, scope, &reading.rules.keys_of_source, places, tag.0, now)
         {
             world.count(Count::Event(Event::KeyRotation));
-            if action == SpreadAction::Penalty as u32 {
-                world.penalise(source, now, &reading.service);
-            }
+            penalise(world, reading, action, source);
             if action != SpreadAction::Alert as u32 {
                 reading.charge.begin(now, 1);
                 return Some(Reason::KeyRotation);
@@ -274,9 +273,7 @@ pub fn spread<W: World>(world: &W, reading: &mut Reading, source: Source, tag: K
             && world.sight(table::NAMED, scope, &reading.rules.sources_of_key, places, tag.0, now)
         {
             world.count(Count::Event(Event::KeyShared));
-            if action == SpreadAction::Penalty as u32 {
-                world.penalise(source, now, &reading.service);
-            }
+            penalise(world, reading, action, source);
             if action != SpreadAction::Alert as u32 {
                 reading.charge.begin(now, 1);
                 return Some(Reason::KeyShared);
@@ -286,12 +283,23 @@ pub fn spread<W: World>(world: &W, reading: &mut Reading, source: Source, tag: K
     None
 }
 
-/// Whose request it is, and by which rule: what is paid for under one is not paid for under another.
+/// Begins the penalty that this action asks for. Behind a proxy nobody is kept out by it: see [`super::refuse`].
+#[inline(always)]
+fn penalise<W: World>(world: &W, reading: &Reading, action: u32, source: Source) {
+    if action == SpreadAction::Penalty as u32 && reading.scan.proxied == 0 {
+        world.penalise(source, reading.scan.now, &reading.service);
+    }
+}
+
+/// Whose request it is, from where, and by which rule: what is paid for under one is not paid for under another.
 #[inline(always)]
 fn identity(flow: &Flow, rule: u32) -> KeyTag {
     let KeyTag([low, high]) = flow.machine.key().unwrap_or(KeyTag([0, u64::MAX]));
     let [first, second] = flow.machine.client();
-    KeyTag([low ^ first, high ^ second ^ (u64::from(rule) << 32) ^ u64::from(flow.machine.is_preflight())])
+    // The connection's own peer is the same for all that comes on it.
+    let [third, fourth] = flow.machine.forwarded().unwrap_or_default();
+    let rule = (u64::from(rule) << 32) ^ u64::from(flow.machine.is_preflight());
+    KeyTag([low ^ first ^ third, high ^ second ^ fourth ^ rule])
 }
 
 /// Who was charged for the head that ended at this place.
