@@ -3,29 +3,38 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use enforcer_ebpf::abi;
-
 use super::document::Exemption;
 use crate::prefix::Prefix;
 
 /// Where IPv4 addresses lie among those of IPv6 (RFC 4291 §2.5.5.2).
 const MAPPED_BITS: u32 = 96;
 
-/// The entries of [`abi::map::EXEMPT`]: for each prefix the exemptions that its addresses have, those of shorter prefixes
+/// An entry of a trie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Bits of the address that count; IPv4 addresses are mapped, so 96 more than theirs.
+    pub bits: u32,
+    /// In network order.
+    pub address: [u8; 16],
+    /// What its addresses have.
+    pub value: u64,
+}
+
+/// The entries of [`enforcer_ebpf::abi::map::EXEMPT`]: for each prefix the exemptions that its addresses have, those of shorter prefixes
 /// among them. `bits` has the number of each exemption, by its place.
 #[must_use]
-pub fn exempt(exemptions: &[Exemption], bits: &[u32]) -> Vec<(abi::Prefix, u64)> {
+pub fn exempt(exemptions: &[Exemption], bits: &[u32]) -> Vec<Entry> {
     let named = exemptions.iter().zip(bits);
     entries(named.flat_map(|(one, &bit)| one.sources.iter().map(move |&source| (source, 1 << (bit & 63)))))
 }
 
-/// The entries of [`abi::map::PROXIES`]; addresses that are none of these have the value 0 or no entry.
+/// The entries of [`enforcer_ebpf::abi::map::PROXIES`]; addresses that are none of these have the value 0 or no entry.
 #[must_use]
-pub fn proxies(prefixes: &[Prefix]) -> Vec<(abi::Prefix, u64)> {
+pub fn proxies(prefixes: &[Prefix]) -> Vec<Entry> {
     entries(prefixes.iter().map(|&prefix| (prefix, 1)))
 }
 
-fn entries(prefixes: impl Iterator<Item = (Prefix, u64)>) -> Vec<(abi::Prefix, u64)> {
+fn entries(prefixes: impl Iterator<Item = (Prefix, u64)>) -> Vec<Entry> {
     let mut own: BTreeMap<Prefix, u64> = BTreeMap::new();
     for (prefix, bits) in prefixes {
         *own.entry(prefix).or_default() |= bits;
@@ -38,7 +47,7 @@ fn entries(prefixes: impl Iterator<Item = (Prefix, u64)>) -> Vec<(abi::Prefix, u
     let longer = |inner: Prefix| (0..=inner.bits()).filter_map(move |bits| Prefix::new(inner.address(), bits));
     let all = own.keys().map(|&prefix| {
         let value = longer(prefix).filter_map(|outer| own.get(&outer)).fold(0, |value, bits| value | bits);
-        (key(prefix), value)
+        entry(prefix, value)
     });
     all.collect()
 }
@@ -49,11 +58,11 @@ fn contains_mapped(prefix: Prefix) -> bool {
     Prefix::new(mapped, prefix.bits()) == Some(prefix)
 }
 
-fn key(prefix: Prefix) -> abi::Prefix {
+fn entry(prefix: Prefix, value: u64) -> Entry {
     let bits = u32::from(prefix.bits());
     match prefix.address() {
-        IpAddr::V4(address) => abi::Prefix { bits: bits + MAPPED_BITS, address: address.to_ipv6_mapped().octets() },
-        IpAddr::V6(address) => abi::Prefix { bits, address: address.octets() },
+        IpAddr::V4(address) => Entry { bits: bits + MAPPED_BITS, address: address.to_ipv6_mapped().octets(), value },
+        IpAddr::V6(address) => Entry { bits, address: address.octets(), value },
     }
 }
 
@@ -68,18 +77,18 @@ mod tests {
     }
 
     /// What the kernel's trie finds for an address.
-    fn found(entries: &[(abi::Prefix, u64)], address: IpAddr) -> u64 {
+    fn found(entries: &[Entry], address: IpAddr) -> u64 {
         let octets = match address {
             IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
             IpAddr::V6(address) => address.octets(),
         };
         let whole = u128::from_be_bytes(octets);
-        let is_in = |entry: &abi::Prefix| {
+        let is_in = |entry: &Entry| {
             let other = u128::from_be_bytes(entry.address);
             entry.bits == 0 || (whole ^ other) >> (128 - entry.bits) == 0
         };
-        let longest = entries.iter().filter(|(entry, _)| is_in(entry)).max_by_key(|(entry, _)| entry.bits);
-        longest.map_or(0, |(_, value)| *value)
+        let longest = entries.iter().filter(|entry| is_in(entry)).max_by_key(|entry| entry.bits);
+        longest.map_or(0, |entry| entry.value)
     }
 
     #[test]

@@ -9,6 +9,9 @@ use std::fmt;
 /// Longest pattern in bytes.
 const MAX_PATTERN: usize = 1024;
 
+/// What a target may begin with.
+const TARGET: &str = "a path that begins with `/`, http:// with a host and such a path, or `*`";
+
 /// The segments of a path, each decoded.
 pub type Segments = Vec<Vec<u8>>;
 
@@ -33,28 +36,28 @@ impl Misread {
 const PLAIN: &str = "a path in which servers read no byte in two ways: without `\\`, `#`, %2F, %5C, control characters, \
                      and segments that are `.` or `..`";
 
-/// The segments of a request's target: in origin-form, in absolute-form, or `*`. What stands behind `?` is no path.
+/// The segments of a request's target, in origin-form, in absolute-form of `http`, or `*`, which servers take for a path of
+/// this one segment. What stands behind `?` is no path.
 ///
 /// # Errors
 /// The path is not read in one way alone; such a request is refused with [`enforcer_ebpf::verdict::Reason::Path`].
 pub fn segments(target: &[u8]) -> Result<Segments, Misread> {
+    if target == b"*" {
+        return Ok(vec![b"*".to_vec()]);
+    }
     let end = target.iter().position(|&byte| byte == b'?').unwrap_or(target.len());
     let target = &target[..end];
-    if target == b"*" {
-        return Ok(Vec::new());
-    }
-    let mut at = 0;
-    if !target.starts_with(b"/") {
-        let Some(colon) = target.windows(3).position(|window| window == b"://") else {
-            return Err(Misread::new(0, "this is no path", "a path that begins with `/`, an absolute URL, or `*`"));
-        };
-        let authority = colon + 3;
-        at = target[authority..].iter().position(|&byte| byte == b'/').map_or(end, |slash| authority + slash);
-        if let Some(wrong) = target[..at].iter().position(|&byte| is_ambiguous(byte)) {
-            return Err(ambiguous(wrong, target[wrong]));
-        }
-    }
+    let at = if target.starts_with(b"/") { 0 } else { authority_end(target)? };
     split(target, at).map(|(at, segment)| decode(segment, at)).collect()
+}
+
+/// Where the path of an absolute-form begins.
+fn authority_end(target: &[u8]) -> Result<usize, Misread> {
+    const SCHEME: &[u8] = b"http://";
+    let scheme = target.get(..SCHEME.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(SCHEME));
+    let rest = if scheme { &target[SCHEME.len()..] } else { &[] };
+    let len = rest.iter().position(|byte| b"/#%\\".contains(byte)).filter(|&len| len > 0 && rest[len] == b'/');
+    len.map(|len| SCHEME.len() + len).ok_or_else(|| Misread::new(0, "this is no path", TARGET))
 }
 
 /// The segments that are not empty, with their places, from `at` on.
@@ -317,7 +320,8 @@ mod tests {
     fn reads_a_target_as_the_program_does() {
         for (target, path) in [
             ("/", "/"),
-            ("*", "/"),
+            ("*", "/%2A"),
+            ("*?", "0: this is no path"),
             ("//", "/"),
             ("/a/b", "/a/b"),
             ("//a///b//", "/a/b"),
@@ -331,13 +335,17 @@ mod tests {
             ("/...", "/..."),
             ("/.a", "/.a"),
             ("http://h/a", "/a"),
-            ("http://h", "/"),
-            ("http://h?x", "/"),
+            ("http://h/", "/"),
+            ("http://h", "0: this is no path"),
+            ("http://h?x", "0: this is no path"),
+            ("http:///a", "0: this is no path"),
+            ("https://h/a", "0: this is no path"),
+            ("http://h%41/a", "0: this is no path"),
             ("HTTP://h//a/?x", "/a"),
             ("a", "0: this is no path"),
             ("h:443", "0: this is no path"),
             ("", "0: this is no path"),
-            ("http://h\\a/b", "8: '\\\\' in a path"),
+            ("http://h\\a/b", "0: this is no path"),
             ("/a\\b", "2: '\\\\' in a path"),
             ("/a#b", "2: '#' in a path"),
             ("/a%2fb", "2: %2F in a path"),

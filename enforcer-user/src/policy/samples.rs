@@ -18,8 +18,13 @@ use super::service::{ACTIONS, PROXY_PROTOCOLS, ProxyProtocol, Service, Spread};
 use crate::config::Mode;
 
 pub(crate) fn limits() -> impl Strategy<Value = Limits> {
-    let texts =
-        ["100/minute", "5/second; 7/3hours burst=2", "9/day; 9/hour algo=fixed", "blocked", "1/second; 1/day; 8/day name=x; 1/month align=calendar"];
+    let texts = [
+        "100/minute",
+        "5/second; 7/3hours burst=2",
+        "9/day; 9/hour algo=fixed",
+        "blocked",
+        "1/second; 1/day; 8/day name=x; 1/month align=calendar",
+    ];
     select(texts.to_vec()).prop_map(|text| text.parse::<Limits>().expect(text).canonical())
 }
 
