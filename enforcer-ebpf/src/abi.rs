@@ -65,7 +65,8 @@ pub mod map {
     /// `Array<Answer>`, index = [`super::Service::answers`] + [`AnswerKind`](super::AnswerKind): what refused requests are
     /// answered; those that a service names are never changed. Daemon → kernel.
     pub const ANSWERS: &str = "ANSWERS";
-    /// `Array<u64>`, one entry: CLOCK_REALTIME − CLOCK_BOOTTIME in ns, for the dates of answers. Daemon → kernel.
+    /// `Array<u64>`, one entry: CLOCK_REALTIME − CLOCK_BOOTTIME in ns, for the dates of answers and for windows that
+    /// follow the calendar. Daemon → kernel.
     pub const CLOCK: &str = "CLOCK";
     /// `LruHashMap<source::Source, source::Record>`: the sources of refused requests. Kernel; the daemon lists them, and
     /// ends penalties.
@@ -307,10 +308,22 @@ pub struct Limit {
     pub count: u32,
     /// Window in ticks of [`crate::limit::TICK_NS`] ns.
     pub window: u64,
-    /// GCRA: ns between two requests at the steady rate.
+    /// GCRA: ns between two requests at the steady rate. Fixed: an [`align`]. Sliding: 0.
     pub interval: u64,
     /// GCRA: how far, in ns, a client may run ahead: (burst − 1) × interval.
     pub tolerance: u64,
+}
+
+/// Where the windows of a fixed limit begin; numbers, since they lie in a map.
+pub mod align {
+    /// With a first request.
+    pub const NONE: u64 = 0;
+    /// At multiples of the window, whole seconds, since 1970-01-01 in UTC; those of seven days on Mondays.
+    pub const MULTIPLE: u64 = 1;
+    /// With the months of UTC; the limit's window is their nominal length.
+    pub const MONTH: u64 = 2;
+    /// With the years of UTC, likewise.
+    pub const YEAR: u64 = 3;
 }
 
 /// How a limit counts.
@@ -319,7 +332,7 @@ pub struct Limit {
 pub enum Algorithm {
     /// Two counters: this window's, and the last one's weighted by how much of it still overlaps.
     Sliding = 0,
-    /// A window that begins with its first request.
+    /// A window that begins with its first request, or as the calendar has it.
     Fixed = 1,
     /// A rate and a burst (generic cell rate algorithm).
     Gcra = 2,
@@ -329,7 +342,7 @@ pub enum Algorithm {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Bucket {
-    /// Where the current window begins.
+    /// Where the current window begins, in ticks of CLOCK_BOOTTIME; in seconds of Unix time if it follows the calendar.
     pub window: u64,
     /// The counts of the current and the previous window.
     pub counts: u64,

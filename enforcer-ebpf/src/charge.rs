@@ -9,7 +9,7 @@
 //! each such set it is noted whether it would have refused.
 
 use crate::abi::{LIMITS, Policy, Scope};
-use crate::limit::{ATTEMPTS, Cell, Cells, Outcome, attempt, refund, would_pass};
+use crate::limit::{ATTEMPTS, Cell, Cells, Moment, Outcome, attempt, refund, would_pass};
 use crate::opaque::zero;
 
 /// Most claims of one request; a power of two.
@@ -67,8 +67,7 @@ pub struct Charge {
     claims: [Claim; CLAIMS],
     /// What was charged, for a refund.
     tokens: [u64; CLAIMS * LIMITS],
-    /// CLOCK_BOOTTIME in ns.
-    now: u64,
+    now: Moment,
     cost: u64,
     // Whole words: on the BPF stack two halves that are set together would be stored across an alignment.
     len: u64,
@@ -101,7 +100,7 @@ impl Default for Charge {
         Self {
             claims: [Claim::default(); CLAIMS],
             tokens: [0; CLAIMS * LIMITS],
-            now: 0,
+            now: Moment { boot: 0, offset: 0 },
             cost: 0,
             len: 0,
             stage: TEST,
@@ -121,7 +120,7 @@ impl Charge {
     /// Begins a charge of `cost` requests (1–[`crate::limit::MAX_COST`]) at `now` (ns of CLOCK_BOOTTIME), to nothing yet.
     #[inline(always)]
     pub fn begin(&mut self, now: u64, cost: u64) {
-        self.now = now;
+        self.now.boot = now;
         self.cost = cost;
         self.len = zero();
         self.stage = TEST;
@@ -130,6 +129,13 @@ impl Charge {
         self.refused = NONE;
         self.shadows = zero();
         self.would_refuse = zero();
+    }
+
+    /// Says what the time of day is, for limits that follow the calendar: [`Moment::offset`]. Whoever drives the steps
+    /// does, before the first.
+    #[inline(always)]
+    pub fn set_offset(&mut self, offset: u64) {
+        self.now.offset = offset;
     }
 
     /// Adds a claim; a policy slot of 0 adds none. `false` if there is no room, which a caller never meets.

@@ -27,14 +27,14 @@ use core::ops::DerefMut;
 use crate::abi::{Client, Key, KeyTag, Rule, Ruleset, Service, Share};
 use crate::flow::{self, Course, Flow, Handshake, Mark, Place, Plan, Receiver, Set, receiver, stage};
 use crate::http::bytes::Window;
-use crate::http::{Refusal, Step};
+use crate::http::{Lookup, Refusal, Step};
 use crate::reply::{self, Rewrite};
-use crate::source::{Level, Source};
+use crate::source::{Address, Level, Source};
 use crate::verdict::{Action, Count, Event, Reason};
 use crate::wire::{self, Head, NotTcp, Segment, Tuple, flag};
 use again::Memory;
 pub use decision::{Decision, Party, claim, decide, identify, is_paid, open, party, pay, spread};
-pub use reading::{Piece, Reading, Refill, Scan, read, refill, step};
+pub use reading::{Piece, Reading, Refill, Scan, advance, read, refill, step};
 pub use sum::{Sum, sum_step};
 pub use watch::watch;
 
@@ -55,7 +55,7 @@ pub enum Tally {
 ///
 /// The methods with a body are parts of the judge itself. The kernel makes functions of them that the verifier
 /// checks once each, instead of in every state of their callers.
-pub trait World: Sized {
+pub trait World: Lookup + Sized {
     /// A set of the flow table, locked until it is dropped.
     type Guard: DerefMut<Target = Set>;
 
@@ -94,8 +94,8 @@ pub trait World: Sized {
     fn rules(&self, service: &Service, rules: &mut Ruleset);
     /// Copies the rule of the path and method of the request whose head is complete; its index, or 0 if there is none.
     fn rule(&self, flow: &Flow, rule: &mut Rule) -> u32;
-    /// Whether one of these exemptions is for the connection's source, and has not ended.
-    fn is_exempt(&self, exemptions: u64, flow: &Flow, now: u64) -> bool;
+    /// Whether one of these exemptions is for an address, and has not ended.
+    fn is_exempt(&self, exemptions: u64, address: Address, now: u64) -> bool;
     /// The slot of a principal's policy; 0 if it has none, and so no limit that could be kept.
     fn policy(&self, principal: u32, now: u64) -> u32;
     /// What a client id has of its principal's budget: as declared, or what all others share; `None` if nothing is said.
@@ -145,11 +145,10 @@ pub trait World: Sized {
         refill(self, reading, flow)
     }
 
-    /// [`crate::http::Machine::step`].
+    /// [`advance`].
     #[inline(always)]
     fn advance(&self, reading: &mut Reading, flow: &mut Flow) -> Step {
-        let Reading { scan, window, service, .. } = reading;
-        flow.machine.step(window, &mut scan.cursor, service, self.key_secret())
+        advance(self, reading, flow)
     }
 
     /// [`decide`].
@@ -437,6 +436,7 @@ fn data<W: World>(world: &W, desk: &mut Desk, segment: &mut Segment) -> Verdict 
     if receiver.state >= receiver::STREAM {
         flow.accepted = receiver.next;
     }
+    world.rules(&desk.reading.service, &mut desk.reading.rules);
     let piece = if course == Course::Again {
         if desk.reading.service.observes() {
             return Verdict::PASS;
@@ -461,6 +461,12 @@ fn data<W: World>(world: &W, desk: &mut Desk, segment: &mut Segment) -> Verdict 
     read(world, desk, segment, flow, piece)
 }
 
+/// Whether a connection comes from a proxy that tells where its requests come from.
+#[inline(always)]
+fn is_proxied<W: World>(world: &W, rules: &Ruleset, tuple: &Tuple) -> bool {
+    rules.flags & Ruleset::FORWARDED != 0 && world.is_trusted(tuple.mapped_source())
+}
+
 /// Refuses a connection's bytes from `begin` on, and with them all that follow.
 #[inline(always)]
 fn refuse<W: World>(
@@ -474,7 +480,13 @@ fn refuse<W: World>(
     count_refusal(world, refusal);
     flow.machine.forget_key();
     flow.reason = refusal.reason as u32;
-    let level = world.refused(Source::of(&segment.tuple, &desk.reading.service), flow.touched, &desk.reading.service);
+    // What a trusted proxy hands on is not its own doing, and the addresses that it tells begin no connections here: none of
+    // them gets a penalty, and no answer is left out that others behind the proxy would miss.
+    let level = if is_proxied(world, &desk.reading.rules, &segment.tuple) {
+        Level::AsSet
+    } else {
+        world.refused(Source::of(&segment.tuple, &desk.reading.service), flow.touched, &desk.reading.service)
+    };
     if told::answer(desk, segment, flow, refusal.reason, level) {
         if kept::keep(desk, segment, flow, begin, refusal.reason) {
             flow.told.keeps = 1;

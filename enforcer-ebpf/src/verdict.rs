@@ -157,6 +157,8 @@ labelled! {
         Connection = "connection",
         /// Bytes behind a request that said `Connection: close`.
         AfterClose = "after_close",
+        /// The client's id is not 1–128 visible ASCII bytes.
+        ClientId = "client_id",
     }
 }
 
@@ -204,6 +206,8 @@ labelled! {
         KeyRotation = "key_rotation",
         /// A source beyond those that one key may have.
         KeyShared = "key_shared",
+        /// A request with a query parameter that is named like a key; none is taken from there.
+        KeyInUrl = "key_in_url",
     }
 }
 

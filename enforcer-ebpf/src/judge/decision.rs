@@ -145,7 +145,7 @@ pub fn identify<W: World>(world: &W, reading: &mut Reading, flow: &Flow) -> Opti
     let Party { kind, principal, policy, .. } = &mut reading.party;
     *principal = zero() as u32;
     *policy = zero() as u32;
-    if reading.rule.exempt != 0 && world.is_exempt(reading.rule.exempt, flow, now) {
+    if reading.rule.exempt != 0 && world.is_exempt(reading.rule.exempt, flow.address(), now) {
         *kind = party::EXEMPT;
         world.count(Count::Event(Event::Exempt));
         return None;
@@ -182,7 +182,7 @@ pub fn identify<W: World>(world: &W, reading: &mut Reading, flow: &Flow) -> Opti
 #[inline(always)]
 pub fn claim<W: World>(world: &W, reading: &mut Reading, flow: &Flow) -> Option<Reason> {
     let now = reading.scan.now;
-    let source = Source::of(&flow.tuple, &reading.service);
+    let source = Source::at(flow.address(), &reading.service);
     reading.charge.begin(now, u64::from(reading.rule.cost));
     let Party { kind, principal, policy, .. } = reading.party;
     if kind != party::KEYED {
@@ -248,7 +248,7 @@ fn by_source(reading: &mut Reading, policy: u32, rule: u64, source: Source) {
 /// Writes down what a bad key of a source is charged to.
 #[inline(always)]
 fn claim_guess(reading: &mut Reading, flow: &Flow) {
-    let source = Source::of(&flow.tuple, &reading.service);
+    let source = Source::at(flow.address(), &reading.service);
     reading.charge.begin(reading.scan.now, 1);
     by_source(reading, reading.rules.guesses, scope::GUESSES, source);
 }
@@ -263,11 +263,12 @@ const ANY: u32 = 1;
 /// Writes down where a source and its key are counted.
 #[inline(always)]
 fn claim_pair(reading: &mut Reading, flow: &Flow) {
-    let source = Source::of(&flow.tuple, &reading.service);
+    let source = Source::at(flow.address(), &reading.service);
     let KeyTag(key) = flow.machine.key().unwrap_or_default();
     reading.charge.begin(reading.scan.now, 1);
     by_source(reading, ANY, scope::KEYS_OF_SOURCE, source);
     named(reading, ANY, Scope { rule: scope::SOURCES_OF_KEY, subject: key });
+    reading.scan.proxied = u8::from(flow.machine.is_proxied());
     reading.sighting.source = [source.prefix, source.family];
     reading.sighting.key = key;
 }
@@ -295,10 +296,11 @@ pub fn spread<W: World>(world: &W, reading: &mut Reading) -> Option<Reason> {
     None
 }
 
-/// What follows of one too many; whether the request is refused.
+/// What follows of one too many; whether the request is refused. Behind a proxy nobody is kept out by it: see
+/// [`super::refuse`].
 #[inline(always)]
 fn exceeds<W: World>(world: &W, reading: &Reading, action: u32) -> bool {
-    if action == SpreadAction::Penalty as u32 {
+    if action == SpreadAction::Penalty as u32 && reading.scan.proxied == 0 {
         let [prefix, family] = reading.sighting.source;
         world.penalise(Source { prefix, family }, reading.scan.now, &reading.service);
     }
@@ -329,13 +331,15 @@ pub fn open(
     claim.table == table::SOURCE && make(claim)
 }
 
-/// Whose request it is, and by which rule: what is paid for under one is not paid for under another.
+/// Whose request it is, from where, and by which rule: what is paid for under one is not paid for under another.
 #[inline(always)]
 fn identity(flow: &Flow, rule: u32, identity: &mut KeyTag) {
     let KeyTag([low, high]) = flow.machine.key().unwrap_or(KeyTag([0, u64::MAX]));
     let [first, second] = flow.machine.client();
-    identity.0[0] = low ^ first;
-    identity.0[1] = high ^ second ^ (u64::from(rule) << 32) ^ u64::from(flow.machine.is_preflight());
+    // The connection's own peer is the same for all that comes on it.
+    let [third, fourth] = flow.machine.forwarded().unwrap_or_default();
+    identity.0[0] = low ^ first ^ third;
+    identity.0[1] = high ^ second ^ fourth ^ (u64::from(rule) << 32) ^ u64::from(flow.machine.is_preflight());
 }
 
 /// Whether the head that ends at this place was charged, and to the same.

@@ -7,7 +7,7 @@ use aya_ebpf::helpers::generated::bpf_loop;
 use enforcer_ebpf::abi::{self, Bucket, Buckets, LIMITS, Policy, Scope, scope, tally};
 use enforcer_ebpf::charge::{CLAIMS, Charge, Claim, Place, table};
 use enforcer_ebpf::judge::{self, Reading, World as _};
-use enforcer_ebpf::limit::{self, Cell as _, Cells, Outcome};
+use enforcer_ebpf::limit::{self, Cell as _, Cells, Moment, Outcome};
 use enforcer_ebpf::spread;
 use enforcer_ebpf::verdict::{Count, Event};
 
@@ -35,9 +35,10 @@ const ADMISSIONS: u32 = 4;
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn charge_claims() -> u32 {
+    let Some(scratch) = maps::scratch() else { return 0 };
+    scratch.desk.reading.charge.set_offset(maps::clock_offset());
     // SAFETY: the callback takes nothing.
     unsafe { bpf_loop(Charge::MAX_STEPS, step as *mut c_void, core::ptr::null_mut(), 0) };
-    let Some(scratch) = maps::scratch() else { return 0 };
     u32::from(scratch.desk.reading.charge.result().is_ok())
 }
 
@@ -149,7 +150,7 @@ fn take_place(slot: u32, now: u64) -> bool {
     // SAFETY: within the value.
     let cells = cells(unsafe { &raw mut (*buckets).limits }.cast());
     for _ in 0..ADMISSIONS {
-        match limit::attempt(&cells, &policy.limits[0], now, 1) {
+        match limit::attempt(&cells, &policy.limits[0], Moment::of_boot(now), 1) {
             Outcome::Charged(_) => return true,
             Outcome::Refused => break,
             Outcome::Raced => {}

@@ -119,3 +119,11 @@ pub(crate) fn bench_flow() -> Option<&'static mut Flow> {
     // SAFETY: as for the scratch.
     BENCH.get_ptr_mut(0).map(|flow| unsafe { &mut *flow })
 }
+
+/// CLOCK_REALTIME − CLOCK_BOOTTIME in ns; 0 before the daemon has said it.
+#[inline(always)]
+pub(crate) fn clock_offset() -> u64 {
+    let Some(offset) = CLOCK.get_ptr(0) else { return 0 };
+    // SAFETY: an aligned word of a map's value, which the daemon may store to meanwhile.
+    unsafe { core::ptr::read_volatile(offset) }
+}

@@ -4,9 +4,10 @@ use aya_ebpf::helpers::generated::{bpf_clone_redirect, bpf_csum_diff, bpf_ktime_
 use enforcer_ebpf::abi::{ANSWER_TEXT, POINTS, Scope};
 use enforcer_ebpf::answer::{self, Letter, Post, SECOND, Sheet, TEXT, Text};
 use enforcer_ebpf::flow::{Receiver, Told};
+use enforcer_ebpf::limit::Moment;
 use enforcer_ebpf::wire::{HEAD, Segment};
 
-use crate::maps::{self, ANSWERS, CLOCK, POLICIES};
+use crate::maps::{self, ANSWERS, POLICIES};
 use crate::packet::{Packet, TcPacket, bounded};
 use crate::world::Kernel;
 use crate::{charge, load_head};
@@ -14,12 +15,9 @@ use crate::{charge, load_head};
 impl Post for Kernel<TcPacket> {
     #[inline(always)]
     fn unix(&self) -> u64 {
-        let Some(offset) = CLOCK.get_ptr(0) else { return 0 };
-        // SAFETY: an aligned word of a map's value, which the daemon may store to meanwhile.
-        let offset = unsafe { core::ptr::read_volatile(offset) };
         // SAFETY: takes nothing.
         let now = unsafe { bpf_ktime_get_boot_ns() };
-        now.wrapping_add(offset) / SECOND
+        now.wrapping_add(maps::clock_offset()) / SECOND
     }
 
     #[inline(always)]
@@ -96,7 +94,7 @@ extern "C" fn measure_limits(told: *mut Told, now: u64) -> u32 {
         return 0;
     };
     // SAFETY: a map's value, which other CPUs may change meanwhile.
-    answer::measure(told, policy, unsafe { &*buckets }, now);
+    answer::measure(told, policy, unsafe { &*buckets }, Moment { boot: now, offset: maps::clock_offset() });
     1
 }
 

@@ -111,10 +111,10 @@ impl Slots {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::Limits;
+    use crate::policy::{LimitName, Limits};
 
     fn policy(text: &str) -> Policy {
-        text.parse::<Limits>().expect("a limit").compile()
+        text.parse::<Limits>().expect("a limit").compile(LimitName::DEFAULT)
     }
 
     fn number(slots: &mut Slots, text: &str, now: Instant) -> Option<u32> {

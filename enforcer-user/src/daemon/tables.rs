@@ -11,6 +11,7 @@ use enforcer_ebpf::abi::{self, Key, KeyTag, Meter, Policy};
 
 use super::slots::Slots;
 use crate::kernel::{Error, Kernel};
+use crate::policy::LimitName;
 use crate::store;
 
 /// One change of the maps, with what it takes to undo it.
@@ -83,7 +84,7 @@ impl Tables {
             }
         }
         for principal in principals {
-            let policy = principal.limits.compile();
+            let policy = principal.limits.compile(LimitName::DEFAULT);
             match named.remove(&principal.index) {
                 None => {
                     self.kernel.clear_meter(principal.index)?;
