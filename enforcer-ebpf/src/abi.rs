@@ -31,11 +31,11 @@ pub mod map {
     pub const LEAVES: &str = "LEAVES";
     /// `Array<Rule>`, index = [`super::Leaf::rules`]. Daemon → kernel.
     pub const RULES: &str = "RULES";
-    /// `LpmTrie<Prefix, u64>`: which exemptions are for an address, as bits. Daemon → kernel.
+    /// `LpmTrie<[u8; 16], u64>`: which exemptions are for an address, as bits; IPv4 is mapped (RFC 4291 §2.5.5.2). Daemon → kernel.
     pub const EXEMPT: &str = "EXEMPT";
     /// `Array<u64>`, index = exemption: when it ends, CLOCK_BOOTTIME in ns. Daemon → kernel.
     pub const EXEMPTIONS: &str = "EXEMPTIONS";
-    /// `LpmTrie<Prefix, u64>`: the addresses whose `X-Forwarded-For` is believed. Daemon → kernel.
+    /// `LpmTrie<[u8; 16], u64>`: likewise, the addresses whose `X-Forwarded-For` is believed. Daemon → kernel.
     pub const PROXIES: &str = "PROXIES";
     /// `HashMap<Client, u64>`: [`super::Share`] as a word. Daemon → kernel.
     pub const CLIENTS: &str = "CLIENTS";
@@ -241,6 +241,18 @@ pub struct Policy {
 pub type Name = [u64; 2];
 
 impl Policy {
+    /// No limits, in use, without end.
+    pub const UNLIMITED: Self = Self {
+        limits: [Limit { algorithm: 0, count: 0, window: 0, interval: 0, tolerance: 0 }; LIMITS],
+        names: [[0; 2]; LIMITS],
+        len: 0,
+        flags: Self::IN_USE,
+        candidate: 0,
+        tally: 0,
+        until: u64::MAX,
+        next: 0,
+        reserved: 0,
+    };
     /// Flag: the slot has been written.
     pub const IN_USE: u32 = 1;
     /// Flag: what these limits would refuse is counted, and passes.
@@ -510,16 +522,6 @@ pub enum Per {
     Service = 2,
 }
 
-/// An address or a prefix, as the key of an LPM trie.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[repr(C)]
-pub struct Prefix {
-    /// Bits of `address` that count; IPv4 addresses are mapped (RFC 4291 §2.5.5.2), so 96 more than theirs.
-    pub bits: u32,
-    /// In network order.
-    pub address: [u8; 16],
-}
-
 /// A declared client id of a principal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 #[repr(C)]
@@ -759,7 +761,6 @@ const _: () = {
     assert!(size_of::<State>() == 8);
     assert!(size_of::<Leaf>() == 64);
     assert!(size_of::<Rule>() == 32);
-    assert!(size_of::<Prefix>() == 20);
     assert!(size_of::<Client>() == 24);
     assert!(size_of::<Service>() == 104);
     assert!(size_of::<Answer>() == 16 + 4 * POINTS + ANSWER_TEXT);

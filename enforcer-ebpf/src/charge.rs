@@ -379,6 +379,13 @@ impl Charge {
         if self.refused == NONE { Ok(()) } else { Err((self.refused / PLACES) as usize & (CLAIMS - 1)) }
     }
 
+    /// Whether anything is charged that refuses nobody.
+    #[must_use]
+    #[inline(always)]
+    pub const fn has_shadows(&self) -> bool {
+        self.shadows != 0
+    }
+
     /// Whether the limits of a claim that observes, or its candidate's, would have refused.
     #[must_use]
     #[inline(always)]

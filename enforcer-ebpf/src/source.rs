@@ -124,8 +124,9 @@ impl Record {
         if unanswered { Level::Reset } else { Level::AsSet }
     }
 
+    /// Begins a penalty, unless one goes on.
     #[inline(always)]
-    const fn penalise(&mut self, now: u64, service: &Service) {
+    pub const fn penalise(&mut self, now: u64, service: &Service) {
         if now < self.until {
             return;
         }

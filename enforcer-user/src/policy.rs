@@ -220,8 +220,20 @@ impl Limits {
                 rules.len().min(abi::LIMITS) as u32
             }
         };
-        abi::Policy { limits, len, flags: abi::Policy::IN_USE }
+        abi::Policy { limits, names: names(), len, ..abi::Policy::UNLIMITED }
     }
+}
+
+/// What a principal's limits are called in answers: `default`, `default-2`, …
+fn names() -> [abi::Name; abi::LIMITS] {
+    std::array::from_fn(|limit| {
+        let text = if limit == 0 { "default".to_owned() } else { format!("default-{}", limit + 1) };
+        let mut name = abi::Name::default();
+        for (place, byte) in text.bytes().enumerate().take(16) {
+            name[place / 8] |= u64::from(byte) << (8 * (place % 8));
+        }
+        name
+    })
 }
 
 impl fmt::Display for Limits {

@@ -15,7 +15,7 @@ use crate::store::Principal;
 use crate::{credential, kernel};
 
 fn counts(meter: &Meter) -> Counts {
-    let Meter { buckets: _, allowed, limited, denied, would_refuse } = *meter;
+    let Meter { allowed, limited, denied, would_refuse, .. } = *meter;
     Counts { allowed, limited, denied, would_refuse }
 }
 
@@ -42,7 +42,7 @@ fn totals(counters: &[u64; abi::TOTALS as usize]) -> Totals {
 /// A principal's rules and what is left of them, at `boot_ns` on the kernel's clock, which is `now`.
 fn rules(principal: &Principal, meter: &Meter, boot_ns: u64, now: Timestamp) -> Vec<RuleUsage> {
     let policy = principal.limits.compile();
-    let limits = policy.limits.iter().zip(&meter.buckets);
+    let limits = policy.limits.iter().zip(&meter.buckets.limits);
     let usage = |(rule, (limit, bucket)): (&crate::policy::Rule, (&abi::Limit, &abi::Bucket))| {
         let limit::Usage { used, remaining, reset, retry } = limit::usage(bucket, limit, boot_ns);
         let later = SignedDuration::from_nanos(i64::try_from(reset).unwrap_or(i64::MAX));
@@ -213,7 +213,7 @@ mod tests {
         let principal = Principal { index: 1, name: "alice".into(), limits };
         let boot_ns = 1_000_000_000_000;
         let mut meter = Meter::default();
-        meter.buckets[0].arrival = boot_ns + 300_000_000;
+        meter.buckets.limits[0].arrival = boot_ns + 300_000_000;
         let now = Timestamp::UNIX_EPOCH;
         let [gcra, sliding] = rules(&principal, &meter, boot_ns, now).try_into().expect("two rules");
         assert_eq!((gcra.rule.as_str(), gcra.used, gcra.remaining), ("10/second burst=10", 3, 7));

@@ -30,7 +30,8 @@ pub(super) enum Step {
 
 /// A key's value in the map.
 pub(super) fn key(principal: u32, disabled: bool) -> Key {
-    Key { principal, flags: if disabled { Key::DISABLED } else { 0 }, not_before: 0, expires: u64::MAX }
+    let flags = if disabled { Key::DISABLED } else { 0 };
+    Key { principal, flags, not_before: 0, expires: u64::MAX, policy: 0, reserved: 0 }
 }
 
 /// The maps, and which policy lies where in them.
@@ -96,7 +97,7 @@ impl Tables {
             }
         }
         for (index, slot) in named {
-            self.kernel.set_principal(index, abi::Principal { policy: 0 })?;
+            self.kernel.set_principal(index, abi::Principal::default())?;
             self.slots.release(slot, Instant::now());
         }
         Ok(())
@@ -110,7 +111,7 @@ impl Tables {
             true => self.kernel.set_policy(slot.number, policy),
             false => Ok(()),
         };
-        let assigned = written.and_then(|()| self.kernel.set_principal(index, abi::Principal { policy: slot.number }));
+        let assigned = written.and_then(|()| self.kernel.set_principal(index, abi::Principal { policy: slot.number, trial: 0 }));
         if assigned.is_err() {
             self.slots.release(slot.number, Instant::now());
         }
@@ -165,7 +166,7 @@ impl Tables {
 
     fn withdraw(&mut self, index: u32) -> Result<(), Error> {
         let slot = self.kernel.principal(index)?.policy;
-        self.kernel.set_principal(index, abi::Principal { policy: 0 })?;
+        self.kernel.set_principal(index, abi::Principal::default())?;
         self.slots.release(slot, Instant::now());
         Ok(())
     }

@@ -20,7 +20,7 @@ use aya::{
     Ebpf,
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray},
 };
-use enforcer_ebpf::abi::{self, Answer, Bucket, Key, KeyTag, Meter, Policy, Principal, Service, map};
+use enforcer_ebpf::abi::{self, Answer, Bucket, Buckets, Key, KeyTag, Meter, Policy, Principal, Service, map};
 
 use super::{
     Error, Kernel,
@@ -29,8 +29,9 @@ use super::{
     sources::Sources,
 };
 
-/// Words of a meter.
+/// Words of a meter, and of the buckets that it begins with.
 const METER: usize = words::<Meter>();
+const BUCKETS: usize = words::<Buckets>();
 
 // include/uapi/linux/bpf.h
 const BPF_NOEXIST: u64 = 1;
@@ -296,12 +297,16 @@ impl Kernel {
             counts: word(3 * number + 1),
             arrival: word(3 * number + 2),
         };
+        let candidate = |number: usize| bucket(abi::LIMITS + number);
+        let behind = |number: usize| word(BUCKETS + number);
         Ok(Meter {
-            buckets: array::from_fn(bucket),
-            allowed: word(12),
-            limited: word(13),
-            denied: word(14),
-            would_refuse: word(15),
+            buckets: Buckets { limits: array::from_fn(bucket), candidate: array::from_fn(candidate) },
+            allowed: behind(0),
+            limited: behind(1),
+            denied: behind(2),
+            would_refuse: behind(3),
+            candidate: behind(4),
+            seen: behind(5),
         })
     }
 
