@@ -139,7 +139,10 @@ impl Window {
         if limit.interval == align::NONE {
             return limit.window.saturating_sub(self.elapsed(now)).saturating_mul(TICK_NS);
         }
-        Period::of(limit, self.start).end.saturating_mul(SECOND_NS).saturating_sub(now.unix_ns())
+        let unix = now.unix_ns();
+        let seconds = Period::of(limit, self.start).end.saturating_sub(unix / SECOND_NS);
+        // Two windows at most: no product of these wraps.
+        seconds.wrapping_mul(SECOND_NS).saturating_sub(unix % SECOND_NS)
     }
 
     /// The window that counts at `now`; `None` if it is this one.

@@ -4,7 +4,7 @@
 
 use aya_ebpf::bindings::{__sk_buff, BPF_NOEXIST, xdp_md};
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use enforcer_ebpf::abi::{EXEMPTIONS as EXEMPTIONS_MOST, METHODS, Rule, Service, State};
+use enforcer_ebpf::abi::{EXEMPTIONS as EXEMPTIONS_MOST, Edge, METHODS, Rule, Service, State};
 use enforcer_ebpf::flow::{Flow, Mark, Place, Receiver, Set, WAYS};
 use enforcer_ebpf::http::Step;
 use enforcer_ebpf::judge::{self, Decision, Reading, Refill, World as _};
@@ -13,7 +13,7 @@ use enforcer_ebpf::verdict::{Count, Event, Reason};
 use enforcer_ebpf::wire::Tuple;
 use enforcer_ebpf::words;
 
-use crate::maps::{EXEMPT, EXEMPTIONS, KEY_SECRET, LEAVES, MARKS, PENALTIES, RULES, SOURCES, STATES};
+use crate::maps::{EXEMPT, EXEMPTIONS, LEAVES, MARKS, PENALTIES, PROXIES, ROUTES, RULES, SOURCES, STATES};
 use crate::packet::{Packet, TcPacket, XdpPacket};
 use crate::socket;
 use crate::world::Kernel;
@@ -90,7 +90,7 @@ fn refill(packet: impl Packet, reading: *mut Reading, flow: *mut Flow) -> u32 {
     judge::refill(&Kernel::new(packet), reading, flow) as u32
 }
 
-/// [`enforcer_ebpf::http::Machine::step`].
+/// [`judge::advance`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn advance_machine(reading: *mut Reading, flow: *mut Flow) -> u32 {
@@ -98,8 +98,25 @@ pub(crate) extern "C" fn advance_machine(reading: *mut Reading, flow: *mut Flow)
     let (Some(reading), Some(flow)) = (unsafe { reading.as_mut() }, unsafe { flow.as_mut() }) else {
         return Step::Refused(Reason::Unparsable.into()).to_word();
     };
-    let Reading { scan, window, service, .. } = reading;
-    flow.machine.step(window, &mut scan.cursor, service, KEY_SECRET.load()).to_word()
+    judge::advance(&sightless(), reading, flow).to_word()
+}
+
+/// [`enforcer_ebpf::http::Lookup::next`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn next_state(state: u32, low: u64, high: u64) -> u32 {
+    // SAFETY: copied at once; edges of states in use are never changed.
+    if let Some(&next) = unsafe { ROUTES.get(Edge { state: u64::from(state), segment: [low, high] }) } {
+        return next as u32;
+    }
+    STATES.get(state).map_or(0, |state| state.other)
+}
+
+/// [`enforcer_ebpf::http::Lookup::is_trusted`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn is_trusted(first: u64, second: u64) -> u32 {
+    u32::from(PROXIES.get(&address(first, second)).is_some())
 }
 
 /// [`judge::decide`].
@@ -198,11 +215,7 @@ pub(crate) extern "C" fn find_rule(state: u32, method: u32, rule: *mut Rule) -> 
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn is_exempt(first: u64, second: u64, exemptions: u64, now: u64) -> u32 {
-    let mut address = [0; 16];
-    let (words, _) = address.as_chunks_mut();
-    words[0] = first.to_ne_bytes();
-    words[1] = second.to_ne_bytes();
-    let Some(&found) = EXEMPT.get(&Key::new(128, address)) else { return 0 };
+    let Some(&found) = EXEMPT.get(&address(first, second)) else { return 0 };
     let both = found & exemptions;
     for exemption in 0..EXEMPTIONS_MOST {
         if both & (1 << exemption) != 0
@@ -231,6 +244,16 @@ pub(crate) extern "C" fn penalise_source(prefix: u64, family: u64, now: u64, ser
     record.penalise(now, service);
     note_penalty(before, record.until);
     1
+}
+
+/// An address to be looked up among prefixes.
+#[inline(always)]
+fn address(first: u64, second: u64) -> Key<[u8; 16]> {
+    let mut address = [0; 16];
+    let (words, _) = address.as_chunks_mut();
+    words[0] = first.to_ne_bytes();
+    words[1] = second.to_ne_bytes();
+    Key::new(128, address)
 }
 
 /// The world of what looks at no packet.

@@ -7,11 +7,11 @@ use aya_ebpf::helpers::generated::{bpf_ktime_get_boot_ns, bpf_loop};
 use enforcer_ebpf::abi::{Client, Key, KeyTag, Meter, Principal, Rule, Ruleset, Service, Share};
 use enforcer_ebpf::charge::{CLAIMS, table};
 use enforcer_ebpf::flow::{Flow, Handshake, Mark, Place, Receiver, Set};
-use enforcer_ebpf::http::Step;
+use enforcer_ebpf::http::{Lookup, Step};
 use enforcer_ebpf::http::bytes::{CAPACITY, Window};
 use enforcer_ebpf::judge::{self, Decision, Reading, Refill, Sum, Tally, World};
 use enforcer_ebpf::limit::Cell;
-use enforcer_ebpf::source::{Level, Source};
+use enforcer_ebpf::source::{Address, Level, Source};
 use enforcer_ebpf::verdict::{Count, Reason};
 use enforcer_ebpf::wire::Tuple;
 use enforcer_ebpf::words;
@@ -102,6 +102,20 @@ unsafe extern "C" fn sum_step<P: Packet>(_index: u32, sums: *mut c_void) -> i64 
     // SAFETY: as above.
     let more = unsafe { judge::sum_step(&Kernel { packet }, &mut *sum, &mut *window) };
     i64::from(!more)
+}
+
+impl<P: Packet> Lookup for Kernel<P> {
+    #[inline(always)]
+    fn next(&self, state: u32, segment: KeyTag) -> u32 {
+        let KeyTag([low, high]) = segment;
+        part::next_state(state, low, high)
+    }
+
+    #[inline(always)]
+    fn is_trusted(&self, address: Address) -> bool {
+        let [first, second] = address;
+        part::is_trusted(first, second) != 0
+    }
 }
 
 impl<P: Packet> World for Kernel<P> {
@@ -218,8 +232,8 @@ impl<P: Packet> World for Kernel<P> {
     }
 
     #[inline(always)]
-    fn is_exempt(&self, exemptions: u64, flow: &Flow, now: u64) -> bool {
-        let [first, second] = flow.tuple.mapped_source();
+    fn is_exempt(&self, exemptions: u64, address: Address, now: u64) -> bool {
+        let [first, second] = address;
         part::is_exempt(first, second, exemptions, now) != 0
     }
 
