@@ -48,6 +48,17 @@ pub struct Place {
     pub limit: usize,
 }
 
+impl Place {
+    #[inline(always)]
+    const fn of(index: u64) -> Self {
+        Self {
+            claim: (index / PLACES) as usize & (CLAIMS - 1),
+            candidate: index & LIMITS as u64 != 0,
+            limit: index as usize & (LIMITS - 1),
+        }
+    }
+}
+
 /// A charge under way.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -167,13 +178,19 @@ impl Charge {
         &self.claims[claim & (CLAIMS - 1)]
     }
 
+    /// Likewise, to be changed.
+    #[inline(always)]
+    pub const fn at_mut(&mut self, claim: usize) -> &mut Claim {
+        &mut self.claims[claim & (CLAIMS - 1)]
+    }
+
     /// The claim that refused; where none did, the first.
     #[must_use]
     #[inline(always)]
     pub const fn refused(&self) -> &Claim {
         self.at(match self.result() {
             Ok(()) => 0,
-            Err(claim) => claim,
+            Err(place) => place.claim,
         })
     }
 
@@ -188,11 +205,7 @@ impl Charge {
     #[must_use]
     #[inline(always)]
     pub const fn place(&self) -> Place {
-        Place {
-            claim: (self.index / PLACES) as usize & (CLAIMS - 1),
-            candidate: self.index & LIMITS as u64 != 0,
-            limit: self.index as usize & (LIMITS - 1),
-        }
+        Place::of(self.index)
     }
 
     /// One attempt on the limit at [`Charge::place`], whose state is `cells`; `policy` is the claim's, or its candidate
@@ -380,10 +393,10 @@ impl Charge {
     /// What it came to, once a step has ended it.
     ///
     /// # Errors
-    /// The number of the claim that refused.
+    /// The limit that refused.
     #[inline(always)]
-    pub const fn result(&self) -> Result<(), usize> {
-        if self.refused == NONE { Ok(()) } else { Err((self.refused / PLACES) as usize & (CLAIMS - 1)) }
+    pub const fn result(&self) -> Result<(), Place> {
+        if self.refused == NONE { Ok(()) } else { Err(Place::of(self.refused)) }
     }
 
     /// Whether anything is charged that refuses nobody.

@@ -95,6 +95,13 @@ impl Moment {
         moment
     }
 
+    /// A reading of CLOCK_BOOTTIME in ns, for limits that do not follow the calendar.
+    #[must_use]
+    #[inline(always)]
+    pub const fn of_boot(boot: u64) -> Self {
+        Self { clock: Clock::of_boot(boot), period: Period { start: 0, end: 0 } }
+    }
+
     /// Looks at the reading as `limit` does.
     #[inline(always)]
     pub(crate) fn enter(&mut self, limit: &Limit) {

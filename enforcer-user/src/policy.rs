@@ -7,12 +7,24 @@
 mod grammar;
 mod limit_name;
 
+pub mod diff;
+pub mod document;
+pub mod exemptions;
+pub mod file;
+pub mod method;
+pub mod path;
+pub mod routes;
+#[cfg(test)]
+pub(crate) mod samples;
+pub mod service;
+
 use std::fmt;
 use std::str::FromStr;
 
 use enforcer_ebpf::abi;
 use enforcer_ebpf::limit::{MAX_COUNT, TICK_NS};
 
+pub use document::Policy;
 pub use grammar::{GRAMMAR, ParseError};
 pub use limit_name::LimitName;
 
@@ -219,6 +231,14 @@ impl Limits {
         }
         let mut rest = rest.into_iter();
         Self::Rules(places.into_iter().filter_map(|place| place.or_else(|| rest.next())).collect())
+    }
+
+    /// These limits in an order of their own, longest window first: what two policies are compared by.
+    #[must_use]
+    pub fn canonical(self) -> Self {
+        let Self::Rules(mut rules) = self else { return self };
+        rules.sort_by_cached_key(|rule| (std::cmp::Reverse(rule.window()), rule.to_string()));
+        Self::Rules(rules)
     }
 
     /// What each of the limits is called, where those without a name of their own are called `default` and, from the

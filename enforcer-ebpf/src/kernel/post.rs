@@ -1,7 +1,7 @@
 //! What answers need, from helpers and maps; and how they are sent.
 
 use aya_ebpf::helpers::generated::{bpf_clone_redirect, bpf_csum_diff, bpf_ktime_get_boot_ns, bpf_probe_read_kernel};
-use enforcer_ebpf::abi::{ANSWER_TEXT, POINTS};
+use enforcer_ebpf::abi::{ANSWER_TEXT, POINTS, Scope};
 use enforcer_ebpf::answer::{self, Letter, Post, SECOND, Sheet, TEXT, Text};
 use enforcer_ebpf::flow::{Receiver, Told};
 use enforcer_ebpf::limit::Clock;
@@ -88,7 +88,9 @@ extern "C" fn write_piece(index: u32, piece: u32, told: *const Told, text: *mut 
 extern "C" fn measure_limits(told: *mut Told, now: u64) -> u32 {
     // SAFETY: of this size, or null.
     let Some(told) = (unsafe { told.as_mut() }) else { return 0 };
-    let (Some(policy), Some(buckets)) = (POLICIES.get(told.policy), charge::find(told.table, &told.scope)) else {
+    // On the stack: what a global function is handed is no key of a map for kernels before 6.3.
+    let scope = Scope { rule: told.scope.rule, subject: [told.scope.subject[0], told.scope.subject[1]] };
+    let (Some(policy), Some(buckets)) = (POLICIES.get(told.policy), charge::find(told.table, &scope)) else {
         return 0;
     };
     // SAFETY: a map's value, which other CPUs may change meanwhile.

@@ -112,7 +112,8 @@ impl Tables {
             true => self.kernel.set_policy(slot.number, policy),
             false => Ok(()),
         };
-        let assigned = written.and_then(|()| self.kernel.set_principal(index, abi::Principal { policy: slot.number, trial: 0 }));
+        let assigned =
+            written.and_then(|()| self.kernel.set_principal(index, abi::Principal { policy: slot.number, trial: 0 }));
         if assigned.is_err() {
             self.slots.release(slot.number, Instant::now());
         }
