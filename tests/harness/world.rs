@@ -13,7 +13,7 @@ use enforcer_ebpf::charge::{Claim, table};
 use enforcer_ebpf::flow::{Flow, Handshake, Mark, Place, Receiver, Set, Told};
 use enforcer_ebpf::http::bytes::Window;
 use enforcer_ebpf::judge::{self, Reading, Scratch, Sum, Tally, Verdict, World};
-use enforcer_ebpf::limit::{self, Cell as _, Outcome};
+use enforcer_ebpf::limit::{self, Cell as _, Clock, Moment, Outcome};
 use enforcer_ebpf::reply;
 use enforcer_ebpf::source::{Level, Record, Source};
 use enforcer_ebpf::spread;
@@ -171,6 +171,11 @@ impl Host {
     /// Sets the calendar, in seconds of Unix time.
     pub fn set_date(&self, unix: u64) {
         self.unix.set(unix);
+    }
+
+    /// The clocks at `boot`; the date stands still.
+    fn clock(&self, boot: u64) -> Clock {
+        Clock { boot, offset: (self.unix.get() * 1_000_000_000).wrapping_sub(boot) }
     }
 
     /// The followed connections, by their hashes.
@@ -379,6 +384,7 @@ impl<'m> World for Packet<'m> {
 
     fn charge(&self, reading: &mut Reading) -> bool {
         let charge = &mut reading.charge;
+        charge.set_offset(self.host.clock(self.now()).offset);
         loop {
             let place = charge.place();
             let Claim { table, policy, scope } = *charge.at(place.claim);
@@ -449,8 +455,10 @@ impl Packet<'_> {
     fn take_place(&self, admission: u32, now: u64) -> bool {
         let Some(policy) = self.host.tables.policies.get(&admission) else { return admission == 0 };
         let used = self.host.used((table::NAMED, Scope { rule: scope::ADMISSION, subject: [0; 2] }));
-        let admitted =
-            matches!(limit::attempt(&used.limits[0].cells(), &policy.limits[0], now, 1), Outcome::Charged(_));
+        let admitted = matches!(
+            limit::attempt(&used.limits[0].cells(), &policy.limits[0], &Moment::of_boot(now), 1),
+            Outcome::Charged(_)
+        );
         if !admitted {
             self.count(Count::Event(Event::SourceOverflow));
         }
@@ -480,7 +488,10 @@ impl Post for Packet<'_> {
     fn measure(&self, told: &mut Told, now: u64) {
         let Some(policy) = self.host.tables.policies.get(&told.policy) else { return };
         let used = self.host.used((told.table, told.scope));
-        answer::measure(told, policy, &used.buckets(), now);
+        let clock = self.host.clock(now);
+        answer::measure(told, policy, &used.buckets(), now, |bucket, limit, cost| {
+            limit::retry(bucket, limit, clock, cost)
+        });
     }
 
     fn replace(&self, _segment: &Segment, _at: u32, _from: u32, _to: u32) {
