@@ -6,7 +6,8 @@
 //! # Layout
 //! - `run`: the daemon's settings from flags and environment
 //! - `doctor`: what is not guarded, asked of the system itself
-//! - `status`, `key`, `limit`, `penalty`, `detach`: the commands
+//! - `status`, `key`, `limit`, `policy`, `penalty`, `detach`: the commands
+//! - `lasts`: a length of time on the command line
 //! - `import`: the lines of `key import`
 //! - `output`: tables, JSON, repetition
 //! - `exit`: which error ends with which code
@@ -16,9 +17,11 @@ mod doctor;
 mod exit;
 mod import;
 mod key;
+mod lasts;
 mod limit;
 mod output;
 mod penalty;
+mod policy;
 mod run;
 mod status;
 
@@ -37,6 +40,7 @@ Examples:
   enforcer key add alice --limit '100/minute'     make a key, shown once
   enforcer key import keys.csv                    take over keys that exist
   enforcer limit set alice '100/minute; 10/second'
+  enforcer apply -f policy.toml                   plans, routes, sources: everything in one file
   enforcer limits --watch                         limit, used, remaining, reset
   enforcer status                                 where it is attached, what was refused and why
   enforcer penalty ls                             who is kept out for flooding, and for how long
@@ -93,6 +97,17 @@ enum Command {
     Limit(limit::Command),
     /// Show limits, and what is used and left of them
     Limits(limit::ListArguments),
+    /// Make a policy file the policy that holds
+    #[command(after_help = policy::APPLY_HELP)]
+    Apply(policy::Apply),
+    /// Read a policy file, and say what is wrong with it; needs no daemon
+    Check(policy::Check),
+    /// Print the policy that holds, as a file
+    Export(policy::Export),
+    /// Keep a policy that was applied with --confirm
+    Confirm(policy::End),
+    /// End a policy that was applied with --confirm
+    Rollback(policy::End),
     /// List the sources that are kept out for a time, and let them in again
     #[command(subcommand)]
     Penalty(penalty::Command),
@@ -114,6 +129,7 @@ impl Cli {
         let command = match command {
             Command::Run(arguments) => return arguments.execute(socket),
             Command::Doctor(arguments) => return arguments.execute(),
+            Command::Check(arguments) => return arguments.execute(),
             command => command,
         };
         let socket = socket.unwrap_or_else(|| config::DEFAULT_SOCKET.into());
@@ -121,7 +137,11 @@ impl Cli {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             match command {
-                Command::Run(_) | Command::Doctor(_) => Ok(()),
+                Command::Run(_) | Command::Doctor(_) | Command::Check(_) => Ok(()),
+                Command::Apply(arguments) => arguments.execute(&client).await,
+                Command::Export(arguments) => arguments.execute(&client).await,
+                Command::Confirm(arguments) => arguments.execute(&client, "confirm").await,
+                Command::Rollback(arguments) => arguments.execute(&client, "rollback").await,
                 Command::Status(arguments) => arguments.execute(&client).await,
                 Command::Key(command) => command.execute(&client).await,
                 Command::Limit(command) => command.execute(&client).await,

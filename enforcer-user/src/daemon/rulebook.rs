@@ -2,6 +2,7 @@
 //!
 //! Pure: whoever calls has the policy and its numbers from the store, and writes.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use enforcer_ebpf::abi::{self, Client, Per, Rule, Ruleset, Scope, Spread, scope};
@@ -10,12 +11,13 @@ use enforcer_ebpf::limit::{self, TICK_NS};
 use jiff::Timestamp;
 
 use crate::config::Mode;
-use crate::policy::document::{Charge, OTHER, Policy};
+use crate::kernel;
+use crate::policy::document::{self, Charge, OTHER, Plan, Policy, Principal};
 use crate::policy::exemptions::{self, Entry};
 use crate::policy::routes::{self, Automaton, Origin, Room, TooLarge};
 use crate::policy::service::{self, ProxyProtocol};
 use crate::policy::{LimitName, Limits};
-use crate::store::policy::{Placed, PlacedPrincipal, PlacedQuota};
+use crate::store::{Placed, PlacedPrincipal, PlacedQuota};
 
 /// First index in [`abi::map::TALLIES`] of plans; those below are scopes'.
 const PLANS: u32 = abi::TALLIES / 2;
@@ -71,6 +73,11 @@ pub(super) struct Clocks {
 }
 
 impl Clocks {
+    /// Both, of which the time of day is known.
+    pub(super) fn at(now: Timestamp) -> Self {
+        Self { boot: kernel::now(), now }
+    }
+
     /// A time of day on the kernel's clock; 0 if it was before the boot.
     pub(super) fn boot_at(&self, time: Timestamp) -> u64 {
         let later = time.as_nanosecond() - self.now.as_nanosecond();
@@ -84,8 +91,8 @@ pub(super) fn tally_of_scope(number: u64) -> u32 {
 }
 
 /// The index in [`abi::map::TALLIES`] of the plan at this place among the plans' names; 0 where there is no room.
-pub(super) fn tally_of_plan(policy: &Policy, plan: &str) -> u32 {
-    let place = policy.plans.keys().position(|name| name == plan).and_then(|place| u32::try_from(place).ok());
+pub(super) fn tally_of_plan(plans: &BTreeMap<String, Plan>, plan: &str) -> u32 {
+    let place = plans.keys().position(|name| name == plan).and_then(|place| u32::try_from(place).ok());
     place.map(|place| PLANS + place).filter(|index| *index < abi::TALLIES).unwrap_or(0)
 }
 
@@ -100,38 +107,36 @@ impl Terms {
     }
 
     /// Those of a principal.
-    pub(super) fn of_principal(policy: &Policy, name: &str, placed: &PlacedPrincipal, clocks: &Clocks) -> Self {
-        let principal = policy.principals.get(name);
-        let plan = principal.and_then(|principal| principal.plan());
-        let holds = plan.and_then(|plan| policy.plans.get(plan));
-        let own = LimitName::DEFAULT;
-        let (of_plan, tally) = match plan {
-            Some(plan) => (LimitName::of_plan(plan), tally_of_plan(policy, plan)),
-            None => (own, 0),
-        };
+    pub(super) fn of_principal(
+        plans: &BTreeMap<String, Plan>,
+        said: &Principal,
+        placed: &PlacedPrincipal,
+        clocks: &Clocks,
+    ) -> Self {
+        let plan = said.plan().and_then(|name| plans.get_key_value(name));
+        let candidate = placed.candidate.as_ref();
+        let own = || Self::of(&placed.limits, LimitName::DEFAULT, Mode::Enforce, candidate, 0);
+        let Some((name, plan)) = plan else { return own() };
+        let (label, tally) = (LimitName::of_plan(name), tally_of_plan(plans, name));
+        if !has_override(said, clocks.now) {
+            return Self::of(&placed.limits, label, plan.mode, candidate, tally);
+        }
         // In the place of a plan's limits stand some of the principal's own, which are enforced.
-        let is_plans = holds.is_some_and(|_| placed.next.is_none() && !has_override(policy, name, clocks.now));
-        let (label, mode) = match holds {
-            Some(plan) if is_plans => (of_plan, plan.mode),
-            _ => (own, Mode::Enforce),
-        };
-        let mut terms = Self::of(&placed.limits, label, mode, placed.candidate.as_ref(), if is_plans { tally } else { 0 });
-        terms.next = placed.next.as_ref().map(|(until, limits)| {
-            let mode = holds.map_or(Mode::Enforce, |plan| plan.mode);
-            (clocks.boot_at(*until), Self::of(limits, of_plan, mode, None, tally).limits)
-        });
-        terms
+        let next = placed
+            .next
+            .as_ref()
+            .map(|(until, limits)| (clocks.boot_at(*until), Self::of(limits, label, plan.mode, None, tally).limits));
+        Self { next, ..own() }
     }
 }
 
 /// Whether a principal's own limits stand in the place of its plan's now.
-fn has_override(policy: &Policy, name: &str, now: Timestamp) -> bool {
-    use crate::policy::document::Terms as Written;
-    let Some(principal) = policy.principals.get(name) else { return false };
-    match &principal.terms {
-        Written::Own(_) => true,
-        Written::Plan { instead: None, .. } => false,
-        Written::Plan { instead: Some(instead), .. } => instead.until.is_none_or(|until| until > now),
+fn has_override(said: &Principal, now: Timestamp) -> bool {
+    match &said.terms {
+        document::Terms::Own(_) => true,
+        document::Terms::Plan { instead, .. } => {
+            instead.as_ref().is_some_and(|instead| instead.until.is_none_or(|until| until > now))
+        }
     }
 }
 
@@ -166,8 +171,12 @@ impl Rulebook {
             rules: Room::ALL.rules / 2,
         };
         let paths = routes::compile(policy, &placed.exempt, secret, half)?;
-        let charges: Vec<(Rule, Option<Terms>)> =
-            paths.rules.iter().zip(&paths.origins).map(|(rule, origin)| charge(policy, placed, rule, *origin)).collect();
+        let charges: Vec<(Rule, Option<Terms>)> = paths
+            .rules
+            .iter()
+            .zip(&paths.origins)
+            .map(|(rule, origin)| charge(policy, placed, rule, *origin))
+            .collect();
         let mut flags = 0;
         let said = &policy.service;
         if said.strict_guesses {
@@ -239,7 +248,10 @@ impl Rulebook {
 fn longest(terms: &Terms) -> u64 {
     let policy = &terms.limits;
     let limits = policy.limits.iter().take(policy.len as usize);
-    limits.map(|limit| (limit.window * TICK_NS * 2).max(limit.tolerance.saturating_add(limit.interval))).max().unwrap_or(0)
+    limits
+        .map(|limit| (limit.window * TICK_NS * 2).max(limit.tolerance.saturating_add(limit.interval)))
+        .max()
+        .unwrap_or(0)
 }
 
 /// What lets as many sources in within this time as none of those gives way that count.

@@ -9,10 +9,10 @@ use std::time::Instant;
 
 use enforcer_ebpf::abi::{self, Key, KeyTag, Meter, Policy};
 
-use super::rulebook::Terms;
+use super::rulebook::{Clocks, Terms};
 use super::slots::Slots;
+use super::trial::Laid;
 use crate::kernel::{Error, Kernel};
-use crate::policy::LimitName;
 use crate::store;
 
 /// One change of the maps, with what it takes to undo it.
@@ -31,9 +31,15 @@ pub(super) enum Step {
 }
 
 /// A key's value in the map.
-pub(super) fn key(principal: u32, disabled: bool) -> Key {
-    let flags = if disabled { Key::DISABLED } else { 0 };
-    Key { principal, flags, not_before: 0, expires: u64::MAX, policy: 0, reserved: 0 }
+pub(super) fn key(row: &store::Key, clocks: &Clocks) -> Key {
+    Key {
+        principal: row.principal,
+        flags: if row.disabled { Key::DISABLED } else { 0 },
+        not_before: row.not_before.map_or(0, |time| clocks.boot_at(time)),
+        expires: row.expires.map_or(u64::MAX, |time| clocks.boot_at(time)),
+        policy: 0,
+        reserved: 0,
+    }
 }
 
 /// The maps, and which policy lies where in them.
@@ -41,6 +47,8 @@ pub(super) fn key(principal: u32, disabled: bool) -> Key {
 pub(super) struct Tables {
     kernel: Kernel,
     slots: Slots,
+    /// Where the rules that hold lie.
+    laid: Laid,
 }
 
 impl Tables {
@@ -50,11 +58,12 @@ impl Tables {
         kernel: Kernel,
         principals: &[(u32, Terms)],
         keys: &[store::Key],
+        clocks: &Clocks,
     ) -> Result<Self, Error> {
-        let mut tables = Self { kernel, slots: Slots::new(abi::POLICIES) };
+        let mut tables = Self { kernel, slots: Slots::new(abi::POLICIES), laid: Laid::default() };
+        tables.recall_rules()?;
         // Revoked keys go first: they are the ones that would be served wrongly.
-        let mut wanted: HashMap<KeyTag, Key> =
-            keys.iter().map(|row| (row.tag, key(row.principal, row.disabled))).collect();
+        let mut wanted: HashMap<KeyTag, Key> = keys.iter().map(|row| (row.tag, key(row, clocks))).collect();
         for (tag, value) in tables.kernel.keys()? {
             match wanted.get(&tag) {
                 None => tables.kernel.remove_key(tag)?,
@@ -116,7 +125,7 @@ impl Tables {
     }
 
     /// A slot for one more that names these terms, whose parts have slots of their own.
-    fn place(&mut self, terms: &Terms) -> Result<u32, Error> {
+    pub(super) fn place(&mut self, terms: &Terms) -> Result<u32, Error> {
         let Terms { limits, candidate, next } = terms;
         let mut policy = *limits;
         let mut parts = Vec::new();
@@ -151,7 +160,7 @@ impl Tables {
     }
 
     /// Takes note that one less names a slot, and with it its parts.
-    fn displace(&mut self, slot: u32) {
+    pub(super) fn displace(&mut self, slot: u32) {
         let Some(&policy) = self.slots.held(slot) else { return };
         for slot in [slot, policy.candidate, policy.next] {
             self.slots.release(slot, Instant::now());
@@ -216,7 +225,7 @@ impl Tables {
         }
     }
 
-    fn withdraw(&mut self, index: u32) -> Result<(), Error> {
+    pub(super) fn withdraw(&mut self, index: u32) -> Result<(), Error> {
         let slot = self.kernel.principal(index)?.policy;
         self.kernel.set_principal(index, abi::Principal::default())?;
         self.displace(slot);
@@ -226,6 +235,16 @@ impl Tables {
     /// A principal's meter.
     pub(super) fn meter(&self, index: u32) -> Result<Meter, Error> {
         self.kernel.meter(index)
+    }
+
+    /// Where the rules that hold lie.
+    pub(super) fn laid(&self) -> &Laid {
+        &self.laid
+    }
+
+    /// Likewise, when others come.
+    pub(super) fn laid_mut(&mut self) -> &mut Laid {
+        &mut self.laid
     }
 
     /// The kernel, for what needs no slots.

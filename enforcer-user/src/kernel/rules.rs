@@ -254,11 +254,7 @@ fn found(answer: Result<Buckets, aya::maps::MapError>, name: &'static str) -> Re
 }
 
 /// Makes a trie hold exactly these, adding before it removes.
-fn replace(
-    trie: &mut LpmTrie<MapData, [u8; 16], u64>,
-    name: &'static str,
-    entries: &[Entry],
-) -> Result<(), Error> {
+fn replace(trie: &mut LpmTrie<MapData, [u8; 16], u64>, name: &'static str, entries: &[Entry]) -> Result<(), Error> {
     for Entry { bits, address, value } in entries {
         trie.insert(&Key::new(*bits, *address), value, 0).map_err(|error| failed(name, "written", error))?;
     }
