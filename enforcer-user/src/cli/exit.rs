@@ -56,7 +56,7 @@ fn of(error: &(dyn std::error::Error + 'static)) -> Option<u8> {
 fn of_daemon(error: &daemon::Error) -> u8 {
     use daemon::{Error, socket, state_dir};
     match error {
-        Error::Kernel(error) | Error::Policy(registry::Error::Kernel(error)) => error.exit_code(),
+        Error::Kernel(error) => error.exit_code(),
         Error::State(state_dir::Error::Held { .. }) | Error::Socket(socket::Error::Held { .. }) => 14,
         Error::State(state_dir::Error::Io { source, .. })
         | Error::Socket(socket::Error::Io { source, .. })
@@ -66,7 +66,12 @@ fn of_daemon(error: &daemon::Error) -> u8 {
         {
             5
         }
-        Error::State(_) | Error::Socket(_) | Error::Store(_) | Error::Metrics { .. } | Error::Answer(_) => 1,
+        Error::State(_)
+        | Error::Socket(_)
+        | Error::Store(_)
+        | Error::Metrics { .. }
+        | Error::Answer(_)
+        | Error::Policy(_) => 1,
     }
 }
 
