@@ -8,12 +8,14 @@
 //! - `doctor`: what is not guarded, asked of the system itself
 //! - `status`, `key`, `limit`, `penalty`, `detach`: the commands
 //! - `import`: the lines of `key import`
+//! - `flask_limiter`: an app's own limits as a policy
 //! - `output`: tables, JSON, repetition
 //! - `exit`: which error ends with which code
 
 mod detach;
 mod doctor;
 mod exit;
+mod flask_limiter;
 mod import;
 mod key;
 mod limit;
@@ -41,6 +43,7 @@ Examples:
   enforcer status                                 where it is attached, what was refused and why
   enforcer penalty ls                             who is kept out for flooding, and for how long
   enforcer doctor                                 what reaches the app unguarded, and what to do
+  enforcer import flask-limiter app:app           the app's own limits as a policy
   enforcer detach                                 end enforcement
 
 Limits: COUNT/UNIT or COUNT per N UNITS, up to four separated by `;`, as Flask-Limiter writes them.
@@ -98,10 +101,20 @@ enum Command {
     Penalty(penalty::Command),
     /// Name every way around the guard, and check the system; needs no daemon
     Doctor(doctor::Arguments),
+    /// Make a policy of the limits that an app has; needs no daemon
+    #[command(subcommand)]
+    Import(Import),
     /// End enforcement: detach the program and remove all pins
     Detach(detach::Arguments),
     /// Show the version of this program and of the maps' layout
     Version(output::Format),
+}
+
+#[derive(Debug, Subcommand)]
+enum Import {
+    /// The limits of a Flask app with Flask-Limiter, as a policy
+    #[command(after_help = flask_limiter::HELP)]
+    FlaskLimiter(flask_limiter::Arguments),
 }
 
 impl Cli {
@@ -114,6 +127,7 @@ impl Cli {
         let command = match command {
             Command::Run(arguments) => return arguments.execute(socket),
             Command::Doctor(arguments) => return arguments.execute(),
+            Command::Import(Import::FlaskLimiter(arguments)) => return arguments.execute(),
             command => command,
         };
         let socket = socket.unwrap_or_else(|| config::DEFAULT_SOCKET.into());
@@ -121,7 +135,7 @@ impl Cli {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             match command {
-                Command::Run(_) | Command::Doctor(_) => Ok(()),
+                Command::Run(_) | Command::Doctor(_) | Command::Import(_) => Ok(()),
                 Command::Status(arguments) => arguments.execute(&client).await,
                 Command::Key(command) => command.execute(&client).await,
                 Command::Limit(command) => command.execute(&client).await,
