@@ -173,9 +173,18 @@ mod tests {
 
     #[test]
     fn every_command_understands_the_socket() {
-        for line in
-            ["status", "key ls", "limit set a 1/second", "limits a", "penalty ls", "doctor", "detach", "version", "run"]
-        {
+        for line in [
+            "status",
+            "key ls",
+            "limit set a 1/second",
+            "limits a",
+            "penalty ls",
+            "doctor",
+            "import flask-limiter a:b",
+            "detach",
+            "version",
+            "run",
+        ] {
             let arguments = ["enforcer"].into_iter().chain(line.split(' ')).chain(["--socket", "/x"]);
             let cli = Cli::try_parse_from(arguments).unwrap_or_else(|error| panic!("{line}: {error}"));
             assert_eq!(cli.socket, Some("/x".into()), "{line}");

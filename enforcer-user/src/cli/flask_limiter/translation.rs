@@ -363,3 +363,118 @@ impl std::fmt::Display for Window {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn limit(more: Value) -> Value {
+        let mut limit = json!({
+            "key": 0, "windows": [{"count": 10, "every": 1, "unit": "minute"}], "scope": null, "shared": false,
+            "per_method": false, "methods": null, "overrides": true, "cost": 1, "ignored": [],
+        });
+        limit.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        limit
+    }
+
+    fn rule(rule: &str, endpoint: &str, decorated: &[Value]) -> Value {
+        json!({
+            "rule": rule, "endpoint": endpoint, "methods": ["GET", "HEAD", "OPTIONS"], "host": null, "is_static": false,
+            "exempt_from_defaults": false, "exempt_from_application": false, "decorated": decorated, "blueprint": [],
+        })
+    }
+
+    fn translate(routes: &[Value], more: Value) -> Draft {
+        let mut inventory = json!({
+            "version": "4.1.1", "strategy": "fixed-window", "defaults": [], "application": [], "routes": routes,
+            "keys": [{"name": "by_key", "looks_at": ["X-API-Key"]}, {"name": "by_address", "looks_at": ["source"]}],
+            "spanning": ["path"], "settings": [], "behind_proxy": false,
+        });
+        inventory.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        serde_json::from_value::<Inventory>(inventory).expect("an inventory").translate("app:app")
+    }
+
+    fn counts(draft: &Draft) -> Vec<(String, Count, u32)> {
+        draft.routes.iter().map(|route| (route.path.clone(), route.count.clone(), route.cost)).collect()
+    }
+
+    fn own(limit: &str, per: Per) -> Count {
+        Count::Own(Counted { limit: limit.to_owned(), per })
+    }
+
+    #[track_caller]
+    fn loses(draft: &Draft, words: &[&str]) {
+        assert_eq!(draft.losses.len(), words.len(), "{:#?}", draft.losses);
+        for word in words {
+            assert!(draft.losses.iter().any(|loss| loss.contains(word)), "{word}: {:#?}", draft.losses);
+        }
+    }
+
+    #[test]
+    fn limits_of_one_kind_go_together_up_to_four_and_those_of_another_are_named() {
+        let windows: Vec<_> = (1..=5).map(|every| json!({"count": 10, "every": every, "unit": "hour"})).collect();
+        let limits = [
+            limit(json!({"windows": windows})),
+            limit(json!({"key": 1})),
+            limit(json!({"shared": true, "scope": "s"})),
+        ];
+        let draft = translate(&[rule("/a", "a", &limits)], json!({"strategy": "sliding-window-counter"}));
+        let text = "10/hour; 10/2 hours; 10/3 hours; 10/4 hours";
+        assert_eq!(counts(&draft), [("/a".to_owned(), own(text, Per::Principal), 1)]);
+        loses(&draft, &["`10/5 hours` is left out; at most 4", "`10/minute` is left out; a route has one count"]);
+    }
+
+    #[test]
+    fn limits_that_stand_beside_the_defaults_are_in_one_string_with_them() {
+        let beside = limit(json!({"overrides": false, "windows": [{"count": 1, "every": 1, "unit": "second"}]}));
+        let draft = translate(&[rule("/a", "a", &[beside])], json!({"defaults": [limit(json!({"overrides": false}))]}));
+        let text = "1/second algo=fixed; 10/minute algo=fixed";
+        assert_eq!(counts(&draft), [("/a".to_owned(), own(text, Per::Principal), 1)]);
+    }
+
+    #[test]
+    fn what_is_over_all_endpoints_is_for_whom_its_key_function_tells_apart() {
+        let day = |key: usize| {
+            limit(
+                json!({"key": key, "shared": true, "scope": "global", "windows": [{"count": 9, "every": 2, "unit": "day"}]}),
+            )
+        };
+        let draft = translate(&[], json!({"application": [day(0), day(1)]}));
+        let text = draft.to_string();
+        assert!(text.contains("[service]\nsource = \"9/2 days algo=fixed\""), "{text}");
+        assert!(text.contains("[plan.flask-limiter]\nlimit = \"9/2 days algo=fixed\""), "{text}");
+        assert!(text.parse::<toml::Table>().is_ok(), "{text}");
+        loses(&draft, &[]);
+    }
+
+    #[test]
+    fn one_scope_with_two_limits_is_two_names_and_costs_are_bounded() {
+        let shared = |count: u32| {
+            limit(
+                json!({"shared": true, "scope": "re ports", "windows": [{"count": count, "every": 1, "unit": "hour"}], "cost": 300}),
+            )
+        };
+        let draft = translate(
+            &[rule("/a", "a", &[shared(1)]), rule("/b", "b", &[shared(2)]), rule("/c", "c", &[shared(1)])],
+            json!({}),
+        );
+        let names = ["re-ports", "re-ports-2", "re-ports"];
+        let expected = ["/a", "/b", "/c"].into_iter().zip(names);
+        let expected: Vec<_> =
+            expected.map(|(path, name)| (path.to_owned(), Count::Shared(name.to_owned()), 256)).collect();
+        assert_eq!(counts(&draft), expected);
+        loses(&draft, &["`a`: a request counts as 256", "`b`: a request", "`c`: a request"]);
+    }
+
+    #[test]
+    fn a_count_beyond_the_kernel_s_is_left_out_and_nothing_in_a_name_ends_a_comment() {
+        let huge = limit(json!({"windows": [{"count": 9_999_999_999_u64, "every": 1, "unit": "day"}]}));
+        let draft = translate(&[rule("/a\"b", "evil\nlimit = \"unlimited\"", &[huge])], json!({}));
+        loses(&draft, &["is too large a count"]);
+        let text = draft.to_string();
+        let policy = text.parse::<toml::Table>().expect("TOML");
+        assert_eq!(policy["route"][0]["path"].as_str(), Some("/a%22b"), "{text}");
+        assert_eq!(policy["route"][0].as_table().map(|route| route.len()), Some(2), "{text}");
+    }
+}
