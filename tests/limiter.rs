@@ -5,10 +5,11 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use enforcer_ebpf::abi::{Algorithm, LIMITS, Limit, Policy};
+use enforcer_ebpf::abi::{Algorithm, LIMITS, Limit};
 use enforcer_ebpf::limit::{self, Outcome, TICK_NS};
 use enforcer_tests::bucket::{self, Shared, fixed, gcra, sliding};
 use enforcer_tests::limiter_model::{FixedModel, LeakyModel, SlidingModel};
+use enforcer_tests::tables;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
@@ -293,15 +294,14 @@ proptest! {
 
 /// Runs one policy beside one model for each limit, and holds them equal after every request.
 fn several(limits: &[Limit], steps: &[u64]) -> TestCaseResult {
-    let mut policy = Policy { limits: [Limit::default(); LIMITS], len: limits.len() as u32, flags: Policy::IN_USE };
-    policy.limits[..limits.len()].copy_from_slice(limits);
+    let policy = tables::policy(limits);
     let buckets: [Shared; LIMITS] = Default::default();
     let singles: Vec<Shared> = limits.iter().map(|_| Shared::default()).collect();
     for now in instants(steps) {
         let refusing =
             limits.iter().zip(&singles).position(|(limit, single)| limit::remaining(&single.bucket(), limit, now) == 0);
         let cells = std::array::from_fn(|index| buckets[index].cells());
-        let charged = limit::charge_all(&cells, &policy, now, 1);
+        let charged = bucket::charge_all(&cells, &policy, now, 1);
         prop_assert_eq!(charged.err(), refusing.map(|index| index as u32));
         for (limit, single) in limits.iter().zip(&singles) {
             if refusing.is_none() {

@@ -31,11 +31,11 @@ pub mod map {
     pub const LEAVES: &str = "LEAVES";
     /// `Array<Rule>`, index = [`super::Leaf::rules`]. Daemon → kernel.
     pub const RULES: &str = "RULES";
-    /// `LpmTrie<Prefix, u64>`: which exemptions are for an address, as bits. Daemon → kernel.
+    /// `LpmTrie<[u8; 16], u64>`: which exemptions are for an address, as bits; IPv4 is mapped (RFC 4291 §2.5.5.2). Daemon → kernel.
     pub const EXEMPT: &str = "EXEMPT";
     /// `Array<u64>`, index = exemption: when it ends, CLOCK_BOOTTIME in ns. Daemon → kernel.
     pub const EXEMPTIONS: &str = "EXEMPTIONS";
-    /// `LpmTrie<Prefix, u64>`: the addresses whose `X-Forwarded-For` is believed. Daemon → kernel.
+    /// `LpmTrie<[u8; 16], u64>`: likewise, the addresses whose `X-Forwarded-For` is believed. Daemon → kernel.
     pub const PROXIES: &str = "PROXIES";
     /// `HashMap<Client, u64>`: [`super::Share`] as a word. Daemon → kernel.
     pub const CLIENTS: &str = "CLIENTS";
@@ -65,7 +65,8 @@ pub mod map {
     /// `Array<Answer>`, index = [`super::Service::answers`] + [`AnswerKind`](super::AnswerKind): what refused requests are
     /// answered; those that a service names are never changed. Daemon → kernel.
     pub const ANSWERS: &str = "ANSWERS";
-    /// `Array<u64>`, one entry: CLOCK_REALTIME − CLOCK_BOOTTIME in ns, for the dates of answers. Daemon → kernel.
+    /// `Array<u64>`, one entry: CLOCK_REALTIME − CLOCK_BOOTTIME in ns, for the dates of answers and for windows that
+    /// follow the calendar. Daemon → kernel.
     pub const CLOCK: &str = "CLOCK";
     /// `LruHashMap<source::Source, source::Record>`: the sources of refused requests. Kernel; the daemon lists them, and
     /// ends penalties.
@@ -79,9 +80,35 @@ pub mod map {
 
     /// The maps that outlive the daemon.
     pub const PINNED: &[&str] = &[
-        PORTS, SERVICES, KEYS, PRINCIPALS, POLICIES, METERS, TOTALS, FLOWS, MARKS, CHARGES, HANDSHAKES, ANSWERS, CLOCK,
-        SOURCES, PENALTIES, RULESETS, ROUTES, STATES, LEAVES, RULES, EXEMPT, EXEMPTIONS, PROXIES, CLIENTS, BUCKETS,
-        SOURCE_BUCKETS, SIGHTINGS, TALLIES, TRIAL,
+        PORTS,
+        SERVICES,
+        KEYS,
+        PRINCIPALS,
+        POLICIES,
+        METERS,
+        TOTALS,
+        FLOWS,
+        MARKS,
+        CHARGES,
+        HANDSHAKES,
+        ANSWERS,
+        CLOCK,
+        SOURCES,
+        PENALTIES,
+        RULESETS,
+        ROUTES,
+        STATES,
+        LEAVES,
+        RULES,
+        EXEMPT,
+        EXEMPTIONS,
+        PROXIES,
+        CLIENTS,
+        BUCKETS,
+        SOURCE_BUCKETS,
+        SIGHTINGS,
+        TALLIES,
+        TRIAL,
     ];
 }
 
@@ -241,6 +268,18 @@ pub struct Policy {
 pub type Name = [u64; 2];
 
 impl Policy {
+    /// No limits, in use, without end.
+    pub const UNLIMITED: Self = Self {
+        limits: [Limit { algorithm: 0, count: 0, window: 0, interval: 0, tolerance: 0 }; LIMITS],
+        names: [[0; 2]; LIMITS],
+        len: 0,
+        flags: Self::IN_USE,
+        candidate: 0,
+        tally: 0,
+        until: u64::MAX,
+        next: 0,
+        reserved: 0,
+    };
     /// Flag: the slot has been written.
     pub const IN_USE: u32 = 1;
     /// Flag: what these limits would refuse is counted, and passes.
@@ -269,10 +308,22 @@ pub struct Limit {
     pub count: u32,
     /// Window in ticks of [`crate::limit::TICK_NS`] ns.
     pub window: u64,
-    /// GCRA: ns between two requests at the steady rate.
+    /// GCRA: ns between two requests at the steady rate. Fixed: an [`align`]. Sliding: 0.
     pub interval: u64,
     /// GCRA: how far, in ns, a client may run ahead: (burst − 1) × interval.
     pub tolerance: u64,
+}
+
+/// Where the windows of a fixed limit begin; numbers, since they lie in a map.
+pub mod align {
+    /// With a first request.
+    pub const NONE: u64 = 0;
+    /// At multiples of the window, whole seconds, since 1970-01-01 in UTC; those of seven days on Mondays.
+    pub const MULTIPLE: u64 = 1;
+    /// With the months of UTC; the limit's window is their nominal length.
+    pub const MONTH: u64 = 2;
+    /// With the years of UTC, likewise.
+    pub const YEAR: u64 = 3;
 }
 
 /// How a limit counts.
@@ -281,7 +332,7 @@ pub struct Limit {
 pub enum Algorithm {
     /// Two counters: this window's, and the last one's weighted by how much of it still overlaps.
     Sliding = 0,
-    /// A window that begins with its first request.
+    /// A window that begins with its first request, or as the calendar has it.
     Fixed = 1,
     /// A rate and a burst (generic cell rate algorithm).
     Gcra = 2,
@@ -291,7 +342,7 @@ pub enum Algorithm {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Bucket {
-    /// Where the current window begins.
+    /// Where the current window begins, in ticks of CLOCK_BOOTTIME; in seconds of Unix time if it follows the calendar.
     pub window: u64,
     /// The counts of the current and the previous window.
     pub counts: u64,
@@ -508,16 +559,6 @@ pub enum Per {
     Source = 1,
     /// All together.
     Service = 2,
-}
-
-/// An address or a prefix, as the key of an LPM trie.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[repr(C)]
-pub struct Prefix {
-    /// Bits of `address` that count; IPv4 addresses are mapped (RFC 4291 §2.5.5.2), so 96 more than theirs.
-    pub bits: u32,
-    /// In network order.
-    pub address: [u8; 16],
 }
 
 /// A declared client id of a principal.
@@ -759,7 +800,6 @@ const _: () = {
     assert!(size_of::<State>() == 8);
     assert!(size_of::<Leaf>() == 64);
     assert!(size_of::<Rule>() == 32);
-    assert!(size_of::<Prefix>() == 20);
     assert!(size_of::<Client>() == 24);
     assert!(size_of::<Service>() == 104);
     assert!(size_of::<Answer>() == 16 + 4 * POINTS + ANSWER_TEXT);

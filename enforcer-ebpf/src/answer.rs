@@ -16,7 +16,7 @@ mod translation;
 use crate::abi::{ANSWERS_EACH, Buckets, LIMITS, Policy, Service, scope};
 use crate::flow::{self, Receiver, Told, due, receiver};
 use crate::judge::World;
-use crate::limit;
+use crate::limit::{self, Moment};
 use crate::opaque::opaque;
 use crate::reply::{self, TCP_HEADER};
 use crate::shift::Shift;
@@ -228,22 +228,23 @@ fn take<P: Post>(post: &P, sheet: &mut Sheet) -> bool {
     true
 }
 
-/// Notes in `told` which limit of its claim keeps a request out for longest, and for how long.
+/// Notes in `told` which limit of its claim keeps a request of its cost out for longest, and for how long.
 #[inline(always)]
-pub fn measure(told: &mut Told, policy: &Policy, buckets: &Buckets, now: u64) {
+pub fn measure(told: &mut Told, policy: &Policy, buckets: &Buckets, now: Moment) {
+    let cost = u64::from(told.cost);
     let (mut longest, mut worst) = (0, 0);
     for index in 0..LIMITS {
         if index as u32 >= policy.len {
             break;
         }
-        let retry = limit::retry(&buckets.limits[index], &policy.limits[index], now);
+        let retry = limit::retry(&buckets.limits[index], &policy.limits[index], now, cost);
         if retry >= longest {
             longest = retry;
             worst = index;
         }
     }
     if told.scope.rule == scope::GUESSES {
-        let blocked = buckets.candidate[0].arrival.saturating_sub(now);
+        let blocked = buckets.candidate[0].arrival.saturating_sub(now.boot);
         longest = if blocked > longest { blocked } else { longest };
     }
     let limit = &policy.limits[worst & (LIMITS - 1)];

@@ -9,7 +9,7 @@
 //! each such set it is noted whether it would have refused.
 
 use crate::abi::{LIMITS, Policy, Scope};
-use crate::limit::{ATTEMPTS, Cell, Cells, Outcome, attempt, refund, would_pass};
+use crate::limit::{ATTEMPTS, Cell, Cells, Moment, Outcome, attempt, refund, would_pass};
 use crate::opaque::zero;
 
 /// Most claims of one request; a power of two.
@@ -48,6 +48,17 @@ pub struct Place {
     pub limit: usize,
 }
 
+impl Place {
+    #[inline(always)]
+    const fn of(index: u64) -> Self {
+        Self {
+            claim: (index / PLACES) as usize & (CLAIMS - 1),
+            candidate: index & LIMITS as u64 != 0,
+            limit: index as usize & (LIMITS - 1),
+        }
+    }
+}
+
 /// A charge under way.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -56,8 +67,7 @@ pub struct Charge {
     claims: [Claim; CLAIMS],
     /// What was charged, for a refund.
     tokens: [u64; CLAIMS * LIMITS],
-    /// CLOCK_BOOTTIME in ns.
-    now: u64,
+    now: Moment,
     cost: u64,
     // Whole words: on the BPF stack two halves that are set together would be stored across an alignment.
     len: u64,
@@ -90,7 +100,7 @@ impl Default for Charge {
         Self {
             claims: [Claim::default(); CLAIMS],
             tokens: [0; CLAIMS * LIMITS],
-            now: 0,
+            now: Moment { boot: 0, offset: 0 },
             cost: 0,
             len: 0,
             stage: TEST,
@@ -110,7 +120,7 @@ impl Charge {
     /// Begins a charge of `cost` requests (1–[`crate::limit::MAX_COST`]) at `now` (ns of CLOCK_BOOTTIME), to nothing yet.
     #[inline(always)]
     pub fn begin(&mut self, now: u64, cost: u64) {
-        self.now = now;
+        self.now.boot = now;
         self.cost = cost;
         self.len = zero();
         self.stage = TEST;
@@ -119,6 +129,13 @@ impl Charge {
         self.refused = NONE;
         self.shadows = zero();
         self.would_refuse = zero();
+    }
+
+    /// Says what the time of day is, for limits that follow the calendar: [`Moment::offset`]. Whoever drives the steps
+    /// does, before the first.
+    #[inline(always)]
+    pub fn set_offset(&mut self, offset: u64) {
+        self.now.offset = offset;
     }
 
     /// Adds a claim; a policy slot of 0 adds none. `false` if there is no room, which a caller never meets.
@@ -161,13 +178,19 @@ impl Charge {
         &self.claims[claim & (CLAIMS - 1)]
     }
 
+    /// Likewise, to be changed.
+    #[inline(always)]
+    pub const fn at_mut(&mut self, claim: usize) -> &mut Claim {
+        &mut self.claims[claim & (CLAIMS - 1)]
+    }
+
     /// The claim that refused; where none did, the first.
     #[must_use]
     #[inline(always)]
     pub const fn refused(&self) -> &Claim {
         self.at(match self.result() {
             Ok(()) => 0,
-            Err(claim) => claim,
+            Err(place) => place.claim,
         })
     }
 
@@ -182,11 +205,7 @@ impl Charge {
     #[must_use]
     #[inline(always)]
     pub const fn place(&self) -> Place {
-        Place {
-            claim: (self.index / PLACES) as usize & (CLAIMS - 1),
-            candidate: self.index & LIMITS as u64 != 0,
-            limit: self.index as usize & (LIMITS - 1),
-        }
+        Place::of(self.index)
     }
 
     /// One attempt on the limit at [`Charge::place`], whose state is `cells`; `policy` is the claim's, or its candidate
@@ -373,10 +392,17 @@ impl Charge {
     /// What it came to, once a step has ended it.
     ///
     /// # Errors
-    /// The number of the claim that refused.
+    /// The limit that refused.
     #[inline(always)]
-    pub const fn result(&self) -> Result<(), usize> {
-        if self.refused == NONE { Ok(()) } else { Err((self.refused / PLACES) as usize & (CLAIMS - 1)) }
+    pub const fn result(&self) -> Result<(), Place> {
+        if self.refused == NONE { Ok(()) } else { Err(Place::of(self.refused)) }
+    }
+
+    /// Whether anything is charged that refuses nobody.
+    #[must_use]
+    #[inline(always)]
+    pub const fn has_shadows(&self) -> bool {
+        self.shadows != 0
     }
 
     /// Whether the limits of a claim that observes, or its candidate's, would have refused.

@@ -18,6 +18,7 @@ use crate::abi::{KeyTag, Name, Scope};
 use crate::http::Machine;
 use crate::opaque::{opaque, zero};
 use crate::shift::Shift;
+use crate::source::Address;
 use crate::wire::{Segment, Tuple, flag};
 
 /// Places of a set.
@@ -232,10 +233,10 @@ impl Default for Set {
 
 const _: () = {
     assert!(size_of::<Tuple>() == 40);
-    assert!(size_of::<Machine>() == 128);
-    assert!(size_of::<Mark>() == 136);
+    assert!(size_of::<Machine>() == 160);
+    assert!(size_of::<Mark>() == 168);
     assert!(size_of::<Told>() == 8 + 4 * 16 + 24 + 16);
-    assert!(size_of::<Flow>() == 40 + 128 + 136 + 8 * 9 + 4 * 16 + 112 + 40);
+    assert!(size_of::<Flow>() == 40 + 160 + 168 + 8 * 9 + 4 * 16 + 112 + 40);
     assert!(size_of::<Set>() == 8 + WAYS * (8 + size_of::<Flow>()));
 };
 
@@ -465,6 +466,16 @@ impl Flow {
         self.head_since = zero();
         self.body = self.base;
         self.past = [self.base; 2];
+    }
+
+    /// Where the request whose head is complete comes from.
+    #[must_use]
+    #[inline(always)]
+    pub const fn address(&self) -> Address {
+        match self.machine.forwarded() {
+            Some(address) => address,
+            None => self.tuple.mapped_source(),
+        }
     }
 
     /// Sequence number of the next byte to judge.

@@ -10,12 +10,14 @@
 
 mod body;
 pub mod bytes;
+mod element;
 mod head;
+mod target;
 mod value;
 
-use crate::abi::{KeyTag, Service};
-use crate::key::Tagger;
+use crate::abi::{KeyTag, Ruleset, Service};
 use crate::opaque::zero;
+use crate::source::Address;
 use crate::verdict::{Malformation, Reason};
 use bytes::{BASE, Window};
 
@@ -38,6 +40,28 @@ impl From<Malformation> for Refusal {
     fn from(kind: Malformation) -> Self {
         Self { reason: Reason::Malformed, kind: Some(kind) }
     }
+}
+
+/// What a head is read by.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms<'a> {
+    /// The bounds.
+    pub service: &'a Service,
+    /// The service's rules; all 0 if it has none.
+    pub rules: &'a Ruleset,
+    /// Where the connection comes from.
+    pub peer: Address,
+    /// Secret of the tags.
+    pub secret: [u64; 2],
+}
+
+/// What is looked up while a head is read.
+pub trait Lookup {
+    /// The state of the automaton of paths that a segment leads to from `state`, which is not 0: by its edge, else
+    /// [`crate::abi::State::other`].
+    fn next(&self, state: u32, segment: KeyTag) -> u32;
+    /// Whether an address is a trusted proxy's, [`crate::abi::map::PROXIES`].
+    fn is_trusted(&self, address: Address) -> bool;
 }
 
 /// What a step came to.
@@ -114,53 +138,75 @@ impl Cursor {
 /// Where in a request the machine is. Numbers, not an enum: they lie in a map.
 mod phase {
     pub(super) const START: u8 = 0;
+    /// A target that nobody looks into.
     pub(super) const TARGET: u8 = 1;
-    pub(super) const VERSION: u8 = 2;
-    pub(super) const LINE: u8 = 3;
-    pub(super) const VALUE: u8 = 4;
-    pub(super) const KEY_LEAD: u8 = 5;
-    pub(super) const KEY: u8 = 6;
-    pub(super) const KEY_TRAIL: u8 = 7;
-    pub(super) const LENGTH_LEAD: u8 = 8;
-    pub(super) const LENGTH: u8 = 9;
-    pub(super) const LENGTH_TRAIL: u8 = 10;
-    pub(super) const CODING_LEAD: u8 = 11;
-    pub(super) const CODING_TRAIL: u8 = 12;
-    pub(super) const EXPECT_LEAD: u8 = 13;
-    pub(super) const EXPECT_TRAIL: u8 = 14;
-    pub(super) const CONNECTION: u8 = 15;
+    /// The first bytes of a target whose path is looked at; in this phase and the next two the value is a segment's.
+    pub(super) const FORM: u8 = 2;
+    pub(super) const AUTHORITY: u8 = 3;
+    pub(super) const SEGMENT: u8 = 4;
+    /// A path that is not looked at, before a query that is.
+    pub(super) const PATH: u8 = 5;
+    /// The name of a query's parameter.
+    pub(super) const PARAMETER: u8 = 6;
+    pub(super) const QUERY: u8 = 7;
+    pub(super) const VERSION: u8 = 8;
+    pub(super) const LINE: u8 = 9;
+    pub(super) const VALUE: u8 = 10;
+    pub(super) const KEY_LEAD: u8 = 11;
+    pub(super) const KEY: u8 = 12;
+    pub(super) const KEY_TRAIL: u8 = 13;
+    pub(super) const CLIENT_LEAD: u8 = 14;
+    pub(super) const CLIENT: u8 = 15;
+    pub(super) const CLIENT_TRAIL: u8 = 16;
+    pub(super) const FORWARDED: u8 = 17;
+    pub(super) const LENGTH_LEAD: u8 = 18;
+    pub(super) const LENGTH: u8 = 19;
+    pub(super) const LENGTH_TRAIL: u8 = 20;
+    pub(super) const CODING_LEAD: u8 = 21;
+    pub(super) const CODING_TRAIL: u8 = 22;
+    pub(super) const EXPECT_LEAD: u8 = 23;
+    pub(super) const EXPECT_TRAIL: u8 = 24;
+    pub(super) const CONNECTION: u8 = 25;
     /// From here on the head is complete.
-    pub(super) const BODY: u8 = 16;
-    pub(super) const CHUNK_SIZE: u8 = 17;
-    pub(super) const CHUNK_DATA: u8 = 18;
-    pub(super) const CHUNK_END: u8 = 19;
-    pub(super) const LAST_CHUNK: u8 = 20;
+    pub(super) const BODY: u8 = 26;
+    pub(super) const CHUNK_SIZE: u8 = 27;
+    pub(super) const CHUNK_DATA: u8 = 28;
+    pub(super) const CHUNK_END: u8 = 29;
+    pub(super) const LAST_CHUNK: u8 = 30;
     /// What follows is not judged: an observed stream that was malformed, or an allowed upgrade.
-    pub(super) const OPAQUE: u8 = 21;
+    pub(super) const OPAQUE: u8 = 31;
 }
 
-const HTTP_1_0: u16 = 1;
-const KEYED: u16 = 2;
-const LENGTH: u16 = 4;
-const CHUNKED: u16 = 8;
-const HOST: u16 = 16;
+const HTTP_1_0: u32 = 1;
+const KEYED: u32 = 2;
+const LENGTH: u32 = 4;
+const CHUNKED: u32 = 8;
+const HOST: u32 = 16;
 /// A CRLF before the request line was taken.
-const LED: u16 = 32;
+const LED: u32 = 32;
 /// The name under way holds a `_`.
-const UNDERSCORE: u16 = 64;
+const UNDERSCORE: u32 = 64;
 /// The name under way is longer than any that matters.
-const LONG: u16 = 128;
-const EXPECT: u16 = 256;
+const LONG: u32 = 128;
+const EXPECT: u32 = 256;
 /// The connection option `keep-alive`.
-const KEEP: u16 = 512;
+const KEEP: u32 = 512;
 /// The connection option `close`: no request follows this one.
-const CLOSE: u16 = 1024;
+const CLOSE: u32 = 1024;
 /// The method is HEAD: its response has no body.
-const BODILESS: u16 = 2048;
+const BODILESS: u32 = 2048;
 /// An `Origin` field.
-const ORIGIN: u16 = 4096;
+const ORIGIN: u32 = 4096;
 /// An `Access-Control-Request-Method` field.
-const ASKS_METHOD: u16 = 8192;
+const ASKS_METHOD: u32 = 8192;
+/// A field with the client's id.
+const CLIENT: u32 = 1 << 14;
+/// The connection comes from a proxy that is trusted.
+const PROXIED: u32 = 1 << 15;
+/// It has told where the request comes from.
+const FORWARDED: u32 = 1 << 16;
+/// The query has a parameter that is named like a key.
+const KEY_IN_URL: u32 = 1 << 17;
 
 /// The machine's state between two bytes of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -168,31 +214,37 @@ const ASKS_METHOD: u16 = 8192;
 pub struct Machine {
     /// Bytes left of a body or chunk; while a length is read, what it amounts to so far.
     left: u64,
-    /// The key's value so far.
-    tagger: Tagger,
+    /// What is read of a value so far: a [`crate::key::Tagger`]'s state, or an [`element::Element`]'s.
+    value: [u64; 6],
     /// The unread end of the last segment, right-aligned.
     carry: [u64; 4],
     /// Bytes of the current head, and of its target.
     head: u32,
     target: u32,
-    flags: u16,
+    flags: u32,
+    /// State of the automaton of paths, [`crate::abi::map::STATES`].
+    route: u32,
     fields: u16,
     phase: u8,
     /// Bytes of `carry` that count.
     carried: u8,
-    /// Bytes of the name under way that are known to be a token's.
+    /// Bytes of the name under way that are known to be a token's; in a path, a [`target::seen`] number.
     seen: u8,
     /// Digits of the length under way.
     digits: u8,
-    /// Tag of the client's id; 0 if it has none.
-    client: [u64; 2],
-    /// State of the automaton of paths, [`crate::abi::map::STATES`].
-    route: u32,
     /// A [`method`] number.
-    method: u32,
+    method: u8,
+    reserved: u8,
+    /// Tag of the key, where there is one.
+    key: [u64; 2],
+    /// Tag of the client's id, likewise.
+    client: [u64; 2],
+    /// Where a proxy says that the request comes from, likewise.
+    source: Address,
 }
 
-/// Methods that rules tell apart; numbers, since they lie in a map.
+/// Methods that rules tell apart; numbers, since they lie in a map. Their case does not: RFC 9110 §9.1 has it count, but
+/// Werkzeug's routing takes `get` for GET, and a rule must be met by all that its route is.
 pub mod method {
     /// `GET`.
     pub const GET: u32 = 0;
@@ -210,6 +262,16 @@ pub mod method {
     pub const OPTIONS: u32 = 6;
     /// All others.
     pub const OTHER: u32 = 7;
+}
+
+/// 0 if both are the same words.
+#[inline(always)]
+fn difference<const N: usize>(words: &[u64; N], others: &[u64; N]) -> u64 {
+    let mut differs = 0;
+    for (word, other) in words.iter().zip(others) {
+        differs |= word ^ other;
+    }
+    differs
 }
 
 const CR: u8 = b'\r';
@@ -254,7 +316,7 @@ impl Machine {
         self.left = zero();
         self.head = zero() as u32;
         self.target = zero() as u32;
-        self.flags = zero() as u16;
+        self.flags = zero() as u32;
         self.fields = zero() as u16;
         self.phase = zero() as u8;
         self.carried = zero() as u8;
@@ -337,13 +399,23 @@ impl Machine {
             | u64::from(self.seen ^ other.seen)
             | u64::from(self.digits ^ other.digits);
         if self.carried > 0 {
-            for (word, others) in self.carry.iter().zip(&other.carry) {
-                differs |= word ^ others;
-            }
+            differs |= difference(&self.carry, &other.carry);
         }
-        // Left over from the last request where this one has shown no key.
-        if self.phase < phase::BODY && self.flags & KEYED != 0 {
-            differs |= self.tagger.difference(&other.tagger);
+        // Otherwise left over from the last request, or done with.
+        if self.phase > phase::START && self.phase < phase::BODY {
+            differs |= u64::from(self.route ^ other.route) | u64::from(self.method ^ other.method);
+            if matches!(self.phase, phase::FORM..=phase::SEGMENT | phase::KEY_LEAD..=phase::FORWARDED) {
+                differs |= difference(&self.value, &other.value);
+            }
+            if self.flags & KEYED != 0 {
+                differs |= difference(&self.key, &other.key);
+            }
+            if self.flags & CLIENT != 0 {
+                differs |= difference(&self.client, &other.client);
+            }
+            if self.flags & FORWARDED != 0 {
+                differs |= difference(&self.source, &other.source);
+            }
         }
         differs == 0
     }
@@ -389,17 +461,18 @@ impl Machine {
     #[must_use]
     #[inline(always)]
     pub fn key(&self) -> Option<KeyTag> {
-        if self.flags & KEYED == 0 { None } else { Some(self.tagger.finish()) }
+        if self.flags & KEYED == 0 { None } else { Some(KeyTag(self.key)) }
     }
 
     /// Tag of the client's id of the request whose head is complete; 0 if it has none.
     #[must_use]
     #[inline(always)]
     pub fn client(&self) -> [u64; 2] {
-        self.client
+        if self.flags & CLIENT == 0 { [0; 2] } else { self.client }
     }
 
-    /// State of the automaton of paths that the target of the request whose head is complete ended in.
+    /// State of the automaton of paths that the target of the request whose head is complete ended in; 0 if no rule is for
+    /// its path.
     #[must_use]
     #[inline(always)]
     pub fn route(&self) -> u32 {
@@ -410,14 +483,37 @@ impl Machine {
     #[must_use]
     #[inline(always)]
     pub fn method_number(&self) -> u32 {
-        self.method
+        u32::from(self.method)
     }
 
     /// Whether the request whose head is complete is a CORS preflight (Fetch §3.2.2): browsers send it without a key.
     #[must_use]
     #[inline(always)]
     pub fn is_preflight(&self) -> bool {
-        self.method == method::OPTIONS && self.flags & (ORIGIN | ASKS_METHOD) == ORIGIN | ASKS_METHOD
+        self.method_number() == method::OPTIONS && self.flags & (ORIGIN | ASKS_METHOD) == ORIGIN | ASKS_METHOD
+    }
+
+    /// Where the request whose head is complete comes from, if a trusted proxy has told: the rightmost of its
+    /// `X-Forwarded-For` that is no trusted proxy itself. `None` where it is the connection's own peer that counts.
+    #[must_use]
+    #[inline(always)]
+    pub const fn forwarded(&self) -> Option<Address> {
+        if self.flags & FORWARDED == 0 { None } else { Some(self.source) }
+    }
+
+    /// Whether the request whose head is complete comes from a trusted proxy, whatever that has told of it.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_proxied(&self) -> bool {
+        self.flags & PROXIED != 0
+    }
+
+    /// Whether the query of the request whose head is complete has a parameter that is named like a key. No key is taken
+    /// from there.
+    #[must_use]
+    #[inline(always)]
+    pub fn has_key_in_url(&self) -> bool {
+        self.flags & KEY_IN_URL != 0
     }
 
     /// Takes up the bytes kept from the last segment: puts them in front of the window and says where they begin.
@@ -445,7 +541,8 @@ impl Machine {
     /// Forgets the key of the request whose head is complete.
     #[inline(always)]
     pub fn forget_key(&mut self) {
-        self.tagger.forget();
+        // As [`crate::key::Tagger`] keeps the bytes that are not hashed yet.
+        self.value[4] = self.value[0];
     }
 
     #[inline(always)]
@@ -456,29 +553,41 @@ impl Machine {
 
     /// Goes on by at most a line or 64 bytes.
     #[inline(always)]
-    pub fn step(&mut self, window: &Window, cursor: &mut Cursor, bounds: &Service, secret: [u64; 2]) -> Step {
+    pub fn step(&mut self, window: &Window, cursor: &mut Cursor, terms: &Terms<'_>, lookup: &impl Lookup) -> Step {
         if cursor.unread() == 0 {
             return Step::Starved;
         }
         if self.phase >= phase::BODY {
             return self.body(window, cursor);
         }
-        let step = match self.phase {
-            phase::START => self.method(window, cursor, bounds),
-            phase::TARGET => self.target(window, cursor, bounds),
+        let phase = self.phase;
+        let step = match phase {
+            phase::START => self.method(window, cursor, terms, lookup),
+            phase::TARGET => self.target(window, cursor),
+            phase::FORM => self.form(window, cursor),
+            phase::AUTHORITY => self.authority(window, cursor),
+            phase::SEGMENT => self.segment(window, cursor, terms, lookup),
+            phase::PARAMETER => self.parameter(window, cursor),
+            phase::PATH | phase::QUERY => self.query(window, cursor),
             phase::VERSION => self.version(window, cursor),
-            phase::LINE | phase::VALUE => self.line(window, cursor, bounds, secret),
-            phase::KEY_LEAD | phase::KEY | phase::KEY_TRAIL => self.key_value(window, cursor),
+            phase::LINE | phase::VALUE => self.line(window, cursor, terms),
+            phase::KEY_LEAD..=phase::KEY_TRAIL | phase::CLIENT_LEAD..=phase::CLIENT_TRAIL => {
+                self.identifier(window, cursor)
+            }
+            phase::FORWARDED => self.elements(window, cursor, lookup),
             phase::CODING_LEAD => self.word(window, cursor, value::CHUNKED, Malformation::TransferEncoding),
             phase::CODING_TRAIL => self.trail(window, cursor, Malformation::TransferEncoding),
             phase::EXPECT_LEAD => self.word(window, cursor, value::CONTINUE, Malformation::Expect),
             phase::EXPECT_TRAIL => self.trail(window, cursor, Malformation::Expect),
             phase::CONNECTION => self.options(window, cursor),
-            _ => self.length(window, cursor, bounds),
+            _ => self.length(window, cursor, terms.service),
         };
-        // Also where something else is wrong behind the bound, so that the reason does not depend on the cuts.
-        if self.head > bounds.max_head {
+        // Also where something else is wrong behind a bound, so that the reason does not depend on the cuts.
+        if self.head > terms.service.max_head {
             return Step::Refused(Reason::HeadTooLarge.into());
+        }
+        if matches!(phase, phase::TARGET..=phase::QUERY) && self.target > terms.service.max_target {
+            return Step::Refused(Reason::TargetTooLong.into());
         }
         if matches!(step, Step::Head) {
             self.head = 0;

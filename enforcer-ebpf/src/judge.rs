@@ -24,17 +24,17 @@ mod watch;
 
 use core::ops::DerefMut;
 
-use crate::abi::{Client, Key, KeyTag, Rule, Ruleset, Scope, Service, Share, Spread};
+use crate::abi::{Client, Key, KeyTag, Rule, Ruleset, Service, Share};
 use crate::flow::{self, Course, Flow, Handshake, Mark, Place, Plan, Receiver, Set, receiver, stage};
 use crate::http::bytes::Window;
-use crate::http::{Refusal, Step};
+use crate::http::{Lookup, Refusal, Step};
 use crate::reply::{self, Rewrite};
-use crate::source::{Level, Source};
+use crate::source::{Address, Level, Source};
 use crate::verdict::{Action, Count, Event, Reason};
 use crate::wire::{self, Head, NotTcp, Segment, Tuple, flag};
 use again::Memory;
-pub use decision::{Decision, claim, decide, guess, is_blocked, spread};
-pub use reading::{Piece, Reading, Refill, Scan, read, refill, step};
+pub use decision::{Decision, Party, claim, decide, identify, is_paid, open, party, pay, spread};
+pub use reading::{Piece, Reading, Refill, Scan, advance, read, refill, step};
 pub use sum::{Sum, sum_step};
 pub use watch::watch;
 
@@ -55,7 +55,7 @@ pub enum Tally {
 ///
 /// The methods with a body are parts of the judge itself. The kernel makes functions of them that the verifier
 /// checks once each, instead of in every state of their callers.
-pub trait World: Sized {
+pub trait World: Lookup + Sized {
     /// A set of the flow table, locked until it is dropped.
     type Guard: DerefMut<Target = Set>;
 
@@ -94,24 +94,20 @@ pub trait World: Sized {
     fn rules(&self, service: &Service, rules: &mut Ruleset);
     /// Copies the rule of the path and method of the request whose head is complete; its index, or 0 if there is none.
     fn rule(&self, flow: &Flow, rule: &mut Rule) -> u32;
-    /// Whether one of these exemptions is for the connection's source, and has not ended.
-    fn is_exempt(&self, exemptions: u64, flow: &Flow, now: u64) -> bool;
+    /// Whether one of these exemptions is for an address, and has not ended.
+    fn is_exempt(&self, exemptions: u64, address: Address, now: u64) -> bool;
     /// The slot of a principal's policy; 0 if it has none, and so no limit that could be kept.
     fn policy(&self, principal: u32, now: u64) -> u32;
     /// What a client id has of its principal's budget: as declared, or what all others share; `None` if nothing is said.
     fn share(&self, client: Client) -> Option<Share>;
-    /// Whether a source has buckets.
-    fn is_open(&self, scope: Scope) -> bool;
-    /// Whether buckets are there, be it from now on; a [`crate::charge::table`].
-    fn open(&self, table: u32, scope: Scope) -> bool;
-    /// Charges one more source to the limits in a slot; `true` also where that is 0.
-    fn admit(&self, policy: u32, now: u64) -> bool;
-    /// Until when a source is refused for the bad keys that it has sent; 0 if it is not.
-    fn blocked_until(&self, scope: Scope) -> u64;
-    /// Refuses a source until then.
-    fn block(&self, scope: Scope, until: u64);
-    /// [`crate::spread::sight`].
-    fn sight(&self, table: u32, scope: Scope, spread: &Spread, source: [u64; 2], key: [u64; 2], now: u64) -> bool;
+    /// [`open`] for each of the reading's claims.
+    fn open(&self, reading: &mut Reading);
+    /// Whether the source of the reading's first claim is refused for the bad keys that it has sent.
+    fn is_blocked(&self, reading: &Reading) -> bool;
+    /// Refuses that source for as long as the rules say.
+    fn block(&self, reading: &Reading);
+    /// [`crate::spread::sight`] of the reading's pair, in the buckets of a claim.
+    fn sight(&self, reading: &mut Reading, claim: usize) -> bool;
     /// Begins a penalty of a source.
     fn penalise(&self, source: Source, now: u64, service: &Service);
     /// Runs the reading's charge to its end, and counts what its limits have refused; whether it may pass.
@@ -149,11 +145,10 @@ pub trait World: Sized {
         refill(self, reading, flow)
     }
 
-    /// [`crate::http::Machine::step`].
+    /// [`advance`].
     #[inline(always)]
     fn advance(&self, reading: &mut Reading, flow: &mut Flow) -> Step {
-        let Reading { scan, window, service, .. } = reading;
-        flow.machine.step(window, &mut scan.cursor, service, self.key_secret())
+        advance(self, reading, flow)
     }
 
     /// [`decide`].
@@ -162,31 +157,34 @@ pub trait World: Sized {
         decide(self, reading, flow, position)
     }
 
-    /// [`claim`].
-    ///
-    /// # Errors
-    /// Likewise.
+    /// [`is_paid`].
     #[inline(always)]
-    fn claim(&self, reading: &mut Reading, flow: &Flow, source: Source) -> Result<u32, (u32, Reason)> {
-        claim(self, reading, flow, source)
+    fn is_paid(&self, reading: &Reading, flow: &Flow, position: u64) -> bool {
+        is_paid(self, reading, flow, position)
     }
 
-    /// [`guess`].
+    /// [`pay`].
     #[inline(always)]
-    fn guess(&self, reading: &mut Reading, source: Source, reason: Reason) -> Reason {
-        guess(self, reading, source, reason)
+    fn pay(&self, reading: &Reading, flow: &mut Flow, position: u64) {
+        pay(self, reading, flow, position);
     }
 
-    /// [`is_blocked`].
+    /// [`identify`].
     #[inline(always)]
-    fn is_blocked(&self, source: Source, now: u64) -> bool {
-        is_blocked(self, source, now)
+    fn identify(&self, reading: &mut Reading, flow: &Flow) -> Option<Reason> {
+        identify(self, reading, flow)
     }
 
     /// [`spread`].
     #[inline(always)]
-    fn spread(&self, reading: &mut Reading, source: Source, tag: KeyTag) -> Option<Reason> {
-        spread(self, reading, source, tag)
+    fn spread(&self, reading: &mut Reading) -> Option<Reason> {
+        spread(self, reading)
+    }
+
+    /// [`claim`].
+    #[inline(always)]
+    fn claim(&self, reading: &mut Reading, flow: &Flow) -> Option<Reason> {
+        claim(self, reading, flow)
     }
 }
 
@@ -438,6 +436,7 @@ fn data<W: World>(world: &W, desk: &mut Desk, segment: &mut Segment) -> Verdict 
     if receiver.state >= receiver::STREAM {
         flow.accepted = receiver.next;
     }
+    world.rules(&desk.reading.service, &mut desk.reading.rules);
     let piece = if course == Course::Again {
         if desk.reading.service.observes() {
             return Verdict::PASS;
@@ -462,6 +461,12 @@ fn data<W: World>(world: &W, desk: &mut Desk, segment: &mut Segment) -> Verdict 
     read(world, desk, segment, flow, piece)
 }
 
+/// Whether a connection comes from a proxy that tells where its requests come from.
+#[inline(always)]
+fn is_proxied<W: World>(world: &W, rules: &Ruleset, tuple: &Tuple) -> bool {
+    rules.flags & Ruleset::FORWARDED != 0 && world.is_trusted(tuple.mapped_source())
+}
+
 /// Refuses a connection's bytes from `begin` on, and with them all that follow.
 #[inline(always)]
 fn refuse<W: World>(
@@ -475,7 +480,13 @@ fn refuse<W: World>(
     count_refusal(world, refusal);
     flow.machine.forget_key();
     flow.reason = refusal.reason as u32;
-    let level = world.refused(Source::of(&segment.tuple, &desk.reading.service), flow.touched, &desk.reading.service);
+    // What a trusted proxy hands on is not its own doing, and the addresses that it tells begin no connections here: none of
+    // them gets a penalty, and no answer is left out that others behind the proxy would miss.
+    let level = if is_proxied(world, &desk.reading.rules, &segment.tuple) {
+        Level::AsSet
+    } else {
+        world.refused(Source::of(&segment.tuple, &desk.reading.service), flow.touched, &desk.reading.service)
+    };
     if told::answer(desk, segment, flow, refusal.reason, level) {
         if kept::keep(desk, segment, flow, begin, refusal.reason) {
             flow.told.keeps = 1;

@@ -12,15 +12,13 @@ pub const MIN_LEN: u32 = 8;
 pub const MAX_LEN: u32 = 128;
 
 /// The hash under way over the bytes of one value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tagger {
     v: [u64; 4],
     /// The bytes that fill no word yet, lowest first, under `v[0]`: they may lie in a map, and are a key's.
     tail: u64,
     /// Bytes taken.
     len: u32,
-    reserved: u32,
 }
 
 impl Tagger {
@@ -34,25 +32,23 @@ impl Tagger {
             v: [first, k1 ^ 0x646f_7261_6e64_6f6d ^ 0xee, k0 ^ 0x6c79_6765_6e65_7261, k1 ^ 0x7465_6462_7974_6573],
             tail: first,
             len: zero() as u32,
-            reserved: zero() as u32,
         }
     }
 
-    /// 0 if both have taken the same bytes under the same secret.
+    /// Its state, to go on from.
     #[must_use]
     #[inline(always)]
-    pub(crate) fn difference(&self, other: &Self) -> u64 {
-        let mut differs = (self.tail ^ other.tail) | u64::from(self.len ^ other.len);
-        for (word, others) in self.v.iter().zip(&other.v) {
-            differs |= word ^ others;
-        }
-        differs
+    pub const fn to_words(self) -> [u64; 6] {
+        let [v0, v1, v2, v3] = self.v;
+        [v0, v1, v2, v3, self.tail, self.len as u64]
     }
 
-    /// Forgets the bytes that are not hashed yet.
+    /// Goes on from a state.
+    #[must_use]
     #[inline(always)]
-    pub(crate) fn forget(&mut self) {
-        self.tail = self.v[0];
+    pub const fn from_words(words: [u64; 6]) -> Self {
+        let [v0, v1, v2, v3, tail, len] = words;
+        Self { v: [v0, v1, v2, v3], tail, len: len as u32 }
     }
 
     /// Bytes taken so far.

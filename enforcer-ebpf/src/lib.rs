@@ -9,6 +9,7 @@
 //! - [`http`]: the resumable HTTP/1.1 framing machine
 //! - [`key`]: the keyed tag of an `X-API-Key` value
 //! - [`limit`]: sliding, fixed and GCRA limiters, changed by compare-and-swap
+//! - [`calendar`]: where the windows of those begin that follow it
 //! - [`charge`]: all limits that apply to a request, or none
 //! - [`spread`]: too many keys of one source, or sources of one key
 //! - [`verdict`]: why a request is refused, and what is done about it
@@ -24,6 +25,7 @@
 
 pub mod abi;
 pub mod answer;
+pub mod calendar;
 pub mod charge;
 pub mod flow;
 pub mod http;

@@ -13,14 +13,26 @@
 //! before the roll but lands after it still counts, in the window that it was decided in.
 //!
 //! Windows begin with a bucket's first request, not at a multiple of the clock, so N requests within a window of
-//! their first are exact. A sliding window of `count` N weighs the previous count P by what of it still overlaps,
+//! their first are exact. They go by CLOCK_BOOTTIME, which nobody sets. A sliding window of `count` N weighs the previous count P by what of it still overlaps,
 //! rounded up: `current + ceil(P × (W − elapsed) / W) ≤ N`. Hence at most N in each window, after a burst of N never
 //! more than N × t / W in the next t, and at most 2N − 1 in the worst interval of W (a burst at a window's very end).
+//!
+//! # Fixed windows of the calendar
+//! Those of a limit with an [`align`] begin where a day, say, does in UTC; `start` is in seconds of Unix time then. They
+//! go by a clock that is set, and slewed, so a window is told by where it begins, and not by how much of it has passed:
+//! - Within a window nothing that the clock does changes a count.
+//! - Set on, the clock is in a later window, which begins with nothing used.
+//! - Set back into the window just before, what comes is still counted in the one that is open: a window once used can
+//!   not become as good as new by the clock's going back over its begin and forth again. Nor does it by CPUs that see the
+//!   daemon's latest reading of the clock a little apart.
+//! - Set back further, the clock was wrong. The window that it is in now takes the counts over: they do not stand until
+//!   the wrong time comes, and nothing used is forgotten.
 //!
 //! # GCRA
 //! One word: the theoretical arrival time (ITU-T I.371); at most N + burst in any W.
 
-use crate::abi::{Algorithm, Bucket, Limit};
+use crate::abi::{Algorithm, Bucket, Limit, align};
+use crate::calendar::Period;
 
 /// Unit of window times in ns.
 pub const TICK_NS: u64 = 64;
@@ -31,9 +43,41 @@ pub const MAX_COST: u64 = 256;
 /// Swaps tried before a charge gives up; each failure means that another CPU's charge succeeded.
 pub const ATTEMPTS: u32 = 64;
 
+const SECOND_NS: u64 = 1_000_000_000;
 const COUNT_BITS: u32 = 28;
 const COUNT_MASK: u64 = (1 << COUNT_BITS) - 1;
 const SEQUENCE_MASK: u64 = 0xff;
+
+/// An instant on the clocks that limits go by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Moment {
+    /// CLOCK_BOOTTIME in ns.
+    pub boot: u64,
+    /// CLOCK_REALTIME − CLOCK_BOOTTIME in ns, modulo 2⁶⁴: [`crate::abi::map::CLOCK`]. Only limits with an [`align`] look
+    /// at it.
+    pub offset: u64,
+}
+
+impl Moment {
+    /// An instant for limits that do not follow the calendar.
+    #[must_use]
+    #[inline(always)]
+    pub const fn of_boot(boot: u64) -> Self {
+        Self { boot, offset: 0 }
+    }
+
+    #[inline(always)]
+    const fn ticks(self) -> u64 {
+        self.boot / TICK_NS
+    }
+
+    /// ns of Unix time.
+    #[inline(always)]
+    const fn unix_ns(self) -> u64 {
+        self.boot.wrapping_add(self.offset)
+    }
+}
 
 /// A word that CPUs share.
 pub trait Cell {
@@ -83,9 +127,47 @@ impl Window {
         (self.start << 9) | ((self.carry as u64) << 8) | self.sequence
     }
 
-    /// The window that `now` falls in; `None` if it is this one.
+    /// Ticks of it that have passed; means nothing if it follows the calendar.
     #[inline(always)]
-    const fn rolled(self, now: u64, limit: &Limit) -> Option<Self> {
+    const fn elapsed(self, now: Moment) -> u64 {
+        now.ticks().saturating_sub(self.start)
+    }
+
+    /// ns until it ends.
+    #[inline(always)]
+    const fn left(self, now: Moment, limit: &Limit) -> u64 {
+        if limit.interval == align::NONE {
+            return limit.window.saturating_sub(self.elapsed(now)).saturating_mul(TICK_NS);
+        }
+        Period::of(limit, self.start).end.saturating_mul(SECOND_NS).saturating_sub(now.unix_ns())
+    }
+
+    /// The window that counts at `now`; `None` if it is this one.
+    #[inline(always)]
+    const fn rolled(self, now: Moment, limit: &Limit) -> Option<Self> {
+        if limit.interval == align::NONE {
+            self.rolled_in_ticks(now.ticks(), limit)
+        } else {
+            self.rolled_in_calendar(now.unix_ns() / SECOND_NS, limit)
+        }
+    }
+
+    #[inline(always)]
+    const fn rolled_in_calendar(self, unix: u64, limit: &Limit) -> Option<Self> {
+        let Period { start, end } = Period::of(limit, unix);
+        // The clock was set back over the begin of this one.
+        if self.start == start || self.start == end {
+            return None;
+        }
+        if self.start < start {
+            return Some(Self { start, carry: false, sequence: (self.sequence + 1) & SEQUENCE_MASK });
+        }
+        // Of the same sequence, so that the counts are of this one too.
+        Some(Self { start, ..self })
+    }
+
+    #[inline(always)]
+    const fn rolled_in_ticks(self, now: u64, limit: &Limit) -> Option<Self> {
         let elapsed = now.saturating_sub(self.start);
         if self.start != 0 && elapsed < limit.window {
             return None;
@@ -143,11 +225,16 @@ impl Counts {
     }
 }
 
-/// `ceil(count × left / window)` without overflow: `count` has 28 bits, so the times are cut to 32.
+/// Bits by which times are cut, so that a product of one and a count of 28 bits does not overflow.
+#[inline(always)]
+const fn cut(window: u64) -> u32 {
+    (64 - window.leading_zeros()).saturating_sub(32)
+}
+
+/// `ceil(count × left / window)`.
 #[inline(always)]
 const fn weighted(count: u64, left: u64, window: u64) -> u64 {
-    let bits = 64 - window.leading_zeros();
-    let shift = bits.saturating_sub(32);
+    let shift = cut(window);
     let window = window >> shift;
     // Rounded up, so that a cut never lightens the weight; and never above the window.
     let left = (left >> shift) + ((shift != 0) as u64);
@@ -155,13 +242,12 @@ const fn weighted(count: u64, left: u64, window: u64) -> u64 {
     if window == 0 { 0 } else { (count * left).div_ceil(window) }
 }
 
-/// Tries once to charge `cost` requests at `now` (ns of CLOCK_BOOTTIME) to one limit.
+/// Tries once to charge `cost` requests (1–[`MAX_COST`]) at `now` to one limit.
 #[inline(always)]
-pub fn attempt<C: Cell>(cells: &Cells<C>, limit: &Limit, now: u64, cost: u64) -> Outcome {
+pub fn attempt<C: Cell>(cells: &Cells<C>, limit: &Limit, now: Moment, cost: u64) -> Outcome {
     if limit.algorithm == Algorithm::Gcra as u32 {
-        return attempt_gcra(cells, limit, now, cost);
+        return attempt_gcra(cells, limit, now.boot, cost);
     }
-    let now = now / TICK_NS;
     let window_word = cells.window.load();
     let counts_word = cells.counts.load();
     let mut window = Window::from_word(window_word);
@@ -172,7 +258,7 @@ pub fn attempt<C: Cell>(cells: &Cells<C>, limit: &Limit, now: u64, cost: u64) ->
         counts = moved;
         window = next;
     }
-    if counts.used(now.saturating_sub(window.start), limit) + cost > limit.count as u64 {
+    if counts.used(window.elapsed(now), limit) + cost > limit.count as u64 {
         return Outcome::Refused;
     }
     if rolled.is_some() && !cells.window.swap(window_word, window.to_word()) {
@@ -214,7 +300,7 @@ pub fn refund<C: Cell>(cells: &Cells<C>, limit: &Limit, token: u64, cost: u64) -
 
 /// Whether a charge would pass now; changes nothing.
 #[inline(always)]
-pub fn would_pass<C: Cell>(cells: &Cells<C>, limit: &Limit, now: u64, cost: u64) -> bool {
+pub fn would_pass<C: Cell>(cells: &Cells<C>, limit: &Limit, now: Moment, cost: u64) -> bool {
     let bucket = Bucket { window: cells.window.load(), counts: cells.counts.load(), arrival: cells.arrival.load() };
     remaining(&bucket, limit, now) >= cost
 }
@@ -235,20 +321,20 @@ pub struct Usage {
 /// Requests that would pass at `now`.
 #[inline(always)]
 #[must_use]
-pub fn remaining(bucket: &Bucket, limit: &Limit, now: u64) -> u64 {
+pub fn remaining(bucket: &Bucket, limit: &Limit, now: Moment) -> u64 {
     if limit.algorithm == Algorithm::Gcra as u32 {
-        let ahead = bucket.arrival.saturating_sub(now);
+        let ahead = bucket.arrival.saturating_sub(now.boot);
         if limit.count == 0 || ahead > limit.tolerance || limit.interval == 0 {
             return 0;
         }
         return (limit.tolerance - ahead) / limit.interval + 1;
     }
-    let (counts, window) = current(bucket, limit, now / TICK_NS);
-    (limit.count as u64).saturating_sub(counts.used((now / TICK_NS).saturating_sub(window.start), limit))
+    let (counts, window) = current(bucket, limit, now);
+    (limit.count as u64).saturating_sub(counts.used(window.elapsed(now), limit))
 }
 
 #[inline(always)]
-fn current(bucket: &Bucket, limit: &Limit, now: u64) -> (Counts, Window) {
+fn current(bucket: &Bucket, limit: &Limit, now: Moment) -> (Counts, Window) {
     let mut window = Window::from_word(bucket.window);
     let counts = Counts::from_word(bucket.counts);
     // A torn read shows counts that are newer than the window: they are the ones that hold.
@@ -262,49 +348,56 @@ fn current(bucket: &Bucket, limit: &Limit, now: u64) -> (Counts, Window) {
 
 /// The state of one limit at `now`, for people and for answers.
 #[must_use]
-pub fn usage(bucket: &Bucket, limit: &Limit, now: u64) -> Usage {
+pub fn usage(bucket: &Bucket, limit: &Limit, now: Moment) -> Usage {
     let remaining = remaining(bucket, limit, now);
+    let retry = retry(bucket, limit, now, 1);
     if limit.algorithm == Algorithm::Gcra as u32 {
-        let ahead = bucket.arrival.saturating_sub(now);
+        let ahead = bucket.arrival.saturating_sub(now.boot);
         let used = if limit.interval == 0 { 0 } else { ahead.div_ceil(limit.interval) };
-        return Usage { used, remaining, reset: ahead, retry: retry(bucket, limit, now) };
+        return Usage { used, remaining, reset: ahead, retry };
     }
-    let retry = retry(bucket, limit, now);
-    let now = now / TICK_NS;
     let (counts, window) = current(bucket, limit, now);
-    let elapsed = now.saturating_sub(window.start);
-    let used = counts.used(elapsed, limit);
-    let left = limit.window.saturating_sub(elapsed);
+    let used = counts.used(window.elapsed(now), limit);
+    let left = window.left(now, limit);
     let sliding = limit.algorithm == Algorithm::Sliding as u32;
     let reset = match (used, sliding, counts.current) {
         (0, ..) => 0,
         // The current count weighs on through the whole of the next window.
-        (_, true, 1..) => left.saturating_add(limit.window),
+        (_, true, 1..) => left.saturating_add(limit.window.saturating_mul(TICK_NS)),
         _ => left,
     };
-    Usage { used, remaining, reset: reset.saturating_mul(TICK_NS), retry }
+    Usage { used, remaining, reset, retry }
 }
 
-/// [`Usage::retry`].
+/// ns until `cost` more requests at once would pass, if nothing is sent until then; 0 if they would now, `u64::MAX` if
+/// never.
 #[must_use]
-pub fn retry(bucket: &Bucket, limit: &Limit, now: u64) -> u64 {
+pub fn retry(bucket: &Bucket, limit: &Limit, now: Moment, cost: u64) -> u64 {
     if limit.count == 0 {
         return u64::MAX;
     }
     if limit.algorithm == Algorithm::Gcra as u32 {
-        return bucket.arrival.saturating_sub(now).saturating_sub(limit.tolerance);
+        let more = limit.interval.wrapping_mul(cost.saturating_sub(1));
+        if more > limit.tolerance {
+            return u64::MAX;
+        }
+        return bucket.arrival.saturating_sub(now.boot).saturating_sub(limit.tolerance - more);
     }
-    let now = now / TICK_NS;
+    if cost > limit.count as u64 {
+        return u64::MAX;
+    }
     let (counts, window) = current(bucket, limit, now);
-    let elapsed = now.saturating_sub(window.start);
-    let most = limit.count as u64 - 1;
+    let elapsed = window.elapsed(now);
+    let most = limit.count as u64 - cost;
     if counts.used(elapsed, limit) <= most {
         return 0;
     }
-    let left = limit.window.saturating_sub(elapsed);
-    let ticks = if limit.algorithm != Algorithm::Sliding as u32 {
-        left
-    } else if counts.current > most {
+    if limit.algorithm != Algorithm::Sliding as u32 {
+        return window.left(now, limit);
+    }
+    let ticks = if counts.current > most {
+        // It weighs on in the next window.
+        let left = limit.window.saturating_sub(elapsed);
         left.saturating_add(until_weight(counts.current, most, limit.window, 0))
     } else {
         until_weight(counts.previous, most - counts.current, limit.window, elapsed)
@@ -312,14 +405,15 @@ pub fn retry(bucket: &Bucket, limit: &Limit, now: u64) -> u64 {
     ticks.saturating_mul(TICK_NS)
 }
 
-/// Ticks from `elapsed` until `count` weighs at most `room`.
+/// Ticks from `elapsed` until `count` weighs at most `room`, as [`weighted`] has it.
 #[inline(always)]
 const fn until_weight(count: u64, room: u64, window: u64, elapsed: u64) -> u64 {
     if count <= room {
         return 0;
     }
-    // Without overflow: counts have 28 bits, so the window is cut to 36. What is cut off makes the time longer.
-    let shift = (64 - window.leading_zeros()).saturating_sub(36);
-    let left = (((window >> shift) * room) / count) << shift;
+    let shift = cut(window);
+    // The most that may be left of the window, cut; there what is left is rounded up to one more.
+    let left = (window >> shift) * room / count;
+    let left = if shift == 0 { left } else { (left << shift).saturating_sub(1) };
     window.saturating_sub(left).saturating_sub(elapsed)
 }

@@ -14,6 +14,9 @@ pub const SERVED_NS: u64 = 60_000_000_000;
 /// Most doublings of a penalty: one of a day has 47 bits, and must not wrap.
 const DOUBLINGS: u32 = 16;
 
+/// An address of either family: 16 bytes in network order in memory, an IPv4 address mapped (RFC 4291 §2.5.5.2).
+pub type Address = [u64; 2];
+
 /// The sources that are told apart: an IPv4 address or an IPv6 prefix, as wide as the service says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 #[repr(C)]
@@ -75,15 +78,32 @@ impl Source {
     #[inline(always)]
     pub const fn of(tuple: &Tuple, service: &Service) -> Self {
         let first = u64::from_be(tuple.source[0]);
-        if tuple.is_v6() {
-            let bits = service.source_v6 & 63;
-            Self { prefix: if bits == 0 { first } else { first & (u64::MAX << (64 - bits)) }, family: 6 }
+        // An IPv4 address fills the first bytes in memory: the upper half.
+        if tuple.is_v6() { Self::six(first, service) } else { Self::four(first >> 32, service) }
+    }
+
+    /// The source that an address belongs to.
+    #[must_use]
+    #[inline(always)]
+    pub const fn at(address: Address, service: &Service) -> Self {
+        let [first, second] = [u64::from_be(address[0]), u64::from_be(address[1])];
+        if first == 0 && second >> 32 == 0xffff {
+            Self::four(second & 0xffff_ffff, service)
         } else {
-            // The address fills the first bytes in memory: the upper half.
-            let bits = service.source_v4 & 31;
-            let address = first >> 32;
-            Self { prefix: if bits == 0 { address } else { address & (0xffff_ffff << (32 - bits)) }, family: 4 }
+            Self::six(first, service)
         }
+    }
+
+    #[inline(always)]
+    const fn six(first: u64, service: &Service) -> Self {
+        let bits = service.source_v6 & 63;
+        Self { prefix: if bits == 0 { first } else { first & (u64::MAX << (64 - bits)) }, family: 6 }
+    }
+
+    #[inline(always)]
+    const fn four(address: u64, service: &Service) -> Self {
+        let bits = service.source_v4 & 31;
+        Self { prefix: if bits == 0 { address } else { address & (0xffff_ffff << (32 - bits)) }, family: 4 }
     }
 }
 
@@ -104,8 +124,9 @@ impl Record {
         if unanswered { Level::Reset } else { Level::AsSet }
     }
 
+    /// Begins a penalty, unless one goes on.
     #[inline(always)]
-    const fn penalise(&mut self, now: u64, service: &Service) {
+    pub const fn penalise(&mut self, now: u64, service: &Service) {
         if now < self.until {
             return;
         }
@@ -237,5 +258,10 @@ mod tests {
         assert_ne!(Source::of(&six(1, 1), &all), Source::of(&six(2, 1), &all));
         let wide = Service { source_v6: 56, ..RULES };
         assert_eq!(Source::of(&six(1, 1), &wide), Source::of(&six(2, 1), &wide));
+        for service in [&all, &wide, &Service { source_v4: 24, ..RULES }] {
+            for tuple in [four([10, 1, 2, 3]), four([255, 255, 255, 255]), six(1, 2), six(255, 255)] {
+                assert_eq!(Source::at(tuple.mapped_source(), service), Source::of(&tuple, service));
+            }
+        }
     }
 }

@@ -84,6 +84,13 @@ labelled! {
 }
 
 impl Reason {
+    /// Whether a request that is refused for this has tried a key that is not good.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_guess(self) -> bool {
+        matches!(self, Self::UnknownKey | Self::KeyDisabled | Self::KeyExpired)
+    }
+
     /// How a request that is refused for this can be answered; `None` where it is not known what would be answered.
     #[must_use]
     pub const fn answer(self) -> Option<AnswerKind> {
@@ -150,6 +157,8 @@ labelled! {
         Connection = "connection",
         /// Bytes behind a request that said `Connection: close`.
         AfterClose = "after_close",
+        /// The client's id is not 1–128 visible ASCII bytes.
+        ClientId = "client_id",
     }
 }
 
@@ -197,6 +206,8 @@ labelled! {
         KeyRotation = "key_rotation",
         /// A source beyond those that one key may have.
         KeyShared = "key_shared",
+        /// A request with a query parameter that is named like a key; none is taken from there.
+        KeyInUrl = "key_in_url",
     }
 }
 

@@ -68,6 +68,13 @@ impl Tuple {
         Self { source: self.destination, destination: self.source, ports }
     }
 
+    /// The source address as an IPv6 address, an IPv4 address mapped (RFC 4291 §2.5.5.2); in network order in memory.
+    #[must_use]
+    #[inline(always)]
+    pub const fn mapped_source(&self) -> [u64; 2] {
+        if self.is_v6() { self.source } else { [0, (self.source[0] << 32) | 0xffff_0000] }
+    }
+
     /// The client's port.
     #[must_use]
     #[inline(always)]

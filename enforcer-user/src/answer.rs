@@ -9,27 +9,29 @@ mod template;
 
 use std::collections::BTreeMap;
 
-use enforcer_ebpf::abi::{Answer, AnswerKind, LIMITS, Value};
+use enforcer_ebpf::abi::{Answer, AnswerKind, Value};
 
 pub use part::{Field, MediaType, Realm, Unfit};
 use template::Template;
 pub use template::{LONGEST, TooLarge};
 
-/// The statuses that requests are answered with, and the answer of each; for 429 that of the first limit.
-const STATUSES: [(u16, &str, AnswerKind); 7] = [
+/// The statuses that requests are answered with, and the answer of each.
+const STATUSES: [(u16, &str, AnswerKind); 8] = [
     (400, "Bad Request", AnswerKind::BadRequest),
     (401, "Unauthorized", AnswerKind::Unauthorized),
     (403, "Forbidden", AnswerKind::Forbidden),
     (413, "Content Too Large", AnswerKind::ContentTooLarge),
     (414, "URI Too Long", AnswerKind::UriTooLong),
     (TOO_MANY_REQUESTS, "Too Many Requests", AnswerKind::TooManyRequests),
+    (TOO_MANY_REQUESTS, "Too Many Requests", AnswerKind::AbnormalUsage),
     (431, "Request Header Fields Too Large", AnswerKind::FieldsTooLarge),
 ];
-const UNAUTHORIZED: u16 = 401;
 /// The status of those over a limit.
 pub(crate) const TOO_MANY_REQUESTS: u16 = 429;
 
 const PROBLEM: &str = "application/problem+json";
+/// Where the types of problems with quotas are registered (draft-ietf-httpapi-ratelimit-headers).
+const PROBLEM_TYPES: &str = "https://iana.org/assignments/http-problem-types";
 
 /// What the answers of a service say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -71,31 +73,32 @@ impl Texts {
     /// # Errors
     /// An answer that is too large.
     pub fn compile(&self) -> Result<Vec<(u32, Answer)>, Unsendable> {
-        let mut answers = Vec::new();
-        for (status, title, kind) in STATUSES {
-            let limits = if status == TOO_MANY_REQUESTS { LIMITS as u32 } else { 1 };
-            // The longest name first: if it fits, all do, and if not, its error says how much there is too much.
-            for limit in (0..limits).rev() {
-                let answer = self.answer(status, title, &policy(limit));
-                answers.push((kind as u32 + limit, answer.map_err(|reason| Unsendable { status, reason })?));
-            }
-        }
-        Ok(answers)
+        let answer = |(status, title, kind)| {
+            let answer = self.answer(status, title, kind).map_err(|reason| Unsendable { status, reason })?;
+            Ok((kind as u32, answer))
+        };
+        STATUSES.into_iter().map(answer).collect()
     }
 
-    /// The answer with a status; `policy` is the name of the limit that is used up, for 429.
-    fn answer(&self, status: u16, title: &str, policy: &str) -> Result<Answer, TooLarge> {
+    fn answer(&self, status: u16, title: &str, kind: AnswerKind) -> Result<Answer, TooLarge> {
         let own = self.own.get(&status).cloned().unwrap_or_default();
         let content_type = own.content_type.as_ref().map_or(PROBLEM, MediaType::as_str);
-        let body = own.body.unwrap_or_else(|| problem(status, title, policy));
+        let mut body = Template::default();
+        match own.body {
+            Some(text) => body.text(&text),
+            None => self.problem(&mut body, status, title, kind),
+        };
         let mut head = Template::default();
         head.text(&format!("HTTP/1.1 {status} {title}\r\nDate: ")).value(Value::Date);
         head.text(&format!("\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n", body.len()));
-        match status {
-            UNAUTHORIZED => {
+        match kind {
+            AnswerKind::Unauthorized => {
                 head.text(&format!("WWW-Authenticate: ApiKey realm=\"{}\"\r\n", self.realm.as_str()));
             }
-            TOO_MANY_REQUESTS => self.quota(&mut head, policy),
+            AnswerKind::TooManyRequests => self.quota(&mut head),
+            AnswerKind::AbnormalUsage => {
+                head.text("Retry-After: ").value(Value::RetryAfter).text("\r\n");
+            }
             _ => {}
         }
         for field in self.fields.iter().chain(&own.fields) {
@@ -105,36 +108,38 @@ impl Texts {
         head.compile(&body)
     }
 
-    /// The fields of 429: RFC 9110 §10.2.3, and draft-ietf-httpapi-ratelimit-headers.
-    fn quota(&self, head: &mut Template, policy: &str) {
+    /// The fields of a limit: RFC 9110 §10.2.3, and draft-ietf-httpapi-ratelimit-headers.
+    fn quota(&self, head: &mut Template) {
         head.text("Retry-After: ").value(Value::RetryAfter);
-        head.text(&format!("\r\nRateLimit-Policy: \"{policy}\";q=")).value(Value::Quota);
+        head.text("\r\nRateLimit-Policy: \"").value(Value::Name).text("\";q=").value(Value::Quota);
         head.text(";w=").value(Value::Window);
-        head.text(&format!("\r\nRateLimit: \"{policy}\";r=0;t=")).value(Value::RetryAfter).text("\r\n");
+        head.text("\r\nRateLimit: \"").value(Value::Name).text("\";r=0;t=").value(Value::RetryAfter).text("\r\n");
         if self.legacy_headers {
             head.text("X-RateLimit-Limit: ").value(Value::Quota);
             head.text("\r\nX-RateLimit-Remaining: 0\r\nX-RateLimit-Reset: ").value(Value::RetryAfter).text("\r\n");
         }
     }
-}
 
-/// The body that says what is wrong, where the operator sets none.
-fn problem(status: u16, title: &str, policy: &str) -> String {
-    match status {
-        TOO_MANY_REQUESTS => format!(
-            r#"{{"type":"https://iana.org/assignments/http-problem-types#quota-exceeded","title":"Quota exceeded","violated-policies":["{policy}"]}}"#
-        ),
-        _ => format!(r#"{{"type":"about:blank","title":"{title}","status":{status}}}"#),
+    /// The body that says what is wrong, where the operator sets none (RFC 9457).
+    fn problem<'t>(&self, body: &'t mut Template, status: u16, title: &str, kind: AnswerKind) -> &'t mut Template {
+        // Beside the older fields there is no room for what their names say anyway.
+        let members = if self.legacy_headers { "" } else { "\"title\":\"Quota exceeded\",\"status\":429," };
+        match kind {
+            AnswerKind::TooManyRequests => body
+                .text(&format!("{{\"type\":\"{PROBLEM_TYPES}#quota-exceeded\",{members}\"violated-policies\":["))
+                .value(Value::QuotedName)
+                .text("]}"),
+            AnswerKind::AbnormalUsage => body.text(&format!(
+                r#"{{"type":"{PROBLEM_TYPES}#abnormal-usage-detected","title":"Abnormal usage detected","status":429}}"#
+            )),
+            _ => body.text(&format!(r#"{{"type":"about:blank","title":"{title}","status":{status}}}"#)),
+        }
     }
-}
-
-/// The name of a principal's limit in answers, by its index.
-fn policy(limit: u32) -> String {
-    if limit == 0 { "default".to_owned() } else { format!("default-{}", limit + 1) }
 }
 
 #[cfg(test)]
 mod tests {
+    use enforcer_ebpf::abi::Name;
     use enforcer_ebpf::answer::{Text, piece};
     use enforcer_ebpf::flow::Told;
     use jiff::Timestamp;
@@ -143,6 +148,8 @@ mod tests {
     use jiff::tz::Offset;
 
     use super::*;
+
+    const UNAUTHORIZED: u16 = 401;
 
     /// What the kernel makes of an answer, by its own code.
     fn fill(answer: &Answer, told: &Told) -> String {
@@ -164,8 +171,24 @@ mod tests {
     }
 
     /// Everything that can be filled in, at its longest.
-    const LONG: Told =
-        Told { date: u32::MAX, retry: 0x7fff_ffff, quota: 268_435_455, window: 315_360_000, keeps: 1, ..Told::NOTHING };
+    fn long() -> Told {
+        Told {
+            date: u32::MAX,
+            retry: 0x7fff_ffff,
+            quota: 268_435_455,
+            window: 315_360_000,
+            keeps: 1,
+            name: name("sixteen-letters-"),
+            ..Told::NOTHING
+        }
+    }
+
+    fn name(text: &str) -> Name {
+        let mut bytes = [0; 16];
+        bytes[..text.len()].copy_from_slice(text.as_bytes());
+        let (words, _) = bytes.as_chunks();
+        [u64::from_le_bytes(words[0]), u64::from_le_bytes(words[1])]
+    }
 
     /// Reads an answer as a client does: status, fields, body.
     fn read(answer: &str) -> (u16, Vec<(String, String)>, String) {
@@ -206,7 +229,7 @@ mod tests {
         for texts in [Texts::default(), Texts { legacy_headers: true, ..Texts::default() }, full()] {
             let mut statuses = Vec::new();
             for (_, answer) in texts.compile().expect("answers") {
-                let whole = fill(&answer, &LONG);
+                let whole = fill(&answer, &long());
                 assert!(whole.len() <= LONGEST, "{} bytes: {whole}", whole.len());
                 let (status, fields, body) = read(&whole);
                 assert_eq!(field(&fields, "Content-Length"), Some(body.len().to_string().as_str()));
@@ -216,11 +239,11 @@ mod tests {
                 assert!(field(&fields, "Content-Type").is_some());
                 assert_eq!(field(&fields, "WWW-Authenticate").is_some(), status == UNAUTHORIZED);
                 assert_eq!(field(&fields, "Retry-After").is_some(), status == TOO_MANY_REQUESTS);
-                let head = fill(&answer, &Told { bodiless: 1, ..LONG });
+                let head = fill(&answer, &Told { bodiless: 1, ..long() });
                 assert_eq!(head + &body, whole, "the answer to HEAD is the same without the body");
                 statuses.push(status);
             }
-            assert_eq!(statuses, [400, 401, 403, 413, 414, 429, 429, 429, 429, 431]);
+            assert_eq!(statuses, [400, 401, 403, 413, 414, 429, 429, 431]);
         }
     }
 
@@ -243,8 +266,9 @@ mod tests {
 
     #[test]
     fn a_limit_that_is_used_up_is_told_with_its_name() {
-        let told = Told { date: 1_709_164_800, retry: 17, quota: 100, window: 60, ..Told::NOTHING };
-        let second = AnswerKind::TooManyRequests as u32 + 1;
+        let told =
+            Told { date: 1_709_164_800, retry: 17, quota: 100, window: 60, name: name("default-2"), ..Told::NOTHING };
+        let second = AnswerKind::TooManyRequests as u32;
         let text = fill(&answer(&Texts { legacy_headers: true, ..Texts::default() }, second), &told);
         let (_, fields, body) = read(&text);
         for (name, value) in [
@@ -267,21 +291,21 @@ mod tests {
     #[test]
     fn what_an_operator_sets_stands_where_it_belongs_and_braces_of_bodies_stay() {
         let texts = full();
-        let (_, fields, body) = read(&fill(&answer(&texts, AnswerKind::TooManyRequests as u32), &LONG));
+        let (_, fields, body) = read(&fill(&answer(&texts, AnswerKind::TooManyRequests as u32), &long()));
         assert_eq!(body, "{\"slow\":{}}\n");
         assert_eq!(field(&fields, "Content-Type"), Some("application/json"));
         assert_eq!(field(&fields, "X-Q"), Some("268435455 of {window}"));
         assert_eq!(field(&fields, "Access-Control-Allow-Origin"), Some("*"));
-        let (_, fields, _) = read(&fill(&answer(&texts, AnswerKind::Unauthorized as u32), &LONG));
+        let (_, fields, _) = read(&fill(&answer(&texts, AnswerKind::Unauthorized as u32), &long()));
         assert_eq!(field(&fields, "WWW-Authenticate"), Some("ApiKey realm=\"shop {1}\""));
         assert_eq!((field(&fields, "Access-Control-Allow-Origin"), field(&fields, "X-Q")), (Some("*"), None));
     }
 
     #[test]
     fn the_documentation_says_how_much_room_is_left() {
-        for (legacy_headers, bytes, values) in [(false, 90, 6), (true, 3, 8)] {
-            let text = answer(&Texts { legacy_headers, ..Texts::default() }, AnswerKind::TooManyRequests as u32 + 1);
-            assert_eq!((LONGEST - fill(&text, &LONG).len(), text.filled), (bytes, values));
+        for (legacy_headers, bytes, values) in [(false, 56, 9), (true, 7, 11)] {
+            let text = answer(&Texts { legacy_headers, ..Texts::default() }, AnswerKind::TooManyRequests as u32);
+            assert_eq!((LONGEST - fill(&text, &long()).len(), text.filled), (bytes, values));
         }
     }
 
@@ -291,15 +315,13 @@ mod tests {
         let error = Texts { own: [(414, own)].into(), ..Texts::default() }.compile().expect_err("too large");
         assert_eq!(error.status, 414);
         let length =
-            fill(&answer(&Texts::default(), AnswerKind::UriTooLong as u32), &Told { bodiless: 1, ..LONG }).len();
+            fill(&answer(&Texts::default(), AnswerKind::UriTooLong as u32), &Told { bodiless: 1, ..long() }).len();
         // Three digits of the length instead of two.
         assert_eq!(error.reason, TooLarge::Bytes(length + 1 + LONGEST));
         let fields = vec![Field::parse("Access-Control-Allow-Origin: *", false).expect("a field")];
         let texts = Texts { legacy_headers: true, fields, ..Texts::default() };
         let error = texts.compile().expect_err("too large");
-        let of = |policy| texts.answer(TOO_MANY_REQUESTS, "Too Many Requests", policy).expect_err("too large");
-        assert_eq!((error.status, error.reason), (TOO_MANY_REQUESTS, of("default-4")));
-        assert_ne!(error.reason, of("default"));
+        assert_eq!((error.status, error.reason), (TOO_MANY_REQUESTS, TooLarge::Bytes(LONGEST + 34 - 7)));
     }
 
     #[test]

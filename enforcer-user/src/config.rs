@@ -5,7 +5,7 @@
 //! store and change while the daemon runs.
 
 mod answers;
-mod bounds;
+pub(crate) mod bounds;
 mod penalty;
 mod refusals;
 mod sizes;

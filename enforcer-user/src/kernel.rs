@@ -35,6 +35,7 @@ mod pins;
 mod plan;
 mod replace;
 mod role;
+mod rules;
 mod sources;
 pub(crate) mod syscall;
 mod tables;
@@ -59,6 +60,7 @@ pub use self::{
     forwarding::Endpoints,
     guard::{Guard, Guarded, guard},
     log::Logger,
+    rules::{Network, Paths},
     tables::{Clock, MapFill},
 };
 

@@ -5,6 +5,18 @@
 //! there is no way from a typo to "no limit". Nothing here touches a map or a clock.
 
 mod grammar;
+mod limit_name;
+
+pub mod diff;
+pub mod document;
+pub mod exemptions;
+pub mod file;
+pub mod method;
+pub mod path;
+pub mod routes;
+#[cfg(test)]
+pub(crate) mod samples;
+pub mod service;
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,19 +24,21 @@ use std::str::FromStr;
 use enforcer_ebpf::abi;
 use enforcer_ebpf::limit::{MAX_COUNT, TICK_NS};
 
+pub use document::Policy;
 pub use grammar::{GRAMMAR, ParseError};
+pub use limit_name::LimitName;
 
 /// Longest window, and longest time that a burst may take to refill, in seconds: ten years.
 pub const MAX_WINDOW: u64 = 10 * 365 * 86_400;
 
-/// All limits of one principal; they apply together.
+/// The limits of one subject, a principal or a source, say; they apply together.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Limits {
     /// No limit, spelled out.
     Unlimited,
     /// Every request is refused.
     Blocked,
-    /// One to [`abi::LIMITS`] rules; a rule's place is the place of its bucket in the kernel's meter.
+    /// One to [`abi::LIMITS`] rules; a rule's place is the place of its bucket in the kernel.
     Rules(Vec<Rule>),
 }
 
@@ -39,9 +53,11 @@ pub struct Rule {
     pub unit: Unit,
     /// How requests are counted.
     pub method: Method,
+    /// What it is called; by what it belongs to, if `None`.
+    pub name: Option<LimitName>,
 }
 
-/// A unit of time. A month is 30 days and a year 365: windows follow the kernel's clock, not a calendar.
+/// A unit of time. A month is 30 days and a year 365, but where windows follow the calendar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Unit {
     /// 1 s.
@@ -100,6 +116,8 @@ pub enum Method {
     Sliding,
     /// A window that begins with its first request.
     Fixed,
+    /// A window that begins with a multiple of its length, a week, a month or a year in UTC.
+    Calendar,
     /// A steady rate with room for `burst` requests at once, 1 to [`MAX_COUNT`].
     Gcra {
         /// Requests that may come at once.
@@ -113,14 +131,14 @@ impl Method {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Sliding => "sliding",
-            Self::Fixed => "fixed",
+            Self::Fixed | Self::Calendar => "fixed",
             Self::Gcra { .. } => "gcra",
         }
     }
 }
 
 impl Rule {
-    /// The window's length in seconds.
+    /// The window's length in seconds; a calendar's months and years are as long as they are.
     #[must_use]
     pub const fn window(&self) -> u64 {
         self.every as u64 * self.unit.seconds()
@@ -132,42 +150,54 @@ impl Rule {
         if self.count == 0 { window } else { window.div_ceil(self.count as u64) }
     }
 
+    /// Where its windows begin, a number of [`abi::align`].
+    const fn align(&self) -> u64 {
+        match (self.method, self.unit) {
+            (Method::Calendar, Unit::Month) => abi::align::MONTH,
+            (Method::Calendar, Unit::Year) => abi::align::YEAR,
+            (Method::Calendar, _) => abi::align::MULTIPLE,
+            _ => abi::align::NONE,
+        }
+    }
+
     /// Whether both would keep the same state in a bucket: only then a bucket's count means the same under both.
     const fn shares_bucket_with(&self, other: &Self) -> bool {
         let gcra = matches!(self.method, Method::Gcra { .. });
-        self.window() == other.window() && gcra == matches!(other.method, Method::Gcra { .. })
+        self.window() == other.window()
+            && gcra == matches!(other.method, Method::Gcra { .. })
+            && self.align() == other.align()
     }
 
     fn compile(&self) -> abi::Limit {
-        let window = self.window() * 1_000_000_000 / TICK_NS;
-        let count = self.count;
-        match self.method {
-            Method::Sliding => {
-                abi::Limit { algorithm: abi::Algorithm::Sliding as u32, count, window, interval: 0, tolerance: 0 }
-            }
-            Method::Fixed => {
-                abi::Limit { algorithm: abi::Algorithm::Fixed as u32, count, window, interval: 0, tolerance: 0 }
-            }
+        let (algorithm, interval, tolerance) = match self.method {
+            Method::Sliding => (abi::Algorithm::Sliding, 0, 0),
+            Method::Fixed | Method::Calendar => (abi::Algorithm::Fixed, self.align(), 0),
             Method::Gcra { burst } => {
                 let interval = self.interval();
-                let tolerance = interval.saturating_mul(u64::from(burst.saturating_sub(1)));
-                abi::Limit { algorithm: abi::Algorithm::Gcra as u32, count, window, interval, tolerance }
+                (abi::Algorithm::Gcra, interval, interval.saturating_mul(u64::from(burst.saturating_sub(1))))
             }
-        }
+        };
+        let window = self.window() * 1_000_000_000 / TICK_NS;
+        abi::Limit { algorithm: algorithm as u32, count: self.count, window, interval, tolerance }
     }
 }
 
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { count, every, unit, method } = self;
+        let Self { count, every, unit, method, name } = self;
         match every {
             1 => write!(f, "{count}/{}", unit.as_str())?,
             _ => write!(f, "{count}/{every}{}s", unit.as_str())?,
         }
         match method {
-            Method::Sliding => Ok(()),
-            Method::Fixed => f.write_str(" algo=fixed"),
-            Method::Gcra { burst } => write!(f, " burst={burst}"),
+            Method::Sliding => {}
+            Method::Fixed => f.write_str(" algo=fixed")?,
+            Method::Calendar => f.write_str(" align=calendar")?,
+            Method::Gcra { burst } => write!(f, " burst={burst}")?,
+        }
+        match name {
+            Some(name) => write!(f, " name={name}"),
+            None => Ok(()),
         }
     }
 }
@@ -203,24 +233,46 @@ impl Limits {
         Self::Rules(places.into_iter().filter_map(|place| place.or_else(|| rest.next())).collect())
     }
 
-    /// The form in which they lie in the map.
+    /// These limits in an order of their own, longest window first: what two policies are compared by.
     #[must_use]
-    pub fn compile(&self) -> abi::Policy {
-        let mut limits = [abi::Limit::default(); abi::LIMITS];
-        let len = match self {
-            Self::Unlimited => 0,
-            Self::Blocked => {
-                limits[0] = Rule { count: 0, every: 1, unit: Unit::Second, method: Method::Fixed }.compile();
-                1
-            }
-            Self::Rules(rules) => {
-                for (limit, rule) in limits.iter_mut().zip(rules) {
-                    *limit = rule.compile();
-                }
-                rules.len().min(abi::LIMITS) as u32
-            }
+    pub fn canonical(self) -> Self {
+        let Self::Rules(mut rules) = self else { return self };
+        rules.sort_by_cached_key(|rule| (std::cmp::Reverse(rule.window()), rule.to_string()));
+        Self::Rules(rules)
+    }
+
+    /// What each of the limits is called, where those without a name of their own are called `default` and, from the
+    /// second on, `default-2` and so on by their places. No two are called the same.
+    #[must_use]
+    pub fn names(&self, default: LimitName) -> Vec<LimitName> {
+        let Self::Rules(rules) = self else { return vec![default] };
+        let mut taken: Vec<_> = rules.iter().filter_map(|rule| rule.name).collect();
+        let name = |(place, rule): (usize, &Rule)| {
+            rule.name.unwrap_or_else(|| {
+                let free = (place + 1..).map(|number| default.numbered(number)).find(|name| !taken.contains(name));
+                let free = free.expect("few are taken");
+                taken.push(free);
+                free
+            })
         };
-        abi::Policy { limits, len, flags: abi::Policy::IN_USE }
+        rules.iter().enumerate().map(name).collect()
+    }
+
+    /// The form in which they lie in the map, enforced, without a candidate, an end or a tally; `default` is the name of
+    /// those that have none of their own.
+    #[must_use]
+    pub fn compile(&self, default: LimitName) -> abi::Policy {
+        const BLOCKED: Rule = Rule { count: 0, every: 1, unit: Unit::Second, method: Method::Fixed, name: None };
+        let rules = match self {
+            Self::Unlimited => &[],
+            Self::Blocked => &[BLOCKED][..],
+            Self::Rules(rules) => rules,
+        };
+        let (mut limits, mut names) = ([abi::Limit::default(); abi::LIMITS], [abi::Name::default(); abi::LIMITS]);
+        for (place, (rule, name)) in rules.iter().zip(self.names(default)).enumerate().take(abi::LIMITS) {
+            (limits[place], names[place]) = (rule.compile(), name.compile());
+        }
+        abi::Policy { limits, names, len: rules.len().min(abi::LIMITS) as u32, ..abi::Policy::UNLIMITED }
     }
 }
 
@@ -299,6 +351,13 @@ mod tests {
             ("100/minute burst=20", "100/minute burst=20"),
             ("100/minute burst=20 algo=gcra", "100/minute burst=20"),
             ("100/minute ALGO=GCRA BURST=20; 5/s", "100/minute burst=20; 5/second"),
+            ("500000/month align=calendar", "500000/month align=calendar"),
+            ("5/2hours align=calendar algo=fixed", "5/2hours align=calendar"),
+            ("5/s ALGO=fixed ALIGN=Calendar name=a", "5/second align=calendar name=a"),
+            ("10/7days align=calendar", "10/7days align=calendar"),
+            ("10/1 week align=calendar;10/y align=calendar", "10/week align=calendar; 10/year align=calendar"),
+            ("100/m name=per-minute_1; 9/s burst=3 name=0", "100/minute name=per-minute_1; 9/second burst=3 name=0"),
+            ("9/s name=x algo=gcra,9/m name=y algo=fixed", "9/second burst=9 name=x; 9/minute algo=fixed name=y"),
             ("unlimited", "unlimited"),
             (" Blocked ", "blocked"),
             ("268435455/second", "268435455/second"),
@@ -332,13 +391,30 @@ mod tests {
             ("5/99999999999999999999 years", "column 3: a window of 99999999999999999999 years; accepted: at most 10 years (3650 days)".into()),
             ("10/s;", format!("column 6: a limit is missing after the separator; accepted: {GRAMMAR}")),
             ("10/s;;5/m", format!("column 6: \";\" is no count; accepted: {count}")),
-            ("10/s 5/m", "column 6: \"5/m\" follows a complete limit; accepted: burst=N, algo=sliding|fixed|gcra, a separator (; , |), or the end".into()),
-            ("10/s burst", "column 6: \"burst\" follows a complete limit; accepted: burst=N, algo=sliding|fixed|gcra, a separator (; , |), or the end".into()),
-            ("10/s cost=2", "column 6: \"cost\" is no option; accepted: burst=N, algo=sliding|fixed|gcra".into()),
+            ("10/s 5/m", "column 6: \"5/m\" follows a complete limit; accepted: burst=N, algo=sliding|fixed|gcra, align=calendar, name=ID, a separator (; , |), or the end".into()),
+            ("10/s burst", "column 6: \"burst\" follows a complete limit; accepted: burst=N, algo=sliding|fixed|gcra, align=calendar, name=ID, a separator (; , |), or the end".into()),
+            ("10/s cost=2", "column 6: \"cost\" is no option; accepted: burst=N, algo=sliding|fixed|gcra, align=calendar, name=ID".into()),
             ("10/s burst=", "column 12: the value of burst= is missing; accepted: a whole number from 1 to 268435455".into()),
             ("10/s burst=0", "column 12: \"0\" is no burst; accepted: a whole number from 1 to 268435455".into()),
             ("10/s burst=many", "column 12: \"many\" is no burst; accepted: a whole number from 1 to 268435455".into()),
             ("10/s burst=5 burst=6", "column 14: burst= stands twice; accepted: each option once".into()),
+            ("10/s burst=5/m", "column 12: \"5/m\" is no burst; accepted: a whole number from 1 to 268435455".into()),
+            ("10/s align=", "column 12: the value of align= is missing; accepted: calendar".into()),
+            ("10/s align=monday", "column 12: \"monday\" is no alignment; accepted: calendar".into()),
+            ("10/s align=calendar align=calendar", "column 21: align= stands twice; accepted: each option once".into()),
+            ("10/s algo=sliding align=calendar", "column 1: align=calendar does not go with algo=sliding; accepted: align=calendar with algo=fixed, or alone".into()),
+            ("10/s algo=gcra align=calendar", "column 1: align=calendar does not go with algo=gcra; accepted: align=calendar with algo=fixed, or alone".into()),
+            ("10/s align=calendar burst=5", "column 1: burst= does not go with align=calendar; accepted: burst=N with algo=gcra, or alone".into()),
+            ("10/2weeks align=calendar", "column 1: a calendar window of 2 weeks; accepted: 1 week, month or year, or any number of shorter units".into()),
+            ("1/s; 10/3 months align=calendar", "column 6: a calendar window of 3 months; accepted: 1 week, month or year, or any number of shorter units".into()),
+            ("10/2y align=calendar", "column 1: a calendar window of 2 years; accepted: 1 week, month or year, or any number of shorter units".into()),
+            ("10/s name=", "column 11: the value of name= is missing; accepted: 1 to 16 of a-z 0-9 - _".into()),
+            ("10/s name=Fast", "column 11: \"Fast\" is no name of a limit; accepted: 1 to 16 of a-z 0-9 - _".into()),
+            ("10/s name=a.b", "column 11: \"a.b\" is no name of a limit; accepted: 1 to 16 of a-z 0-9 - _".into()),
+            ("10/s name=\"a\"", "column 11: \"\\\"a\\\"\" is no name of a limit; accepted: 1 to 16 of a-z 0-9 - _".into()),
+            ("10/s name=seventeen-letters", "column 11: \"seventeen-letters\" is no name of a limit; accepted: 1 to 16 of a-z 0-9 - _".into()),
+            ("10/s name=a name=b", "column 13: name= stands twice; accepted: each option once".into()),
+            ("10/s name=a; 5/m name=a", "column 14: a second limit with the name a; accepted: another name".into()),
             ("10/s algo=leaky", "column 11: \"leaky\" is no algorithm; accepted: sliding, fixed, gcra".into()),
             ("10/s algo=fixed burst=5", "column 1: burst= does not go with algo=fixed; accepted: burst=N with algo=gcra, or alone".into()),
             ("10/s burst=5 algo=sliding", "column 1: burst= does not go with algo=sliding; accepted: burst=N with algo=gcra, or alone".into()),
@@ -347,7 +423,7 @@ mod tests {
             ("unlimited; 5/s", "column 10: \"; 5/s\" follows `unlimited`; accepted: `unlimited` alone".into()),
             ("5/s; blocked", format!("column 6: \"blocked\" is no count; accepted: {count}")),
             ("1/s;1/m;1/h;1/d;1/w", "column 17: a fifth limit; accepted: at most 4 that apply together".into()),
-            ("5/s\u{1b}[31m", "column 4: \"\\u{1b}[31m\" follows a complete limit; accepted: burst=N, algo=sliding|fixed|gcra, a separator (; , |), or the end".into()),
+            ("5/s\u{1b}[31m", "column 4: \"\\u{1b}[31m\" follows a complete limit; accepted: burst=N, algo=sliding|fixed|gcra, align=calendar, name=ID, a separator (; , |), or the end".into()),
             ("é/s", format!("column 1: \"é\" is no count; accepted: {count}")),
         ] {
             assert_eq!(error(text), message, "{text:?}");
@@ -356,14 +432,15 @@ mod tests {
 
     #[test]
     fn refuses_a_text_that_is_too_long_to_be_a_limit() {
-        let error = error(&" ".repeat(300));
-        assert!(error.starts_with("column 257: the limit is longer than 256 bytes"), "{error}");
+        let error = error(&" ".repeat(600));
+        assert!(error.starts_with("column 513: the limit is longer than 512 bytes"), "{error}");
     }
 
     #[test]
     fn compiles_windows_to_ticks_and_rates_to_intervals() {
-        let policy = limits("100/minute; 3/second burst=2; 5/2hours algo=fixed").compile();
+        let policy = limits("100/minute; 3/second burst=2; 5/2hours algo=fixed").compile(LimitName::DEFAULT);
         assert_eq!((policy.len, policy.flags), (3, abi::Policy::IN_USE));
+        assert_eq!((policy.candidate, policy.tally, policy.until, policy.next), (0, 0, u64::MAX, 0));
         let [sliding, gcra, fixed, none] = policy.limits;
         assert_eq!(
             sliding,
@@ -372,13 +449,52 @@ mod tests {
         assert_eq!(gcra.algorithm, abi::Algorithm::Gcra as u32);
         assert_eq!((gcra.interval, gcra.tolerance), (333_333_334, 333_333_334));
         assert_eq!((fixed.algorithm, fixed.count, fixed.window), (1, 5, 7_200_000_000_000 / 64));
+        assert_eq!((fixed.interval, fixed.tolerance), (abi::align::NONE, 0));
         assert_eq!(none, abi::Limit::default());
     }
 
     #[test]
+    fn compiles_alignments() {
+        let fixed = abi::Algorithm::Fixed as u32;
+        for (text, align, seconds) in [
+            ("1/2hours align=calendar", abi::align::MULTIPLE, 7_200),
+            ("1/week align=calendar", abi::align::MULTIPLE, 604_800),
+            ("1/30days align=calendar", abi::align::MULTIPLE, 2_592_000),
+            ("1/month align=calendar", abi::align::MONTH, 2_592_000),
+            ("1/year align=calendar", abi::align::YEAR, 31_536_000),
+        ] {
+            let abi::Limit { algorithm, count, window, interval, tolerance } =
+                limits(text).compile(LimitName::DEFAULT).limits[0];
+            let expected = (fixed, 1, seconds * 1_000_000_000 / 64, align, 0);
+            assert_eq!((algorithm, count, window, interval, tolerance), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn every_limit_has_a_name_of_its_own() {
+        for (text, names) in [
+            ("blocked", &["gold"][..]),
+            ("1/s", &["gold"]),
+            ("1/s; 1/m; 1/h; 1/d", &["gold", "gold-2", "gold-3", "gold-4"]),
+            ("1/s name=burst; 1/m; 1/h name=hourly; 1/d", &["burst", "gold-2", "hourly", "gold-4"]),
+            ("1/s name=gold-2; 1/m; 1/h", &["gold-2", "gold-3", "gold-4"]),
+            ("1/s; 1/m name=gold", &["gold-2", "gold"]),
+        ] {
+            let gold = LimitName::of_plan("gold");
+            let (limits, policy) = (limits(text), limits(text).compile(gold));
+            let given = limits.names(gold);
+            assert_eq!(given.iter().map(LimitName::as_str).collect::<Vec<_>>(), names, "{text}");
+            for (place, words) in policy.names.iter().enumerate() {
+                assert_eq!(*words, given.get(place).map_or([0; 2], LimitName::compile), "{text}");
+            }
+        }
+    }
+
+    #[test]
     fn compiles_the_two_words() {
-        assert_eq!(limits("unlimited").compile().len, 0);
-        let blocked = limits("blocked").compile();
+        let unlimited = limits("unlimited").compile(LimitName::DEFAULT);
+        assert_eq!((unlimited.len, unlimited.names), (0, Default::default()));
+        let blocked = limits("blocked").compile(LimitName::DEFAULT);
         assert_eq!((blocked.len, blocked.limits[0].count), (1, 0));
     }
 
@@ -391,6 +507,18 @@ mod tests {
             ("100/minute; 10/second", "5/second", "5/second"),
             ("100/minute burst=5", "100/minute; 7/hour burst=2", "7/hour burst=2; 100/minute"),
             ("unlimited", "10/second; 100/minute", "100/minute; 10/second"),
+            ("100/minute", "50/minute name=a; 9/day", "50/minute name=a; 9/day"),
+            ("100/minute", "50/minute algo=fixed; 9/day", "50/minute algo=fixed; 9/day"),
+            // Windows that begin elsewhere count something else.
+            ("9/s; 5/day algo=fixed", "5/s; 5/day align=calendar", "5/second; 5/day align=calendar"),
+            ("9/day; 5/s", "5/s align=calendar; 5/day; 5/h", "5/day; 5/hour; 5/second align=calendar"),
+            (
+                "9/s; 5/month align=calendar",
+                "1/month align=calendar; 5/s; 7/h",
+                "5/second; 1/month align=calendar; 7/hour",
+            ),
+            ("9/s; 5/month align=calendar", "1/30days align=calendar; 5/h", "1/30days align=calendar; 5/hour"),
+            ("9/s; 5/week align=calendar", "1/d; 1/h; 1/7days align=calendar", "1/day; 1/7days align=calendar; 1/hour"),
         ] {
             assert_eq!(limits(new).settled(Some(&limits(old))).to_string(), settled, "{old} -> {new}");
         }
@@ -401,29 +529,48 @@ mod tests {
         let method = prop_oneof![
             Just(Method::Sliding),
             Just(Method::Fixed),
+            Just(Method::Calendar),
             (1u32..1_000).prop_map(|burst| Method::Gcra { burst })
         ];
-        (1..=MAX_COUNT, 1u32..4, prop::sample::select(&Unit::ALL[..]), method).prop_filter_map(
-            "a burst refills in time",
-            |(count, every, unit, method)| {
-                let rule = Rule { count, every, unit, method };
-                grammar::refills_in_time(&rule).then_some(rule)
+        let name = prop::option::of("[a-z0-9_-]{1,16}");
+        (1..=MAX_COUNT, 1u32..4, prop::sample::select(&Unit::ALL[..]), method, name).prop_filter_map(
+            "a burst refills in time, and a calendar has one month at a time",
+            |(count, every, unit, method, name)| {
+                let name = name.and_then(|name| LimitName::new(&name));
+                let rule = Rule { count, every, unit, method, name };
+                let is_in_calendar = method != Method::Calendar || every == 1 || unit.seconds() <= 86_400;
+                (grammar::refills_in_time(&rule) && is_in_calendar).then_some(rule)
             },
         )
     }
 
+    fn rules() -> impl Strategy<Value = Vec<Rule>> {
+        prop::collection::vec(rule(), 1..=4).prop_filter("names differ", |rules| {
+            let names: Vec<_> = rules.iter().filter_map(|rule| rule.name).collect();
+            names.iter().enumerate().all(|(place, name)| !names[..place].contains(name))
+        })
+    }
+
     proptest! {
         #[test]
-        fn the_canonical_form_reads_back_as_itself(rules in prop::collection::vec(rule(), 1..=4)) {
+        fn the_canonical_form_reads_back_as_itself(rules in rules()) {
             let limits = Limits::Rules(rules);
             prop_assert_eq!(limits.to_string().parse::<Limits>(), Ok(limits));
         }
 
         #[test]
-        fn settling_loses_no_rule(new in prop::collection::vec(rule(), 1..=4), old in prop::collection::vec(rule(), 1..=4)) {
+        fn settling_loses_no_rule(new in rules(), old in rules()) {
             let settled = Limits::Rules(new.clone()).settled(Some(&Limits::Rules(old)));
             let sorted = |rules: &[Rule]| { let mut texts: Vec<_> = rules.iter().map(Rule::to_string).collect(); texts.sort(); texts };
             prop_assert_eq!(sorted(settled.rules()), sorted(&new));
+        }
+
+        #[test]
+        fn all_names_differ(rules in rules(), default in "[a-z]{1,16}|[a-z]-[2-4]") {
+            let default = LimitName::new(&default).expect("a name");
+            let names = Limits::Rules(rules.clone()).names(default);
+            prop_assert_eq!(names.len(), rules.len());
+            prop_assert!(names.iter().enumerate().all(|(place, name)| !names[..place].contains(name)), "{:?}", names);
         }
 
         #[test]
@@ -432,7 +579,9 @@ mod tests {
         }
 
         #[test]
-        fn nearly_right_text_is_parsed_or_refused_within_it(text in "[0-9sm/ ;=a-z]{0,24}") {
+        fn nearly_right_text_is_parsed_or_refused_within_it(
+            text in "[0-9sm/ ;=a-z]{0,24}|[0-9]{1,3}/(s|mo|2w)( (name|align|algo|burst)=(calendar|fixed|[a-z0-9.-]{0,18})){0,3}",
+        ) {
             if let Err(error) = text.parse::<Limits>() {
                 prop_assert!((1..=text.chars().count() + 1).contains(&error.column));
             }

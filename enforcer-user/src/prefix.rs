@@ -55,6 +55,24 @@ impl Prefix {
             && Self::new(self.address, bits) == Self::new(other.address, bits)
     }
 
+    /// Its first address.
+    #[must_use]
+    pub const fn address(self) -> IpAddr {
+        self.address
+    }
+
+    /// How many bits of an address count, at most 32 or 128.
+    #[must_use]
+    pub const fn bits(self) -> u8 {
+        self.bits
+    }
+
+    /// Whether it holds IPv4 addresses alone, written as those of IPv6 that they are mapped to.
+    #[must_use]
+    pub fn is_mapped(self) -> bool {
+        matches!(self.address, IpAddr::V6(address) if self.bits >= 96 && address.to_ipv4_mapped().is_some())
+    }
+
     /// 4 or 6.
     #[must_use]
     pub const fn family(self) -> u8 {

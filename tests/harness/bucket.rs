@@ -2,7 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use enforcer_ebpf::abi::{Algorithm, Bucket, Limit};
+use enforcer_ebpf::abi::{Algorithm, Bucket, LIMITS, Limit, Policy, Scope};
+use enforcer_ebpf::charge::{Charge, Claim, table};
 use enforcer_ebpf::limit::{self, Cell, Cells, Outcome, TICK_NS};
 
 /// The words of one bucket.
@@ -61,7 +62,19 @@ pub fn gcra(burst: u32, interval: u64) -> Limit {
     Limit { algorithm: Algorithm::Gcra as u32, count: burst, window: 0, interval, tolerance }
 }
 
-/// Charges one limit alone, trying again while other threads are faster, as often as a [`limit::Charge`] does.
+/// Charges all limits of a policy, or none.
+///
+/// # Errors
+/// The number of the limit that refused.
+pub fn charge_all<C: Cell>(cells: &[Cells<C>; LIMITS], policy: &Policy, now: u64, cost: u64) -> Result<(), u32> {
+    let mut charge = Charge::default();
+    charge.begin(now, cost);
+    charge.claim(Claim { table: table::PRINCIPAL, policy: 1, scope: Scope::default() });
+    while charge.step(&cells[charge.place().limit], policy) {}
+    charge.result().map_err(|place| place.limit as u32)
+}
+
+/// Charges one limit alone, trying again while other threads are faster, as often as a [`Charge`] does.
 pub fn charge<C: Cell>(cells: &Cells<C>, limit: &Limit, now: u64, cost: u64) -> Outcome {
     (0..limit::ATTEMPTS)
         .map(|_| limit::attempt(cells, limit, now, cost))

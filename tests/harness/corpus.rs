@@ -142,7 +142,7 @@ fn read_expected(word: &str) -> Result<Expected> {
 }
 
 /// The bytes that a stream's text means.
-fn bytes(text: &str) -> Result<Vec<u8>> {
+pub(crate) fn bytes(text: &str) -> Result<Vec<u8>> {
     let mut expanded = String::new();
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('{') {

@@ -28,6 +28,7 @@ pub mod root;
 pub mod script;
 pub mod script_mutation;
 pub mod tables;
+pub mod target;
 pub mod weather;
 pub mod world;
 

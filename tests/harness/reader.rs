@@ -1,8 +1,12 @@
 //! Drives the HTTP machine over a stream as the kernel does: segment by segment, window by window, step by step.
 
-use enforcer_ebpf::abi::{KeyTag, Service};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use enforcer_ebpf::abi::{KeyTag, Ruleset, Service};
 use enforcer_ebpf::http::bytes::{BASE, CAPACITY, Window};
-use enforcer_ebpf::http::{Cursor, Machine, Refusal, Step};
+use enforcer_ebpf::http::{Cursor, Lookup, Machine, Refusal, Step, Terms};
+use enforcer_ebpf::source::Address;
 
 /// The secret of the key tags in tests without a daemon.
 pub const SECRET: [u64; 2] = [0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908];
@@ -21,11 +25,69 @@ pub enum Seen {
     Refused(Refusal),
 }
 
+/// What the machine found in a head beside the key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// An [`enforcer_ebpf::http::method`] number.
+    pub method: u32,
+    /// Where the path ended in the automaton.
+    pub route: u32,
+    /// The client id's tag.
+    pub client: [u64; 2],
+    /// Where a trusted proxy says that it comes from.
+    pub source: Option<Address>,
+    /// Whether it is a CORS preflight.
+    pub is_preflight: bool,
+    /// Whether a parameter is named like a key.
+    pub has_key_in_url: bool,
+}
+
+/// The rules that a stream is read by, and what is looked up under them.
+#[derive(Clone, Debug, Default)]
+pub struct Rules {
+    /// The rules.
+    pub ruleset: Ruleset,
+    /// The states that segments lead to.
+    pub edges: BTreeMap<(u32, KeyTag), u32>,
+    /// Those that any other segment leads to.
+    pub others: BTreeMap<u32, u32>,
+    /// The trusted proxies.
+    pub proxies: Vec<Address>,
+    /// Where the connection comes from.
+    pub peer: Address,
+    /// The segments that were looked up.
+    pub walked: RefCell<Vec<KeyTag>>,
+}
+
+impl Rules {
+    /// Rules under which every segment is looked up, and leads to state 1.
+    #[must_use]
+    pub fn of_any_path() -> Self {
+        let ruleset = Ruleset { routes: 1, ..Ruleset::default() };
+        Self { ruleset, others: BTreeMap::from([(1, 1)]), ..Self::default() }
+    }
+}
+
+impl Lookup for Rules {
+    fn next(&self, state: u32, segment: KeyTag) -> u32 {
+        assert_ne!(state, 0, "looked up on a path that is not routed");
+        self.walked.borrow_mut().push(segment);
+        let other = || self.others.get(&state).copied().unwrap_or_default();
+        self.edges.get(&(state, segment)).copied().unwrap_or_else(other)
+    }
+
+    fn is_trusted(&self, address: Address) -> bool {
+        self.proxies.contains(&address)
+    }
+}
+
 /// A machine with its window.
 pub struct Reader {
     machine: Machine,
     window: Box<Window>,
     bounds: Service,
+    rules: Rules,
+    found: Vec<Found>,
     taken: usize,
     steps: usize,
     seen: Vec<Seen>,
@@ -45,10 +107,28 @@ impl Reader {
     /// Begins to read under these bounds.
     #[must_use]
     pub fn within(bounds: &Service) -> Self {
+        Self::by(bounds, &Rules::default())
+    }
+
+    /// Reads a stream that comes in these segments by these rules, of a service whose ruleset is in slot 1.
+    #[must_use]
+    pub fn read_by<'a>(rules: &Rules, segments: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        let mut reader = Self::by(&Service { rules: 1, ..Service::DEFAULT }, rules);
+        for segment in segments {
+            reader.go_on(segment);
+        }
+        reader
+    }
+
+    /// Begins to read under these bounds and rules.
+    #[must_use]
+    pub fn by(bounds: &Service, rules: &Rules) -> Self {
         Self {
             machine: Machine::default(),
             window: Box::default(),
             bounds: *bounds,
+            rules: rules.clone(),
+            found: Vec::new(),
             taken: 0,
             steps: 0,
             seen: Vec::new(),
@@ -69,14 +149,23 @@ impl Reader {
         let begin = self.machine.resume(&mut self.window);
         self.window.fresh()[..piece.len()].copy_from_slice(piece);
         let mut cursor = Cursor { pos: begin, end: BASE + piece.len() as u32 };
+        let terms = Terms { service: &self.bounds, rules: &self.rules.ruleset, peer: self.rules.peer, secret: SECRET };
         loop {
             self.steps += 1;
-            match self.machine.step(&self.window, &mut cursor, &self.bounds, SECRET) {
+            match self.machine.step(&self.window, &mut cursor, &terms, &self.rules) {
                 Step::More => {}
                 Step::Starved => break,
                 Step::Head => {
                     let at = self.taken + cursor.pos as usize - BASE as usize;
                     self.seen.push(Seen::Head { key: self.machine.key(), at });
+                    self.found.push(Found {
+                        method: self.machine.method_number(),
+                        route: self.machine.route(),
+                        client: self.machine.client(),
+                        source: self.machine.forwarded(),
+                        is_preflight: self.machine.is_preflight(),
+                        has_key_in_url: self.machine.has_key_in_url(),
+                    });
                 }
                 Step::Refused(refusal) => {
                     self.seen.push(Seen::Refused(refusal));
@@ -92,6 +181,18 @@ impl Reader {
     #[must_use]
     pub fn seen(&self) -> &[Seen] {
         &self.seen
+    }
+
+    /// What was found in each head, in the stream's order.
+    #[must_use]
+    pub fn found(&self) -> &[Found] {
+        &self.found
+    }
+
+    /// The segments of paths that were looked up, in the stream's order.
+    #[must_use]
+    pub fn walked(&self) -> Vec<KeyTag> {
+        self.rules.walked.borrow().clone()
     }
 
     /// How many steps the machine took.

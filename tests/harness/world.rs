@@ -1,18 +1,23 @@
 //! The host's world for the judge: the kernel's part played by plain memory, to hold the loaded program against.
 
 use std::cell::{Cell as StdCell, RefCell, RefMut};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 
-use enforcer_ebpf::abi::{Key, KeyTag, LIMITS, Meter, POINTS, Service, TOTALS};
+use enforcer_ebpf::abi::{
+    Buckets, Client, Key, KeyTag, LIMITS, Meter, POINTS, Rule, Ruleset, Scope, Service, Share, Sighting, TOTALS, scope,
+};
 use enforcer_ebpf::answer::{self, Letter, Post, Sheet, Text};
+use enforcer_ebpf::charge::{Claim, table};
 use enforcer_ebpf::flow::{Flow, Handshake, Mark, Place, Receiver, Set, Told};
 use enforcer_ebpf::http::bytes::Window;
 use enforcer_ebpf::judge::{self, Reading, Scratch, Sum, Tally, Verdict, World};
-use enforcer_ebpf::limit;
+use enforcer_ebpf::limit::{self, Cell as _, Outcome};
 use enforcer_ebpf::reply;
 use enforcer_ebpf::source::{Level, Record, Source};
-use enforcer_ebpf::verdict::Count;
+use enforcer_ebpf::spread;
+use enforcer_ebpf::verdict::{Count, Event};
 use enforcer_ebpf::wire::{HEAD, Segment, Tuple};
 
 use crate::bucket::Shared;
@@ -34,7 +39,8 @@ pub enum Fate {
 /// All state that outlives a packet.
 pub struct Host {
     tables: Tables,
-    buckets: BTreeMap<u32, [Shared; LIMITS]>,
+    used: RefCell<BTreeMap<(u32, Scope), Rc<Used>>>,
+    sightings: Sightings,
     meters: RefCell<BTreeMap<u32, Meter>>,
     totals: RefCell<[u64; TOTALS as usize]>,
     sets: Vec<RefCell<Set>>,
@@ -47,6 +53,38 @@ pub struct Host {
     sheet: RefCell<Box<Sheet>>,
     now: StdCell<u64>,
     unix: StdCell<u64>,
+}
+
+/// What is used of the limits of a claim.
+#[derive(Debug, Default)]
+struct Used {
+    limits: [Shared; LIMITS],
+    candidate: [Shared; LIMITS],
+}
+
+impl Used {
+    fn buckets(&self) -> Buckets {
+        let set = |set: &[Shared; LIMITS]| std::array::from_fn(|index| set[index].bucket());
+        Buckets { limits: set(&self.limits), candidate: set(&self.candidate) }
+    }
+}
+
+/// The pairs that were seen.
+#[derive(Debug, Default)]
+struct Sightings(RefCell<BTreeSet<Sighting>>);
+
+impl spread::Sightings for Sightings {
+    fn knows(&self, sighting: &Sighting) -> bool {
+        self.0.borrow().contains(sighting)
+    }
+
+    fn insert(&self, sighting: &Sighting) -> bool {
+        self.0.borrow_mut().insert(*sighting)
+    }
+
+    fn remove(&self, sighting: &Sighting) {
+        self.0.borrow_mut().remove(sighting);
+    }
 }
 
 /// The followed connections of a set, with their hashes.
@@ -95,7 +133,8 @@ impl Host {
     pub fn with_sets(tables: &Tables, sets: u32) -> Self {
         Self {
             tables: tables.clone(),
-            buckets: tables.policies.keys().map(|&principal| (principal, Default::default())).collect(),
+            used: RefCell::default(),
+            sightings: Sightings::default(),
             meters: RefCell::default(),
             totals: RefCell::new([0; TOTALS as usize]),
             sets: (0..sets).map(|_| RefCell::default()).collect(),
@@ -118,6 +157,10 @@ impl Host {
             Some((_, known)) => *known = socket,
             None => sockets.push((tuple, socket)),
         }
+    }
+
+    fn used(&self, place: (u32, Scope)) -> Rc<Used> {
+        Rc::clone(self.used.borrow_mut().entry(place).or_default())
     }
 
     /// Lets time pass, in ns.
@@ -261,13 +304,108 @@ impl<'m> World for Packet<'m> {
         self.host.tables.keys.get(&tag).copied()
     }
 
-    fn charge(&self, principal: u32, now: u64) -> bool {
-        let (Some(buckets), Some(policy)) =
-            (self.host.buckets.get(&principal), self.host.tables.policies.get(&principal))
-        else {
-            return false;
-        };
-        limit::charge_all(&std::array::from_fn(|index| buckets[index].cells()), policy, now, 1).is_ok()
+    fn rules(&self, service: &Service, rules: &mut Ruleset) {
+        *rules = self.host.tables.rulesets.get(&service.rules).copied().unwrap_or_default();
+    }
+
+    fn rule(&self, flow: &Flow, rule: &mut Rule) -> u32 {
+        let Tables { states, leaves, rules, .. } = &self.host.tables;
+        let (route, method) = (flow.machine.route() as usize, flow.machine.method_number() as usize);
+        let Some(leaf) = states.get(route).and_then(|state| leaves.get(state.leaf as usize)) else { return 0 };
+        let index = leaf.rules[method];
+        if let Some(found) = rules.get(index as usize) {
+            *rule = *found;
+        }
+        index
+    }
+
+    fn is_exempt(&self, exemptions: u64, flow: &Flow, now: u64) -> bool {
+        let [first, second] = flow.tuple.mapped_source().map(u64::to_ne_bytes);
+        let address: Vec<u8> = first.into_iter().chain(second).collect();
+        self.host.tables.exemptions.iter().enumerate().any(|(index, (addresses, until))| {
+            exemptions & (1 << index) != 0 && now < *until && addresses.iter().any(|known| known[..] == address[..])
+        })
+    }
+
+    fn policy(&self, principal: u32, now: u64) -> u32 {
+        match self.host.tables.policies.get(&principal) {
+            Some(policy) if now >= policy.until => policy.next,
+            Some(_) => principal,
+            None => 0,
+        }
+    }
+
+    fn share(&self, client: Client) -> Option<Share> {
+        let clients = &self.host.tables.clients;
+        clients.get(&client).or_else(|| clients.get(&Client { id: [0; 2], ..client })).copied()
+    }
+
+    fn open(&self, reading: &mut Reading) {
+        let now = reading.scan.now;
+        for claim in 0..reading.charge.len() {
+            let claim = reading.charge.at_mut(claim);
+            let is_open = self.host.used.borrow().contains_key(&(claim.table, claim.scope));
+            let make = |claim: &Claim| {
+                self.host.used((claim.table, claim.scope));
+                true
+            };
+            judge::open(claim, is_open, || self.take_place(reading.rules.admission, now), make);
+        }
+    }
+
+    fn is_blocked(&self, reading: &Reading) -> bool {
+        let used = self.host.used((table::SOURCE, reading.charge.at(0).scope));
+        reading.scan.now < used.candidate[0].cells().arrival.load()
+    }
+
+    fn block(&self, reading: &Reading) {
+        let used = self.host.used((table::SOURCE, reading.charge.at(0).scope));
+        let word = used.candidate[0].cells().arrival;
+        assert!(word.swap(word.load(), reading.scan.now + reading.rules.guess_penalty_ns));
+    }
+
+    fn sight(&self, reading: &mut Reading, claim: usize) -> bool {
+        let Reading { scan, rules, charge, sighting, .. } = reading;
+        let Claim { table, scope, .. } = *charge.at(claim);
+        let used = self.host.used((table, scope));
+        sighting.rule = scope.rule;
+        let spread = if table == table::SOURCE { &rules.keys_of_source } else { &rules.sources_of_key };
+        spread::sight(&used.limits[0].cells().counts, spread, sighting, scan.now, &self.host.sightings)
+    }
+
+    fn penalise(&self, source: Source, now: u64, service: &Service) {
+        self.host.sources.borrow_mut().entry(source).or_default().penalise(now, service);
+    }
+
+    fn charge(&self, reading: &mut Reading) -> bool {
+        let charge = &mut reading.charge;
+        loop {
+            let place = charge.place();
+            let Claim { table, policy, scope } = *charge.at(place.claim);
+            let Some(mut policy) = self.host.tables.policies.get(&policy) else {
+                charge.fail();
+                break;
+            };
+            if place.candidate {
+                policy = &self.host.tables.policies[&policy.candidate];
+            }
+            let used = self.host.used((table, scope));
+            let set = if place.candidate { &used.candidate } else { &used.limits };
+            if !charge.step(&set[place.limit].cells(), policy) {
+                break;
+            }
+        }
+        for claim in 0..charge.len() {
+            let Claim { table, scope, .. } = *charge.at(claim);
+            if table != table::PRINCIPAL {
+                continue;
+            }
+            let mut meters = self.host.meters.borrow_mut();
+            let meter = meters.entry(scope.subject[0] as u32).or_default();
+            meter.would_refuse += u64::from(charge.would_refuse(claim, false));
+            meter.candidate += u64::from(charge.would_refuse(claim, true));
+        }
+        charge.result().is_ok()
     }
 
     fn tally(&self, principal: u32, tally: Tally) {
@@ -306,6 +444,20 @@ impl<'m> World for Packet<'m> {
     }
 }
 
+impl Packet<'_> {
+    /// Charges one more source to the limits in a slot.
+    fn take_place(&self, admission: u32, now: u64) -> bool {
+        let Some(policy) = self.host.tables.policies.get(&admission) else { return admission == 0 };
+        let used = self.host.used((table::NAMED, Scope { rule: scope::ADMISSION, subject: [0; 2] }));
+        let admitted =
+            matches!(limit::attempt(&used.limits[0].cells(), &policy.limits[0], now, 1), Outcome::Charged(_));
+        if !admitted {
+            self.count(Count::Event(Event::SourceOverflow));
+        }
+        admitted
+    }
+}
+
 impl Post for Packet<'_> {
     fn unix(&self) -> u64 {
         self.host.unix.get()
@@ -326,13 +478,9 @@ impl Post for Packet<'_> {
     }
 
     fn measure(&self, told: &mut Told, now: u64) {
-        let (Some(buckets), Some(policy)) =
-            (self.host.buckets.get(&told.principal), self.host.tables.policies.get(&told.principal))
-        else {
-            return;
-        };
-        let meter = Meter { buckets: std::array::from_fn(|index| buckets[index].bucket()), ..Meter::default() };
-        answer::measure(told, policy, &meter, now);
+        let Some(policy) = self.host.tables.policies.get(&told.policy) else { return };
+        let used = self.host.used((told.table, told.scope));
+        answer::measure(told, policy, &used.buckets(), now);
     }
 
     fn replace(&self, _segment: &Segment, _at: u32, _from: u32, _to: u32) {

@@ -1,6 +1,7 @@
 //! Dates as RFC 9110 §5.6.7 has them (IMF-fixdate).
 
 use super::Text;
+use crate::calendar::Date;
 
 /// Three letters in one number.
 const fn word(letters: &[u8; 3]) -> u32 {
@@ -25,26 +26,17 @@ const MONTHS: [u32; 12] = [
 ];
 
 /// Appends the date of a second of Unix time.
-///
-/// The calendar is the proleptic Gregorian one, counted in years that begin in March, so that a leap day is their last.
 #[inline(always)]
 pub(super) fn push(text: &mut Text, unix: u32) {
     let (days, second) = (unix / 86_400, unix % 86_400);
-    // From 0000-03-01; an era is 400 years.
-    let since = days + 719_468;
-    let (era, day) = (since / 146_097, since % 146_097);
-    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let day = day - (153 * month + 2) / 5 + 1;
-    let (month, next) = if month < 10 { (month + 2, 0) } else { (month - 10, 1) };
-    let year = year + era * 400 + next;
+    let date = Date::from_days(days);
+    let year = date.year();
     push_word(text, pick(&DAYS, (days + 4) % 7));
     text.push(b',');
     text.push(b' ');
-    push_two(text, day);
+    push_two(text, date.day());
     text.push(b' ');
-    push_word(text, pick(&MONTHS, month));
+    push_word(text, pick(&MONTHS, date.month()));
     text.push(b' ');
     push_two(text, year / 100);
     push_two(text, year % 100);

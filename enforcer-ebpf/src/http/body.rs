@@ -1,6 +1,7 @@
 //! Bodies: skipped by count, in one piece or in chunks.
 
 use super::bytes::Window;
+use super::target::hexadecimal;
 use super::{Cursor, LineEnd, Machine, Step, line_end, phase};
 use crate::verdict::Malformation;
 
@@ -16,11 +17,7 @@ impl Machine {
             return Step::More;
         }
         if self.phase == phase::CHUNK_SIZE {
-            let digit = match window.byte(cursor.pos) {
-                byte @ b'0'..=b'9' => byte - b'0',
-                byte @ (b'a'..=b'f' | b'A'..=b'F') => (byte | 0x20) - b'a' + 10,
-                _ => 16,
-            };
+            let digit = hexadecimal(window.byte(cursor.pos));
             if digit < 16 {
                 if self.digits >= 15 {
                     return Step::Refused(Malformation::Chunk.into());

@@ -97,8 +97,9 @@ pub const fn first(mask: u64) -> u32 {
 }
 
 /// Bytes equal to `byte`.
+#[must_use]
 #[inline(always)]
-const fn equal(word: u64, byte: u8) -> u64 {
+pub const fn equal(word: u64, byte: u8) -> u64 {
     let word = word ^ all(byte);
     word.wrapping_sub(ONES) & !word & HIGHS
 }
@@ -121,6 +122,19 @@ pub const fn controls(word: u64) -> u64 {
 #[inline(always)]
 pub const fn invisible(word: u64) -> u64 {
     below(word, 0x21) | equal(word, 0x7f) | (word & HIGHS)
+}
+
+/// Bytes of a path at which reading it must look: those outside 0x21–0x7E, and `/`, `.`, `%`, `?`, `#` and `\`.
+#[must_use]
+#[inline(always)]
+pub const fn special(word: u64) -> u64 {
+    invisible(word)
+        | equal(word, b'/')
+        | equal(word, b'.')
+        | equal(word, b'%')
+        | equal(word, b'?')
+        | equal(word, b'#')
+        | equal(word, b'\\')
 }
 
 /// Bytes that are neither letters nor `-`: what nearly all names and methods are made of.
@@ -209,6 +223,8 @@ mod tests {
                 let expected = |is: bool| is.then_some(at);
                 assert_eq!(found(controls(word)), expected(byte < 0x20 || byte == 0x7f), "controls {byte:#x} at {at}");
                 assert_eq!(found(invisible(word)), expected(!(0x21..=0x7e).contains(&byte)), "invisible {byte:#x}");
+                let is_special = !(0x21..=0x7e).contains(&byte) || b"/.%?#\\".contains(&byte);
+                assert_eq!(found(special(word)), expected(is_special), "special {byte:#x} at {at}");
                 let common = byte.is_ascii_alphabetic() || byte == b'-';
                 assert_eq!(found(uncommon(word)), expected(!common), "uncommon {byte:#x} at {at}");
             }

@@ -1,11 +1,12 @@
 //! The request line and the field lines, up to the values that matter.
 
 use super::bytes::{BASE, Window, controls, first, folded, hyphened, invisible, is_token, lowest, uncommon};
+use super::element::Element;
 use super::{
-    BODILESS, CHUNKED, CLOSE, CR, Cursor, EXPECT, HOST, HTTP_1_0, KEYED, LED, LENGTH, LF, LONG, LineEnd, Machine, Step,
-    UNDERSCORE, line_end, phase,
+    ASKS_METHOD, BODILESS, CHUNKED, CLIENT, CLOSE, CR, Cursor, EXPECT, HOST, HTTP_1_0, KEYED, LED, LENGTH, LF, LONG,
+    LineEnd, Lookup, Machine, ORIGIN, PROXIED, Step, Terms, UNDERSCORE, line_end, method, phase,
 };
-use crate::abi::Service;
+use crate::abi::{Ruleset, Service};
 use crate::key::Tagger;
 use crate::verdict::{Malformation, Reason};
 
@@ -27,9 +28,13 @@ const UPGRADE: [u64; 4] = name(b"upgrade");
 const HOST_NAME: [u64; 4] = name(b"host");
 const CONNECTION: [u64; 4] = name(b"connection");
 const EXPECT_NAME: [u64; 4] = name(b"expect");
+const ORIGIN_NAME: [u64; 4] = name(b"origin");
+const ASKED_METHOD: [u64; 4] = name(b"access-control-request-method");
+const X_FORWARDED_FOR: [u64; 4] = name(b"x-forwarded-for");
+const SCRIPT_NAME: [u64; 4] = name(b"script-name");
 const CONNECT: [u64; 4] = name(b"connect");
 const PRI: [u64; 4] = name(b"pri");
-/// Methods are told apart by case.
+/// Whether a response has a body depends on the case of the method.
 const HEAD: u64 = u32::from_le_bytes(*b"HEAD") as u64;
 const VERSION_1_1: u64 = u64::from_le_bytes(*b"HTTP/1.1");
 const VERSION_1_0: u64 = u64::from_le_bytes(*b"HTTP/1.0");
@@ -57,7 +62,13 @@ impl Machine {
     }
 
     #[inline(always)]
-    pub(super) fn method(&mut self, window: &Window, cursor: &mut Cursor, bounds: &Service) -> Step {
+    pub(super) fn method(
+        &mut self,
+        window: &Window,
+        cursor: &mut Cursor,
+        terms: &Terms<'_>,
+        lookup: &impl Lookup,
+    ) -> Step {
         if self.seen == 0 {
             self.flags &= LED | CLOSE;
             self.fields = 0;
@@ -105,7 +116,7 @@ impl Machine {
         if len == 3 && lowest(word, 3) == PRI[0] {
             return Step::Refused(Malformation::NotHttp.into());
         }
-        if len == 7 && lowest(word, 7) == CONNECT[0] && bounds.flags & Service::UPGRADE == 0 {
+        if len == 7 && lowest(word, 7) == CONNECT[0] && terms.service.flags & Service::UPGRADE == 0 {
             return Step::Refused(Reason::Upgrade.into());
         }
         self.flags &= !(LED | UNDERSCORE);
@@ -115,8 +126,27 @@ impl Machine {
         self.seen = 0;
         self.target = 0;
         self.take(cursor, len.wrapping_add(1));
-        self.phase = phase::TARGET;
+        self.method = number(word, len) as u8;
+        self.begin_target(terms, lookup);
         Step::More
+    }
+
+    /// Says how the target is to be read.
+    #[inline(always)]
+    fn begin_target(&mut self, terms: &Terms<'_>, lookup: &impl Lookup) {
+        let Terms { service, rules, peer, secret } = *terms;
+        self.route = rules.routes;
+        if rules.routes != 0 {
+            self.value = Tagger::new(secret).to_words();
+            self.phase = phase::FORM;
+        } else if service.rules | service.rules_trial != 0 {
+            self.phase = phase::PATH;
+        } else {
+            self.phase = phase::TARGET;
+        }
+        if rules.flags & Ruleset::FORWARDED != 0 && lookup.is_trusted(peer) {
+            self.flags |= PROXIED;
+        }
     }
 
     /// A token's byte that is neither letter nor `-`, at `len` below [`BASE`]: goes on behind it.
@@ -145,16 +175,16 @@ impl Machine {
     }
 
     #[inline(always)]
-    pub(super) fn target(&mut self, window: &Window, cursor: &mut Cursor, bounds: &Service) -> Step {
+    pub(super) fn target(&mut self, window: &Window, cursor: &mut Cursor) -> Step {
         let (len, stopped) = run(window, cursor, invisible);
         self.target = self.target.wrapping_add(len);
         self.take(cursor, len);
-        if self.target > bounds.max_target {
-            return Step::Refused(Reason::TargetTooLong.into());
-        }
-        if !stopped {
-            return Step::More;
-        }
+        if stopped { self.target_end(window, cursor) } else { Step::More }
+    }
+
+    /// The byte behind a target.
+    #[inline(always)]
+    pub(super) fn target_end(&mut self, window: &Window, cursor: &mut Cursor) -> Step {
         match window.byte(cursor.pos) {
             b' ' if self.target > 0 => {
                 self.take(cursor, 1);
@@ -194,7 +224,7 @@ impl Machine {
 
     /// A field line up to its value, the value too where it does not matter, or the end of the head.
     #[inline(always)]
-    pub(super) fn line(&mut self, window: &Window, cursor: &mut Cursor, bounds: &Service, secret: [u64; 2]) -> Step {
+    pub(super) fn line(&mut self, window: &Window, cursor: &mut Cursor, terms: &Terms<'_>) -> Step {
         if self.phase == phase::LINE {
             if self.seen == 0 && self.flags & LONG == 0 {
                 match line_end(window, cursor.pos, cursor.unread()) {
@@ -217,7 +247,7 @@ impl Machine {
             if stop != b':' {
                 return self.no_colon(cursor, len, stop);
             }
-            if let Some(step) = self.name(window, cursor, len, bounds, secret) {
+            if let Some(step) = self.name(window, cursor, len, terms) {
                 return step;
             }
         }
@@ -259,20 +289,14 @@ impl Machine {
 
     /// The field named by the `len` bytes before a colon. `None`: its value does not matter.
     #[inline(always)]
-    fn name(
-        &mut self,
-        window: &Window,
-        cursor: &mut Cursor,
-        len: u32,
-        bounds: &Service,
-        secret: [u64; 2],
-    ) -> Option<Step> {
+    fn name(&mut self, window: &Window, cursor: &mut Cursor, len: u32, terms: &Terms<'_>) -> Option<Step> {
+        let Terms { service, rules, secret, .. } = *terms;
         let long = self.flags & LONG != 0;
         if len == 0 && !long {
             return Some(Step::Refused(Malformation::FieldName.into()));
         }
         self.fields += 1;
-        if u32::from(self.fields) > bounds.max_fields {
+        if u32::from(self.fields) > service.max_fields {
             return Some(Step::Refused(Reason::HeadTooLarge.into()));
         }
         let at = cursor.pos;
@@ -285,10 +309,12 @@ impl Machine {
         let mut first = folded(window.word_behind::<0>(at));
         let mut second = folded(window.word_behind::<8>(at));
         let mut third = folded(window.word_behind::<16>(at));
+        let mut fourth = folded(window.word_behind::<24>(at));
         if underscore {
             first = hyphened(first);
             second = hyphened(second);
             third = hyphened(third);
+            fourth = hyphened(fourth);
         }
         let step = match len {
             _ if long => return None,
@@ -296,7 +322,7 @@ impl Machine {
                 let again = self.flags & KEYED != 0;
                 self.flags |= KEYED;
                 self.phase = phase::KEY_LEAD;
-                self.tagger = Tagger::new(secret);
+                self.value = Tagger::new(secret).to_words();
                 again.then_some(Malformation::Duplicate)
             }
             14 if first == CONTENT_LENGTH[0] && lowest(second, 6) == CONTENT_LENGTH[1] => {
@@ -342,11 +368,55 @@ impl Machine {
                 self.phase = phase::EXPECT_LEAD;
                 if old { Some(Malformation::Expect) } else { again.then_some(Malformation::Duplicate) }
             }
-            7 if lowest(first, 7) == UPGRADE[0] && bounds.flags & Service::UPGRADE == 0 => {
+            7 if lowest(first, 7) == UPGRADE[0] && service.flags & Service::UPGRADE == 0 => {
                 return Some(Step::Refused(Reason::Upgrade.into()));
             }
             14 if first == HTTP2_SETTINGS[0] && lowest(second, 6) == HTTP2_SETTINGS[1] => {
                 return Some(Step::Refused(Reason::Upgrade.into()));
+            }
+            // An alias counts for nothing: who sends it needs a key.
+            6 if !underscore && lowest(first, 6) == ORIGIN_NAME[0] => {
+                self.flags |= ORIGIN;
+                return None;
+            }
+            29 if !underscore
+                && first == ASKED_METHOD[0]
+                && second == ASKED_METHOD[1]
+                && third == ASKED_METHOD[2]
+                && lowest(fourth, 5) == ASKED_METHOD[3] =>
+            {
+                self.flags |= ASKS_METHOD;
+                return None;
+            }
+            15 if rules.flags & Ruleset::FORWARDED != 0
+                && first == X_FORWARDED_FOR[0]
+                && lowest(second, 7) == X_FORWARDED_FOR[1] =>
+            {
+                if self.flags & PROXIED != 0 {
+                    self.phase = phase::FORWARDED;
+                    self.value = Element::new().to_words();
+                }
+                None
+            }
+            // One server takes it, from peers that it trusts, for the part of the path that its routes are below.
+            11 if underscore
+                && rules.routes != 0
+                && first == SCRIPT_NAME[0]
+                && lowest(second, 3) == SCRIPT_NAME[1] =>
+            {
+                return Some(Step::Refused(Reason::Path.into()));
+            }
+            _ if len == rules.client_len
+                && lowest(first, len) == rules.client[0]
+                && lowest(second, len.saturating_sub(8)) == rules.client[1]
+                && lowest(third, len.saturating_sub(16)) == rules.client[2]
+                && lowest(fourth, len.saturating_sub(24)) == rules.client[3] =>
+            {
+                let again = self.flags & CLIENT != 0;
+                self.flags |= CLIENT;
+                self.phase = phase::CLIENT_LEAD;
+                self.value = Tagger::new(secret).to_words();
+                again.then_some(Malformation::Duplicate)
             }
             _ => return None,
         };
@@ -379,9 +449,25 @@ impl Machine {
     }
 }
 
+/// The [`method`] of a folded word of `len` letters.
+#[inline(always)]
+fn number(word: u64, len: u32) -> u32 {
+    let word = lowest(word, len);
+    match len {
+        3 if word == const { name(b"get")[0] } => method::GET,
+        3 if word == const { name(b"put")[0] } => method::PUT,
+        4 if word == const { name(b"head")[0] } => method::HEAD,
+        4 if word == const { name(b"post")[0] } => method::POST,
+        5 if word == const { name(b"patch")[0] } => method::PATCH,
+        6 if word == const { name(b"delete")[0] } => method::DELETE,
+        7 if word == const { name(b"options")[0] } => method::OPTIONS,
+        _ => method::OTHER,
+    }
+}
+
 /// How many of the next 64 bytes come before the first of a class, and whether there is one.
 #[inline(always)]
-fn run(window: &Window, cursor: &Cursor, class: impl Fn(u64) -> u64) -> (u32, bool) {
+pub(super) fn run(window: &Window, cursor: &Cursor, class: impl Fn(u64) -> u64) -> (u32, bool) {
     let at = cursor.pos;
     let unread = cursor.unread();
     let masks = |mask: u64, before: u32| {

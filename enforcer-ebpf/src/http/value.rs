@@ -1,9 +1,9 @@
-//! The values that matter: the key, the body's length and its coding, and what becomes of the connection.
+//! The values that matter: the key, the client's id, the body's length and its coding, and what becomes of the connection.
 
 use super::bytes::{Window, first, folded, invisible, lowest, uncommon};
 use super::{CLOSE, CR, Cursor, KEEP, LF, LineEnd, Machine, Step, is_blank, line_end, phase};
-use crate::abi::Service;
-use crate::key;
+use crate::abi::{KeyTag, Service};
+use crate::key::{self, Tagger};
 use crate::verdict::{Malformation, Reason};
 
 /// A word that is a field's only value, in lower case, and its length.
@@ -21,51 +21,69 @@ const KEEPS: [u64; 2] = [u64::from_le_bytes(*b"keep-ali"), u64::from_le_bytes(*b
 const OPTION: u32 = 16;
 
 impl Machine {
+    /// The value of the key's field or of the client's.
     #[inline(always)]
-    pub(super) fn key_value(&mut self, window: &Window, cursor: &mut Cursor) -> Step {
-        if self.phase == phase::KEY_LEAD {
+    pub(super) fn identifier(&mut self, window: &Window, cursor: &mut Cursor) -> Step {
+        let is_client = self.phase >= phase::CLIENT_LEAD;
+        let (least, kind) =
+            if is_client { (1, Malformation::ClientId) } else { (key::MIN_LEN, Malformation::KeyValue) };
+        if matches!(self.phase, phase::KEY_LEAD | phase::CLIENT_LEAD) {
             if is_blank(window.byte(cursor.pos)) {
                 self.take(cursor, 1);
                 if cursor.unread() == 0 || is_blank(window.byte(cursor.pos)) {
                     return Step::More;
                 }
             }
-            self.phase = phase::KEY;
+            self.phase += 1;
         }
-        if self.phase == phase::KEY {
-            let mut tagger = self.tagger;
-            let mut taken = 0;
-            for _ in 0..4 {
-                let at = cursor.pos.wrapping_add(taken);
-                let word = window.word(at);
-                let mask = invisible(word);
-                let mut count = if mask == 0 { 8 } else { first(mask) };
-                let unread = cursor.end.wrapping_sub(at);
-                if count > unread {
-                    count = unread;
-                }
-                if count > 0 {
-                    tagger.push(word, count);
-                    taken += count;
-                }
-                if count < 8 {
-                    break;
-                }
-            }
-            self.tagger = tagger;
+        if matches!(self.phase, phase::KEY | phase::CLIENT) {
+            let taken = self.hash(window, cursor, invisible);
             self.take(cursor, taken);
+            let tagger = Tagger::from_words(self.value);
             if tagger.len() > key::MAX_LEN {
-                return Step::Refused(Malformation::KeyValue.into());
+                return Step::Refused(kind.into());
             }
             if taken >= 32 || cursor.unread() == 0 {
                 return Step::More;
             }
-            if tagger.len() < key::MIN_LEN {
-                return Step::Refused(Malformation::KeyValue.into());
+            if tagger.len() < least {
+                return Step::Refused(kind.into());
             }
-            self.phase = phase::KEY_TRAIL;
+            let KeyTag(tag) = tagger.finish();
+            if is_client {
+                self.client = tag;
+            } else {
+                self.key = tag;
+            }
+            self.phase += 1;
         }
-        self.trail(window, cursor, Malformation::KeyValue)
+        self.trail(window, cursor, kind)
+    }
+
+    /// Takes up to 32 bytes before the first of a class into the tag under way; how many. They are still unread.
+    #[inline(always)]
+    pub(super) fn hash(&mut self, window: &Window, cursor: &Cursor, class: impl Fn(u64) -> u64) -> u32 {
+        let mut tagger = Tagger::from_words(self.value);
+        let mut taken = 0;
+        for _ in 0..4 {
+            let at = cursor.pos.wrapping_add(taken);
+            let word = window.word(at);
+            let mask = class(word);
+            let mut count = if mask == 0 { 8 } else { first(mask) };
+            let unread = cursor.end.wrapping_sub(at);
+            if count > unread {
+                count = unread;
+            }
+            if count > 0 {
+                tagger.push(word, count);
+                taken += count;
+            }
+            if count < 8 {
+                break;
+            }
+        }
+        self.value = tagger.to_words();
+        taken
     }
 
     /// Blanks up to the end of a line; anything else is malformed.

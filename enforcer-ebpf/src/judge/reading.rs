@@ -1,11 +1,11 @@
 //! A payload, read in steps: each sees a window of it, and does a bounded amount of work.
 
-use super::{Decision, Desk, Tally, Verdict, World, again, cut, kept, observed, refuse};
-use crate::abi::{Rule, Ruleset, Service};
+use super::{Decision, Desk, Party, Tally, Verdict, World, again, cut, kept, observed, refuse};
+use crate::abi::{KeyTag, Rule, Ruleset, Service, Sighting};
 use crate::charge::Charge;
 use crate::flow::{Flow, Place, after};
 use crate::http::bytes::{BASE, CAPACITY, Window};
-use crate::http::{Cursor, Refusal, Step};
+use crate::http::{Cursor, Refusal, Step, Terms};
 use crate::opaque::zero;
 use crate::source::Source;
 use crate::verdict::{Count, Event, Malformation, Reason};
@@ -45,7 +45,13 @@ pub struct Reading {
     pub rules: Ruleset,
     /// The rule of the request under decision.
     pub rule: Rule,
-    /// What that is charged to.
+    /// Who that is from.
+    pub party: Party,
+    /// Likewise, and by which rule, as one value.
+    pub identity: KeyTag,
+    /// Its source and its key.
+    pub sighting: Sighting,
+    /// What it is charged to.
     pub charge: Charge,
     /// The piece of it that is in memory.
     pub window: Window,
@@ -58,6 +64,9 @@ impl Default for Reading {
             service: Service::DEFAULT,
             rules: Ruleset::default(),
             rule: Rule::default(),
+            party: Party::default(),
+            identity: KeyTag::default(),
+            sighting: Sighting::default(),
             charge: Charge::default(),
             window: Window::new(),
         }
@@ -96,7 +105,8 @@ pub struct Scan {
     kind: u8,
     /// Likewise: 1 if the request's method is HEAD.
     bodiless: u8,
-    reserved: u8,
+    /// 1 if the request that is decided on comes from a trusted proxy.
+    pub(super) proxied: u8,
     /// Likewise: [`kept::left`] of the request.
     left: u32,
 }
@@ -144,7 +154,6 @@ pub fn read<W: World>(world: &W, desk: &mut Desk, segment: &Segment, flow: &mut 
     }
     let place = flow.place(begin);
     let Desk { reading, mark, .. } = desk;
-    world.rules(&reading.service, &mut reading.rules);
     // What is known here is written down and read again behind the loop: carried along in registers, the verifier
     // would walk the loop once for every combination.
     reading.scan = Scan::new(flow.touched, segment.payload, piece, place.position);
@@ -259,7 +268,7 @@ impl Scan {
             reason: zero as u8,
             kind: zero as u8,
             bodiless: zero as u8,
-            reserved: zero as u8,
+            proxied: zero as u8,
             left: kept::CANNOT,
         }
     }
@@ -358,6 +367,14 @@ pub fn refill<W: World>(world: &W, reading: &mut Reading, flow: &mut Flow) -> Re
     Refill::Ready
 }
 
+/// [`crate::http::Machine::step`] on what is being read.
+#[inline(always)]
+pub fn advance<W: World>(world: &W, reading: &mut Reading, flow: &mut Flow) -> Step {
+    let Reading { scan, window, service, rules, .. } = reading;
+    let terms = Terms { service, rules, peer: flow.tuple.mapped_source(), secret: world.key_secret() };
+    flow.machine.step(window, &mut scan.cursor, &terms, world)
+}
+
 /// Reads on by one step; `false` ends the payload.
 #[inline(always)]
 pub fn step<W: World>(world: &W, reading: &mut Reading, flow: &mut Flow) -> bool {
@@ -385,6 +402,9 @@ pub fn step<W: World>(world: &W, reading: &mut Reading, flow: &mut Flow) -> bool
             let decision = world.decide(reading, flow, position);
             flow.machine.forget_key();
             flow.head_since = 0;
+            if flow.machine.has_key_in_url() && !reading.scan.is_again() {
+                world.count(Count::Event(Event::KeyInUrl));
+            }
             reading.scan.bodiless = u8::from(bodiless);
             reading.scan.left = left;
             if !account(world, reading, decision) {

@@ -57,11 +57,11 @@ pub(super) fn answer(desk: &Desk, segment: &Segment, flow: &mut Flow, reason: Re
     let is_measured = kind >= AnswerKind::TooManyRequests as u32 && !charge.is_empty();
     flow.told.policy = if is_measured { claim.policy } else { 0 };
     // A limit tells more exactly when it is asked.
-    flow.told.retry = answer::seconds(match reason {
-        Reason::KeyRotation => desk.reading.rules.keys_of_source.window,
-        Reason::KeyShared => desk.reading.rules.sources_of_key.window,
-        _ => 0,
-    });
+    let rules = &desk.reading.rules;
+    let spread = if reason == Reason::KeyShared { &rules.sources_of_key } else { &rules.keys_of_source };
+    flow.told.retry = answer::seconds(spread.window);
+    flow.told.quota = spread.most;
+    flow.told.window = flow.told.retry;
     flow.told.table = claim.table;
     flow.told.cost = charge.cost();
     flow.told.scope.rule = claim.scope.rule;

@@ -1,49 +1,227 @@
-//! Charges a principal's limits in its meter.
+//! Charges what applies to a request, in the buckets of principals, of named subjects and of sources.
 
 use core::ffi::c_void;
 
+use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::generated::bpf_loop;
-use enforcer_ebpf::abi::{Bucket, Meter, Policy};
-use enforcer_ebpf::limit::{Cells, Charge};
+use enforcer_ebpf::abi::{self, Bucket, Buckets, LIMITS, Policy, Scope, scope, tally};
+use enforcer_ebpf::charge::{CLAIMS, Charge, Claim, Place, table};
+use enforcer_ebpf::judge::{self, Reading, World as _};
+use enforcer_ebpf::limit::{self, Cell as _, Cells, Moment, Outcome};
+use enforcer_ebpf::spread;
+use enforcer_ebpf::verdict::{Count, Event};
 
 use crate::atomic::Word;
-use crate::maps::{self, METERS, POLICIES};
+use crate::maps::{self, BUCKETS, METERS, POLICIES, SIGHTINGS, SOURCE_BUCKETS, TALLIES};
+use crate::packet::XdpPacket;
+use crate::world::Kernel;
 
-/// What a step of a charge needs, handed through `bpf_loop`. The charge itself lies in a map: of what is on the stack
-/// the verifier would follow every value through every step.
-#[repr(C)]
-struct Charges {
-    charge: *mut Charge,
-    meter: *mut Meter,
-    policy: *const Policy,
-}
+/// Nothing used.
+static EMPTY: Buckets = Buckets {
+    limits: [Bucket { window: 0, counts: 0, arrival: 0 }; LIMITS],
+    candidate: [Bucket { window: 0, counts: 0, arrival: 0 }; LIMITS],
+};
 
-/// Charges one request under the policy of this slot; 0 if it may not pass. A global function: see [`crate::part`].
+/// Where the sources that are new are counted.
+static ADMISSION: Scope = Scope { rule: scope::ADMISSION, subject: [0; 2] };
+
+/// Swaps tried to let a source in; each failure means that another CPU has let one in.
+const ADMISSIONS: u32 = 4;
+
+/// [`enforcer_ebpf::judge::World::charge`]; 0 if the request may not pass. A global function: see [`crate::part`].
+///
+/// Here and below the scratch is looked up again: what a global function is handed is no key of a map for kernels before
+/// 6.3, but what lies in a map is, and needs no copy on the stack.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn charge_principal(principal: u32, slot: u32, now: u64) -> u32 {
-    let (Some(meter), Some(policy)) = (METERS.get_ptr_mut(principal), POLICIES.get(slot)) else { return 0 };
-    if policy.flags & Policy::IN_USE == 0 {
-        return 0;
-    }
-    let Some(charge) = maps::charge() else { return 0 };
-    *charge = Charge::new(policy, now, 1);
-    let mut charges = Charges { charge, meter, policy };
-    // SAFETY: the callback takes what is handed to it here.
-    unsafe { bpf_loop(Charge::MAX_STEPS, step as *mut c_void, (&raw mut charges).cast(), 0) };
-    u32::from(charge.result().is_ok())
+pub(crate) extern "C" fn charge_claims() -> u32 {
+    let Some(scratch) = maps::scratch() else { return 0 };
+    scratch.desk.reading.charge.set_offset(maps::clock_offset());
+    // SAFETY: the callback takes nothing.
+    unsafe { bpf_loop(Charge::MAX_STEPS, step as *mut c_void, core::ptr::null_mut(), 0) };
+    u32::from(scratch.desk.reading.charge.result().is_ok())
 }
 
-unsafe extern "C" fn step(_index: u32, charges: *mut c_void) -> i64 {
-    // SAFETY: `charge_principal` made it of what outlives the loop.
-    let Charges { charge, meter, policy } = *unsafe { &*charges.cast::<Charges>() };
-    // SAFETY: as above.
-    let charge = unsafe { &mut *charge };
-    // SAFETY: the index is below the length.
-    let bucket = unsafe { (&raw mut (*meter).buckets).cast::<Bucket>().add(charge.index()) };
-    // SAFETY: a policy is never changed while it is in use.
-    let more = charge.step(&cells(bucket), unsafe { &*policy });
-    i64::from(!more)
+unsafe extern "C" fn step(_index: u32, _nothing: *mut c_void) -> i64 {
+    let Some(scratch) = maps::scratch() else { return 1 };
+    let charge = &mut scratch.desk.reading.charge;
+    let Place { claim, candidate, limit } = charge.place();
+    let claim = charge.at(claim);
+    let (Some(mut policy), Some(buckets)) = (POLICIES.get(claim.policy), find(claim.table, &claim.scope)) else {
+        charge.fail();
+        return 1;
+    };
+    // SAFETY: the places are below the lengths.
+    let bucket = unsafe {
+        let first = if candidate { &raw mut (*buckets).candidate } else { &raw mut (*buckets).limits };
+        first.cast::<Bucket>().add(limit)
+    };
+    if candidate {
+        let Some(other) = POLICIES.get(policy.candidate) else { return 1 };
+        policy = other;
+    }
+    if policy.flags & Policy::IN_USE == 0 {
+        charge.fail();
+        return 1;
+    }
+    // A policy is never changed while it is in use.
+    i64::from(!charge.step(&cells(bucket), policy))
+}
+
+/// The buckets of a claim, by its [`table`] and scope, which lies in a map or on the stack.
+#[inline(always)]
+pub(crate) fn find(place: u32, scope: &Scope) -> Option<*mut Buckets> {
+    if place == table::PRINCIPAL {
+        let meter = METERS.get_ptr_mut(scope.subject[0] as u32)?;
+        // SAFETY: within the value.
+        return Some(unsafe { &raw mut (*meter).buckets });
+    }
+    if place == table::NAMED { BUCKETS.get_ptr_mut(scope) } else { SOURCE_BUCKETS.get_ptr_mut(scope) }
+}
+
+/// Counts what the limits of a charge have refused, or would have.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn count_refusals() -> u32 {
+    let Some(scratch) = maps::scratch() else { return 0 };
+    let charge = &scratch.desk.reading.charge;
+    if charge.result().is_err() {
+        count(charge.refused(), tally::REFUSED);
+    }
+    for claim in 0..CLAIMS {
+        if charge.would_refuse(claim, false) {
+            count(charge.at(claim), tally::WOULD_REFUSE);
+        }
+        if charge.would_refuse(claim, true) {
+            count(charge.at(claim), tally::CANDIDATE);
+        }
+    }
+    1
+}
+
+#[inline(always)]
+fn count(claim: &Claim, what: usize) {
+    let Some(policy) = POLICIES.get(claim.policy) else { return };
+    if let Some(counts) = TALLIES.get_ptr_mut(policy.tally) {
+        // SAFETY: this CPU's own words, and the place is below the length.
+        unsafe { *counts.cast::<u64>().add(what & (tally::LEN - 1)) += 1 };
+    }
+    if claim.table != table::PRINCIPAL {
+        return;
+    }
+    let Some(meter) = METERS.get_ptr_mut(claim.scope.subject[0] as u32) else { return };
+    // SAFETY: aligned words of a map's value.
+    unsafe {
+        match what {
+            tally::WOULD_REFUSE => Word::new(&raw mut (*meter).would_refuse).add(1),
+            tally::CANDIDATE => Word::new(&raw mut (*meter).candidate).add(1),
+            _ => {}
+        }
+    }
+}
+
+/// [`enforcer_ebpf::judge::World::open`], for one claim.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn open_claim(number: u32) -> u32 {
+    let Some(scratch) = maps::scratch() else { return 0 };
+    let Reading { scan, rules, charge, .. } = &mut scratch.desk.reading;
+    let claim = charge.at_mut(number as usize);
+    let is_open = find(claim.table, &claim.scope).is_some();
+    let make = |claim: &Claim| {
+        let _ = if claim.table == table::NAMED {
+            BUCKETS.insert(&claim.scope, &EMPTY, u64::from(BPF_NOEXIST))
+        } else {
+            SOURCE_BUCKETS.insert(&claim.scope, &EMPTY, u64::from(BPF_NOEXIST))
+        };
+        // Another CPU may have made them first.
+        find(claim.table, &claim.scope).is_some()
+    };
+    u32::from(judge::open(claim, is_open, || take_place(rules.admission, scan.now), make))
+}
+
+/// Charges one more source to the limits in a slot.
+#[inline(always)]
+fn take_place(slot: u32, now: u64) -> bool {
+    if slot == 0 {
+        return true;
+    }
+    let (Some(policy), Some(buckets)) = (POLICIES.get(slot), BUCKETS.get_ptr_mut(&ADMISSION)) else { return false };
+    // SAFETY: within the value.
+    let cells = cells(unsafe { &raw mut (*buckets).limits }.cast());
+    for _ in 0..ADMISSIONS {
+        match limit::attempt(&cells, &policy.limits[0], Moment::of_boot(now), 1) {
+            Outcome::Charged(_) => return true,
+            Outcome::Refused => break,
+            Outcome::Raced => {}
+        }
+    }
+    Kernel::new(XdpPacket(core::ptr::null_mut())).count(Count::Event(Event::SourceOverflow));
+    false
+}
+
+/// Until when the source of the first claim is refused for its bad keys.
+#[inline(always)]
+fn blocked_until(charge: &Charge) -> Option<Word> {
+    let buckets = SOURCE_BUCKETS.get_ptr_mut(&charge.at(0).scope)?;
+    // SAFETY: an aligned word of a map's value.
+    Some(unsafe { Word::new(&raw mut (*buckets).candidate[0].arrival) })
+}
+
+/// [`enforcer_ebpf::judge::World::is_blocked`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn is_blocked() -> u32 {
+    let Some(scratch) = maps::scratch() else { return 0 };
+    let Reading { scan, charge, .. } = &scratch.desk.reading;
+    u32::from(blocked_until(charge).is_some_and(|until| scan.now < until.load()))
+}
+
+/// [`enforcer_ebpf::judge::World::block`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn block_source() -> u32 {
+    let Some(scratch) = maps::scratch() else { return 0 };
+    let Reading { scan, rules, charge, .. } = &scratch.desk.reading;
+    if let Some(until) = blocked_until(charge) {
+        until.release(scan.now.saturating_add(rules.guess_penalty_ns));
+    }
+    1
+}
+
+/// The pairs, in their map.
+struct Sightings;
+
+impl spread::Sightings for Sightings {
+    #[inline(always)]
+    fn knows(&self, sighting: &abi::Sighting) -> bool {
+        SIGHTINGS.get_ptr(sighting).is_some()
+    }
+
+    #[inline(always)]
+    fn insert(&self, sighting: &abi::Sighting) -> bool {
+        SIGHTINGS.insert(sighting, 1, u64::from(BPF_NOEXIST)).is_ok()
+    }
+
+    #[inline(always)]
+    fn remove(&self, sighting: &abi::Sighting) {
+        let _ = SIGHTINGS.remove(sighting);
+    }
+}
+
+/// [`enforcer_ebpf::judge::World::sight`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn sight_pair(number: u32) -> u32 {
+    let Some(scratch) = maps::scratch() else { return 0 };
+    let Reading { scan, rules, charge, sighting, .. } = &mut scratch.desk.reading;
+    let claim = charge.at(number as usize);
+    let Some(buckets) = find(claim.table, &claim.scope) else { return 0 };
+    // SAFETY: an aligned word of a map's value.
+    let word = unsafe { Word::new(&raw mut (*buckets).limits[0].counts) };
+    sighting.rule = claim.scope.rule;
+    let spread = if claim.table == table::SOURCE { &rules.keys_of_source } else { &rules.sources_of_key };
+    u32::from(spread::sight(&word, spread, sighting, scan.now, &Sightings))
 }
 
 #[inline(always)]

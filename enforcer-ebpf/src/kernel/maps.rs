@@ -2,13 +2,15 @@
 
 use aya_ebpf::Global;
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
-use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray};
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use aya_ebpf::macros::btf_map;
-use enforcer_ebpf::abi::{self, Answer, Key, KeyTag, Meter, Policy, Service, SocketOffsets};
+use enforcer_ebpf::abi::{
+    self, Answer, Buckets, Client, Edge, Key, KeyTag, Leaf, Meter, Policy, Rule, Ruleset, Scope, Service, Sighting,
+    SocketOffsets, State, tally,
+};
 use enforcer_ebpf::answer::Sheet;
 use enforcer_ebpf::flow::{Flow, Handshake, Mark, Place, Set};
 use enforcer_ebpf::judge::Scratch;
-use enforcer_ebpf::limit::Charge;
 use enforcer_ebpf::source::{Record, Source};
 use enforcer_ebpf::wire::Tuple;
 
@@ -26,6 +28,34 @@ pub(crate) static PRINCIPALS: Array<u64, { abi::PRINCIPALS as usize }, MMAPABLE>
 pub(crate) static POLICIES: Array<Policy, { abi::POLICIES as usize }> = Array::new();
 #[btf_map]
 pub(crate) static METERS: Array<Meter, { abi::PRINCIPALS as usize }, MMAPABLE> = Array::new();
+#[btf_map]
+pub(crate) static RULESETS: Array<Ruleset, { abi::RULESETS as usize }> = Array::new();
+#[btf_map]
+pub(crate) static ROUTES: HashMap<Edge, u64, { abi::ROUTES as usize }> = HashMap::new();
+#[btf_map]
+pub(crate) static STATES: Array<State, { abi::STATES as usize }> = Array::new();
+#[btf_map]
+pub(crate) static LEAVES: Array<Leaf, { abi::LEAVES as usize }> = Array::new();
+#[btf_map]
+pub(crate) static RULES: Array<Rule, { abi::RULES as usize }> = Array::new();
+#[btf_map]
+pub(crate) static EXEMPT: LpmTrie<[u8; 16], u64, { abi::PREFIXES as usize }> = LpmTrie::new();
+#[btf_map]
+pub(crate) static EXEMPTIONS: Array<u64, { abi::EXEMPTIONS as usize }> = Array::new();
+#[btf_map]
+pub(crate) static PROXIES: LpmTrie<[u8; 16], u64, { abi::PREFIXES as usize }> = LpmTrie::new();
+#[btf_map]
+pub(crate) static CLIENTS: HashMap<Client, u64, { abi::CLIENTS as usize }> = HashMap::new();
+#[btf_map]
+pub(crate) static BUCKETS: HashMap<Scope, Buckets, { abi::BUCKETS as usize }> = HashMap::new();
+#[btf_map]
+pub(crate) static SOURCE_BUCKETS: LruHashMap<Scope, Buckets, { abi::SOURCE_BUCKETS as usize }> = LruHashMap::new();
+#[btf_map]
+pub(crate) static SIGHTINGS: LruHashMap<Sighting, u64, { abi::SIGHTINGS as usize }> = LruHashMap::new();
+#[btf_map]
+pub(crate) static TALLIES: PerCpuArray<[u64; tally::LEN], { abi::TALLIES as usize }> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static TRIAL: Array<u64, 1> = Array::new();
 #[btf_map]
 pub(crate) static TOTALS: PerCpuArray<u64, { abi::TOTALS as usize }> = PerCpuArray::new();
 #[btf_map]
@@ -48,8 +78,6 @@ pub(crate) static PENALTIES: Array<u64, 1> = Array::new();
 static SHEET: PerCpuArray<Sheet, 1> = PerCpuArray::new();
 #[btf_map]
 static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
-#[btf_map]
-static CHARGE: PerCpuArray<Charge, 1> = PerCpuArray::new();
 #[btf_map]
 static BENCH: PerCpuArray<Flow, 1> = PerCpuArray::new();
 
@@ -85,16 +113,17 @@ pub(crate) fn sheet() -> Option<&'static mut Sheet> {
     SHEET.get_ptr_mut(0).map(|sheet| unsafe { &mut *sheet })
 }
 
-/// This CPU's charge under way.
-#[inline(always)]
-pub(crate) fn charge() -> Option<&'static mut Charge> {
-    // SAFETY: as for the scratch.
-    CHARGE.get_ptr_mut(0).map(|charge| unsafe { &mut *charge })
-}
-
 /// This CPU's connection for `bench_judge`.
 #[inline(always)]
 pub(crate) fn bench_flow() -> Option<&'static mut Flow> {
     // SAFETY: as for the scratch.
     BENCH.get_ptr_mut(0).map(|flow| unsafe { &mut *flow })
+}
+
+/// CLOCK_REALTIME − CLOCK_BOOTTIME in ns; 0 before the daemon has said it.
+#[inline(always)]
+pub(crate) fn clock_offset() -> u64 {
+    let Some(offset) = CLOCK.get_ptr(0) else { return 0 };
+    // SAFETY: an aligned word of a map's value, which the daemon may store to meanwhile.
+    unsafe { core::ptr::read_volatile(offset) }
 }

@@ -3,7 +3,8 @@
 //! that the verifier knows of them, and hand on numbers.
 
 use aya_ebpf::bindings::{__sk_buff, BPF_NOEXIST, xdp_md};
-use enforcer_ebpf::abi::Service;
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use enforcer_ebpf::abi::{EXEMPTIONS as EXEMPTIONS_MOST, METHODS, Rule, Service, State};
 use enforcer_ebpf::flow::{Flow, Mark, Place, Receiver, Set, WAYS};
 use enforcer_ebpf::http::Step;
 use enforcer_ebpf::judge::{self, Decision, Reading, Refill, World as _};
@@ -12,7 +13,7 @@ use enforcer_ebpf::verdict::{Count, Event, Reason};
 use enforcer_ebpf::wire::Tuple;
 use enforcer_ebpf::words;
 
-use crate::maps::{KEY_SECRET, MARKS, PENALTIES, SOURCES};
+use crate::maps::{EXEMPT, EXEMPTIONS, KEY_SECRET, LEAVES, MARKS, PENALTIES, RULES, SOURCES, STATES};
 use crate::packet::{Packet, TcPacket, XdpPacket};
 use crate::socket;
 use crate::world::Kernel;
@@ -97,21 +98,171 @@ pub(crate) extern "C" fn advance_machine(reading: *mut Reading, flow: *mut Flow)
     let (Some(reading), Some(flow)) = (unsafe { reading.as_mut() }, unsafe { flow.as_mut() }) else {
         return Step::Refused(Reason::Unparsable.into()).to_word();
     };
-    let Reading { scan, window, service } = reading;
+    let Reading { scan, window, service, .. } = reading;
     flow.machine.step(window, &mut scan.cursor, service, KEY_SECRET.load()).to_word()
 }
 
 /// [`judge::decide`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn decide_request(flow: *mut Flow, position: u64, again: u32, now: u64) -> u64 {
+pub(crate) extern "C" fn decide_request(reading: *mut Reading, flow: *mut Flow, position: u64) -> u64 {
     // SAFETY: of this size, or null.
-    let Some(flow) = (unsafe { flow.as_mut() }) else {
+    let (Some(reading), Some(flow)) = (unsafe { reading.as_mut() }, unsafe { flow.as_mut() }) else {
         return Decision { principal: 0, refused: Some(Reason::Unparsable), again: false }.to_word();
     };
-    // A decision looks at no packet.
-    let kernel = Kernel::new(XdpPacket(core::ptr::null_mut()));
-    judge::decide(&kernel, flow, position, again != 0, now).to_word()
+    judge::decide(&sightless(), reading, flow, position).to_word()
+}
+
+/// The reason that a number of this module stands for: 1 + its index, or 0 for none.
+#[inline(always)]
+pub(crate) fn reason(number: u32) -> Option<Reason> {
+    match number {
+        0 => None,
+        number => Some(Reason::from_index((number - 1) as u8).unwrap_or(Reason::Unparsable)),
+    }
+}
+
+#[inline(always)]
+fn number(reason: Option<Reason>) -> u32 {
+    match reason {
+        None => 0,
+        Some(reason) => reason as u32 + 1,
+    }
+}
+
+/// [`judge::is_paid`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn is_paid(reading: *const Reading, flow: *const Flow, position: u64) -> u32 {
+    // SAFETY: of this size, or null.
+    let (Some(reading), Some(flow)) = (unsafe { reading.as_ref() }, unsafe { flow.as_ref() }) else { return 0 };
+    u32::from(judge::is_paid(&sightless(), reading, flow, position))
+}
+
+/// [`judge::pay`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn pay(reading: *const Reading, flow: *mut Flow, position: u64) -> u32 {
+    // SAFETY: of this size, or null.
+    let (Some(reading), Some(flow)) = (unsafe { reading.as_ref() }, unsafe { flow.as_mut() }) else { return 0 };
+    judge::pay(&sightless(), reading, flow, position);
+    1
+}
+
+/// [`judge::identify`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn identify_party(reading: *mut Reading, flow: *const Flow) -> u32 {
+    // SAFETY: of this size, or null.
+    let (Some(reading), Some(flow)) = (unsafe { reading.as_mut() }, unsafe { flow.as_ref() }) else {
+        return number(Some(Reason::Unparsable));
+    };
+    number(judge::identify(&sightless(), reading, flow))
+}
+
+/// [`judge::spread`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn count_spread(reading: *mut Reading) -> u32 {
+    // SAFETY: of this size, or null.
+    let Some(reading) = (unsafe { reading.as_mut() }) else { return number(Some(Reason::Unparsable)) };
+    number(judge::spread(&sightless(), reading))
+}
+
+/// [`judge::claim`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn claim_limits(reading: *mut Reading, flow: *const Flow) -> u32 {
+    // SAFETY: of this size, or null.
+    let (Some(reading), Some(flow)) = (unsafe { reading.as_mut() }, unsafe { flow.as_ref() }) else {
+        return number(Some(Reason::Unparsable));
+    };
+    number(judge::claim(&sightless(), reading, flow))
+}
+
+/// [`enforcer_ebpf::judge::World::rule`], by the state and the method.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn find_rule(state: u32, method: u32, rule: *mut Rule) -> u32 {
+    // SAFETY: of this size, or null.
+    let Some(rule) = (unsafe { rule.as_mut() }) else { return 0 };
+    let Some(State { leaf, .. }) = STATES.get(state) else { return 0 };
+    let Some(leaf) = LEAVES.get(*leaf) else { return 0 };
+    let index = leaf.rules[method as usize & (METHODS - 1)];
+    let Some(found) = RULES.get(index) else { return 0 };
+    words::copy(found, rule);
+    index
+}
+
+/// [`enforcer_ebpf::judge::World::is_exempt`], by the address.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn is_exempt(first: u64, second: u64, exemptions: u64, now: u64) -> u32 {
+    let mut address = [0; 16];
+    let (words, _) = address.as_chunks_mut();
+    words[0] = first.to_ne_bytes();
+    words[1] = second.to_ne_bytes();
+    let Some(&found) = EXEMPT.get(&Key::new(128, address)) else { return 0 };
+    let both = found & exemptions;
+    for exemption in 0..EXEMPTIONS_MOST {
+        if both & (1 << exemption) != 0
+            && let Some(&until) = EXEMPTIONS.get(exemption)
+            && now < until
+        {
+            return 1;
+        }
+    }
+    0
+}
+
+/// [`enforcer_ebpf::judge::World::penalise`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn penalise_source(prefix: u64, family: u64, now: u64, service: *const Service) -> u32 {
+    // SAFETY: of this size, or null.
+    let Some(service) = (unsafe { service.as_ref() }) else { return 0 };
+    if service.penalty_ns == 0 {
+        return 0;
+    }
+    let Some(record) = record(Source { prefix, family }) else { return 0 };
+    // SAFETY: a map's value; another CPU may change it too: see `enforcer_ebpf::source`.
+    let record = unsafe { &mut *record };
+    let before = record.until;
+    record.penalise(now, service);
+    note_penalty(before, record.until);
+    1
+}
+
+/// The world of what looks at no packet.
+#[inline(always)]
+fn sightless() -> Kernel<XdpPacket> {
+    Kernel::new(XdpPacket(core::ptr::null_mut()))
+}
+
+/// What is known of a source, be it from now on.
+#[inline(always)]
+fn record(source: Source) -> Option<*mut Record> {
+    if SOURCES.get_ptr_mut(source).is_none() {
+        // Without it the refusal is met with what the service says.
+        let _ = SOURCES.insert(source, Record::default(), u64::from(BPF_NOEXIST));
+    }
+    SOURCES.get_ptr_mut(source)
+}
+
+/// Counts a penalty if one has begun, and takes note of when it ends.
+#[inline(always)]
+fn note_penalty(before: u64, until: u64) {
+    if until == before {
+        return;
+    }
+    if let Some(last) = PENALTIES.get_ptr_mut(0) {
+        // SAFETY: an aligned word of a map's value.
+        if unsafe { *last } < until {
+            // SAFETY: as above.
+            unsafe { *last = until };
+        }
+    }
+    sightless().count(Count::Event(Event::Penalty));
 }
 
 /// [`enforcer_ebpf::judge::World::refused`]; the number of the level. The source comes as numbers: what a pointer leads to
@@ -125,25 +276,12 @@ pub(crate) extern "C" fn refuse_source(prefix: u64, family: u64, now: u64, servi
     if service.answers_per_second == 0 && service.tolerated_per_second == 0 {
         return 0;
     }
-    if SOURCES.get_ptr_mut(source).is_none() {
-        // Without it the refusal is met with what the service says.
-        let _ = SOURCES.insert(source, Record::default(), u64::from(BPF_NOEXIST));
-    }
-    let Some(record) = SOURCES.get_ptr_mut(source) else { return 0 };
+    let Some(record) = record(source) else { return 0 };
     // SAFETY: a map's value; another CPU may change it too: see `enforcer_ebpf::source`.
     let record = unsafe { &mut *record };
     let before = record.until;
     let level = record.refuse(now, service);
-    if record.until != before
-        && let Some(last) = PENALTIES.get_ptr_mut(0)
-    {
-        // SAFETY: an aligned word of a map's value.
-        if unsafe { *last } < record.until {
-            // SAFETY: as above.
-            unsafe { *last = record.until };
-        }
-        Kernel::new(XdpPacket(core::ptr::null_mut())).count(Count::Event(Event::Penalty));
-    }
+    note_penalty(before, record.until);
     level as u32
 }
 

@@ -1,25 +1,23 @@
 //! What answers need, from helpers and maps; and how they are sent.
 
 use aya_ebpf::helpers::generated::{bpf_clone_redirect, bpf_csum_diff, bpf_ktime_get_boot_ns, bpf_probe_read_kernel};
-use enforcer_ebpf::abi::{ANSWER_TEXT, POINTS, Principal};
+use enforcer_ebpf::abi::{ANSWER_TEXT, POINTS, Scope};
 use enforcer_ebpf::answer::{self, Letter, Post, SECOND, Sheet, TEXT, Text};
 use enforcer_ebpf::flow::{Receiver, Told};
+use enforcer_ebpf::limit::Moment;
 use enforcer_ebpf::wire::{HEAD, Segment};
 
-use crate::load_head;
-use crate::maps::{self, ANSWERS, CLOCK, METERS, POLICIES, PRINCIPALS};
+use crate::maps::{self, ANSWERS, POLICIES};
 use crate::packet::{Packet, TcPacket, bounded};
 use crate::world::Kernel;
+use crate::{charge, load_head};
 
 impl Post for Kernel<TcPacket> {
     #[inline(always)]
     fn unix(&self) -> u64 {
-        let Some(offset) = CLOCK.get_ptr(0) else { return 0 };
-        // SAFETY: an aligned word of a map's value, which the daemon may store to meanwhile.
-        let offset = unsafe { core::ptr::read_volatile(offset) };
         // SAFETY: takes nothing.
         let now = unsafe { bpf_ktime_get_boot_ns() };
-        now.wrapping_add(offset) / SECOND
+        now.wrapping_add(maps::clock_offset()) / SECOND
     }
 
     #[inline(always)]
@@ -90,11 +88,13 @@ extern "C" fn write_piece(index: u32, piece: u32, told: *const Told, text: *mut 
 extern "C" fn measure_limits(told: *mut Told, now: u64) -> u32 {
     // SAFETY: of this size, or null.
     let Some(told) = (unsafe { told.as_mut() }) else { return 0 };
-    let Some(word) = PRINCIPALS.get_ptr(told.principal) else { return 0 };
-    // SAFETY: an aligned word of a map's value, which the daemon may store to meanwhile.
-    let Principal { policy } = Principal::from_word(unsafe { core::ptr::read_volatile(word) });
-    let (Some(policy), Some(meter)) = (POLICIES.get(policy), METERS.get(told.principal)) else { return 0 };
-    answer::measure(told, policy, meter, now);
+    // On the stack: what a global function is handed is no key of a map for kernels before 6.3.
+    let scope = Scope { rule: told.scope.rule, subject: [told.scope.subject[0], told.scope.subject[1]] };
+    let (Some(policy), Some(buckets)) = (POLICIES.get(told.policy), charge::find(told.table, &scope)) else {
+        return 0;
+    };
+    // SAFETY: a map's value, which other CPUs may change meanwhile.
+    answer::measure(told, policy, unsafe { &*buckets }, Moment { boot: now, offset: maps::clock_offset() });
     1
 }
 

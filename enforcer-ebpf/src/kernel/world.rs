@@ -4,21 +4,22 @@ use core::ffi::c_void;
 use core::ops::{Deref, DerefMut};
 
 use aya_ebpf::helpers::generated::{bpf_ktime_get_boot_ns, bpf_loop};
-use enforcer_ebpf::abi::{Key, KeyTag, Meter, Principal, Service};
+use enforcer_ebpf::abi::{Client, Key, KeyTag, Meter, Principal, Rule, Ruleset, Service, Share};
+use enforcer_ebpf::charge::{CLAIMS, table};
 use enforcer_ebpf::flow::{Flow, Handshake, Mark, Place, Receiver, Set};
 use enforcer_ebpf::http::Step;
 use enforcer_ebpf::http::bytes::{CAPACITY, Window};
 use enforcer_ebpf::judge::{self, Decision, Reading, Refill, Sum, Tally, World};
 use enforcer_ebpf::limit::Cell;
 use enforcer_ebpf::source::{Level, Source};
-use enforcer_ebpf::verdict::Count;
+use enforcer_ebpf::verdict::{Count, Reason};
 use enforcer_ebpf::wire::Tuple;
 use enforcer_ebpf::words;
 
 use crate::atomic::Word;
 use crate::maps::{
-    CHARGES, FLOW_MASK, FLOW_SECRET, FLOWS, HANDSHAKES, KEY_SECRET, KEYS, MARKS, METERS, PENALTIES, PORTS, PRINCIPALS,
-    SERVICES, SOURCES, TOTALS,
+    CHARGES, CLIENTS, FLOW_MASK, FLOW_SECRET, FLOWS, HANDSHAKES, KEY_SECRET, KEYS, MARKS, METERS, PENALTIES, POLICIES,
+    PORTS, PRINCIPALS, RULESETS, SERVICES, SOURCES, TOTALS, TRIAL,
 };
 use crate::packet::Packet;
 use crate::{charge, part};
@@ -203,11 +204,85 @@ impl<P: Packet> World for Kernel<P> {
     }
 
     #[inline(always)]
-    fn charge(&self, principal: u32, now: u64) -> bool {
-        let Some(word) = PRINCIPALS.get_ptr(principal) else { return false };
+    fn rules(&self, service: &Service, rules: &mut Ruleset) {
+        let on_trial = service.rules_trial != 0 && is_on_trial(self.now());
+        let slot = if on_trial { service.rules_trial } else { service.rules };
+        if let Some(written) = RULESETS.get(slot) {
+            words::copy(written, rules);
+        }
+    }
+
+    #[inline(always)]
+    fn rule(&self, flow: &Flow, rule: &mut Rule) -> u32 {
+        part::find_rule(flow.machine.route(), flow.machine.method_number(), rule)
+    }
+
+    #[inline(always)]
+    fn is_exempt(&self, exemptions: u64, flow: &Flow, now: u64) -> bool {
+        let [first, second] = flow.tuple.mapped_source();
+        part::is_exempt(first, second, exemptions, now) != 0
+    }
+
+    #[inline(always)]
+    fn policy(&self, principal: u32, now: u64) -> u32 {
+        let Some(word) = PRINCIPALS.get_ptr(principal) else { return 0 };
         // SAFETY: an aligned word of a map's value, which the daemon may store to meanwhile.
-        let Principal { policy } = Principal::from_word(unsafe { core::ptr::read_volatile(word) });
-        charge::charge_principal(principal, policy, now) != 0
+        let principal = Principal::from_word(unsafe { core::ptr::read_volatile(word) });
+        let slot = principal.slot(principal.trial != 0 && is_on_trial(now));
+        match POLICIES.get(slot) {
+            Some(policy) if now >= policy.until => policy.next,
+            _ => slot,
+        }
+    }
+
+    #[inline(always)]
+    fn share(&self, client: Client) -> Option<Share> {
+        // SAFETY: copied at once.
+        let declared = unsafe { CLIENTS.get(client) }.copied();
+        let word = match declared {
+            Some(word) => word,
+            // SAFETY: as above.
+            None => unsafe { CLIENTS.get(Client { id: [0; 2], ..client }) }.copied()?,
+        };
+        Some(Share::from_word(word))
+    }
+
+    #[inline(always)]
+    fn open(&self, reading: &mut Reading) {
+        for claim in 0..CLAIMS {
+            if claim < reading.charge.len() && reading.charge.at(claim).table != table::PRINCIPAL {
+                charge::open_claim(claim as u32);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn is_blocked(&self, _reading: &Reading) -> bool {
+        charge::is_blocked() != 0
+    }
+
+    #[inline(always)]
+    fn block(&self, _reading: &Reading) {
+        charge::block_source();
+    }
+
+    #[inline(always)]
+    fn sight(&self, _reading: &mut Reading, claim: usize) -> bool {
+        charge::sight_pair(claim as u32) != 0
+    }
+
+    #[inline(always)]
+    fn penalise(&self, source: Source, now: u64, service: &Service) {
+        part::penalise_source(source.prefix, source.family, now, service);
+    }
+
+    #[inline(always)]
+    fn charge(&self, reading: &mut Reading) -> bool {
+        let passes = charge::charge_claims() != 0;
+        if !passes || reading.charge.has_shadows() {
+            charge::count_refusals();
+        }
+        passes
     }
 
     #[inline(always)]
@@ -294,7 +369,40 @@ impl<P: Packet> World for Kernel<P> {
     }
 
     #[inline(always)]
-    fn decide(&self, flow: &mut Flow, position: u64, again: bool, now: u64) -> Decision {
-        Decision::from_word(part::decide_request(flow, position, u32::from(again), now))
+    fn decide(&self, reading: &mut Reading, flow: &mut Flow, position: u64) -> Decision {
+        Decision::from_word(part::decide_request(reading, flow, position))
     }
+
+    #[inline(always)]
+    fn is_paid(&self, reading: &Reading, flow: &Flow, position: u64) -> bool {
+        part::is_paid(reading, flow, position) != 0
+    }
+
+    #[inline(always)]
+    fn pay(&self, reading: &Reading, flow: &mut Flow, position: u64) {
+        part::pay(reading, flow, position);
+    }
+
+    #[inline(always)]
+    fn identify(&self, reading: &mut Reading, flow: &Flow) -> Option<Reason> {
+        part::reason(part::identify_party(reading, flow))
+    }
+
+    #[inline(always)]
+    fn spread(&self, reading: &mut Reading) -> Option<Reason> {
+        part::reason(part::count_spread(reading))
+    }
+
+    #[inline(always)]
+    fn claim(&self, reading: &mut Reading, flow: &Flow) -> Option<Reason> {
+        part::reason(part::claim_limits(reading, flow))
+    }
+}
+
+/// Whether what is on trial holds.
+#[inline(always)]
+fn is_on_trial(now: u64) -> bool {
+    let Some(until) = TRIAL.get_ptr(0) else { return false };
+    // SAFETY: an aligned word of a map's value, which the daemon may store to meanwhile.
+    now < unsafe { core::ptr::read_volatile(until) }
 }

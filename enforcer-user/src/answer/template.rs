@@ -1,25 +1,35 @@
 //! A text with places in it that the kernel fills in at the moment of sending.
 
-use enforcer_ebpf::abi::{ANSWER_TEXT, Answer, POINTS, Point, Value};
+use enforcer_ebpf::abi::{ANSWER_TEXT, Answer, Name, POINTS, Point, QUOTED, Value};
 
 /// Most bytes of an answer with everything filled in: what the smallest MSS that hosts must take leaves (RFC 9293
 /// §3.7.1), less the timestamps.
 pub const LONGEST: usize = 536 - 12;
 
 /// What can be filled in, by name, with the most bytes that it takes.
-const VALUES: [(&str, Value, usize); 4] = [
+const VALUES: [(&str, Value, usize); 5] = [
     ("date", Value::Date, 29),
     ("retry_after", Value::RetryAfter, 10),
     // Limits go up to 268435455 requests in ten years.
     ("quota", Value::Quota, 9),
     ("window", Value::Window, 9),
+    ("limit", Value::Name, size_of::<Name>()),
 ];
-/// `keep-alive`: whether the connection goes on is not the operator's to say.
-const CONNECTION: usize = 10;
+
+/// Most bytes of any value. `keep-alive` has ten: whether the connection goes on is not the operator's to say.
+fn longest(value: Value) -> usize {
+    match value {
+        Value::Connection => 10,
+        Value::QuotedName => QUOTED,
+        _ => VALUES.iter().find(|(_, known, _)| *known == value).map_or(0, |&(.., longest)| longest),
+    }
+}
 
 /// A name in braces that stands for nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{{{0}}} stands for nothing; accepted: {{date}}, {{retry_after}}, {{quota}}, {{window}}, and {{{{ for a brace")]
+#[error(
+    "{{{0}}} stands for nothing; accepted: {{date}}, {{retry_after}}, {{quota}}, {{window}}, {{limit}}, and {{{{ for a brace"
+)]
 pub struct Unknown(String);
 
 /// An answer that no packet takes.
@@ -42,7 +52,7 @@ pub(super) enum Piece {
     Value(Value),
 }
 
-/// A head under way.
+/// A head, or a body, under way.
 #[derive(Debug, Default)]
 pub(super) struct Template {
     text: Vec<u8>,
@@ -98,7 +108,7 @@ impl Template {
     pub(super) fn value(&mut self, value: Value) -> &mut Self {
         // What is cut off here is too large by far.
         self.points.push(Point { at: self.text.len() as u16, value: value as u16 });
-        self.room += VALUES.iter().find(|(_, known, _)| *known == value).map_or(CONNECTION, |&(.., longest)| longest);
+        self.room += longest(value);
         self
     }
 
@@ -113,14 +123,22 @@ impl Template {
         self
     }
 
-    /// What the kernel reads of it, with this body. Nothing is filled into that: the head has said how long it is.
+    /// Most bytes that it has with everything filled in. A body has exactly as many: what is filled in there has a fixed
+    /// length, since the head tells it.
+    pub(super) fn len(&self) -> usize {
+        self.text.len() + self.room
+    }
+
+    /// What the kernel reads of it, with this body.
     ///
     /// # Errors
     /// It is too large.
-    pub(super) fn compile(mut self, body: &str) -> Result<Answer, TooLarge> {
+    pub(super) fn compile(mut self, body: &Self) -> Result<Answer, TooLarge> {
         const { assert!(LONGEST <= ANSWER_TEXT) };
         let head = self.text.len();
-        self.text(body);
+        self.text.extend_from_slice(&body.text);
+        self.points.extend(body.points.iter().map(|point| Point { at: point.at + head as u16, value: point.value }));
+        self.room += body.room;
         let Self { text, points, room } = self;
         if text.len() + room > LONGEST {
             return Err(TooLarge::Bytes(text.len() + room));
@@ -142,6 +160,12 @@ impl Template {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn body(text: &str) -> Template {
+        let mut body = Template::default();
+        body.text(text);
+        body
+    }
 
     fn shown(text: &str) -> Result<String, String> {
         let pieces = parse(text).map_err(|error| error.to_string())?;
@@ -185,16 +209,16 @@ mod tests {
             template
         };
         let room = LONGEST - 4 - 29;
-        let answer = template().compile(&"x".repeat(room)).expect("as long as can be");
+        let answer = template().compile(&body(&"x".repeat(room))).expect("as long as can be");
         assert_eq!((answer.len as usize, answer.head, answer.filled), (4 + room, 4, 1));
         assert_eq!(answer.points[0], Point { at: 4, value: Value::Date as u16 });
-        let error = template().compile(&"x".repeat(room + 1)).expect_err("too long");
+        let error = template().compile(&body(&"x".repeat(room + 1))).expect_err("too long");
         assert_eq!(error, TooLarge::Bytes(LONGEST + 1));
         assert!(error.to_string().contains(", 1 too many;"), "{error}");
         // Far beyond what a place can be noted with.
         let mut long = Template::default();
         long.text(&"x".repeat(1 << 17)).value(Value::Date);
-        assert_eq!(long.compile(""), Err(TooLarge::Bytes((1 << 17) + 29)));
+        assert_eq!(long.compile(&body("")), Err(TooLarge::Bytes((1 << 17) + 29)));
     }
 
     #[test]
@@ -204,7 +228,7 @@ mod tests {
             for _ in 0..values {
                 template.value(Value::Quota);
             }
-            template.compile("")
+            template.compile(&body(""))
         };
         assert_eq!(template(POINTS).map(|answer| answer.filled), Ok(16));
         assert_eq!(template(POINTS + 1), Err(TooLarge::Points(17)));

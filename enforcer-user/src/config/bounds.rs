@@ -67,7 +67,7 @@ impl fmt::Display for HeadTimeout {
 }
 
 /// A time with its unit, within a range that `words` describe.
-pub(super) fn time(
+pub(crate) fn time(
     text: &str,
     accepted: RangeInclusive<Duration>,
     words: &'static str,
@@ -77,7 +77,7 @@ pub(super) fn time(
 }
 
 /// Writes a time as [`time`] reads it.
-pub(super) fn show(duration: Duration, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+pub(crate) fn show(duration: Duration, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     match SignedDuration::try_from(duration) {
         Ok(duration) => write!(f, "{duration:#}"),
         Err(_) => write!(f, "{}s", duration.as_secs()),

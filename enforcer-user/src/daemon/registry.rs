@@ -14,7 +14,7 @@ use crate::api::{
     AddKey, ChangedKey, ImportEntry, ImportKeys, KeyAdded, KeysChanged, KeysImported, LimitChanged, Refusal,
 };
 use crate::name::{self, Selector};
-use crate::policy::Limits;
+use crate::policy::{LimitName, Limits};
 use crate::store::{Principal, Store};
 use crate::{credential, kernel, store};
 
@@ -171,7 +171,7 @@ impl Registry {
             let mut steps = Vec::new();
             if limits != principal.limits {
                 store.set_limits(principal.index, &limits)?;
-                let (from, to) = (principal.limits.compile(), limits.compile());
+                let (from, to) = (principal.limits.compile(LimitName::DEFAULT), limits.compile(LimitName::DEFAULT));
                 steps.push(Step::Policy { index: principal.index, from, to });
             }
             let (limit, previous) = (limits.to_string(), principal.limits.to_string());
@@ -250,7 +250,10 @@ impl<'s> Principals<'s> {
                         let message = format!("there are {most} principals, the most there can be: use one of them");
                         return Err(Error::Conflict(Refusal::new(message)));
                     }
-                    steps.push(Step::Principal { index: principal.index, policy: principal.limits.compile() });
+                    steps.push(Step::Principal {
+                        index: principal.index,
+                        policy: principal.limits.compile(LimitName::DEFAULT),
+                    });
                     (&*place.insert(principal), true)
                 }
             },

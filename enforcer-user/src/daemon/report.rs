@@ -1,7 +1,7 @@
 //! What the daemon tells about itself, its keys and their use; it changes nothing.
 
 use enforcer_ebpf::abi::{self, Meter};
-use enforcer_ebpf::limit;
+use enforcer_ebpf::limit::{self, Moment};
 use enforcer_ebpf::verdict::{Count, Event, Malformation, Reason};
 use jiff::{SignedDuration, Timestamp};
 
@@ -11,11 +11,12 @@ use super::registry::{Error, Registry, find_principal};
 use crate::api::{Attachment, Counts, Key, Keys, Limits, MapFill, PrincipalLimits, RuleUsage, Status, Totals};
 use crate::config::{Metrics, OnRefuse, Settings};
 use crate::metrics::Snapshot;
+use crate::policy::LimitName;
 use crate::store::Principal;
 use crate::{credential, kernel};
 
 fn counts(meter: &Meter) -> Counts {
-    let Meter { buckets: _, allowed, limited, denied, would_refuse } = *meter;
+    let Meter { allowed, limited, denied, would_refuse, .. } = *meter;
     Counts { allowed, limited, denied, would_refuse }
 }
 
@@ -41,10 +42,11 @@ fn totals(counters: &[u64; abi::TOTALS as usize]) -> Totals {
 
 /// A principal's rules and what is left of them, at `boot_ns` on the kernel's clock, which is `now`.
 fn rules(principal: &Principal, meter: &Meter, boot_ns: u64, now: Timestamp) -> Vec<RuleUsage> {
-    let policy = principal.limits.compile();
-    let limits = policy.limits.iter().zip(&meter.buckets);
+    let policy = principal.limits.compile(LimitName::DEFAULT);
+    let limits = policy.limits.iter().zip(&meter.buckets.limits);
+    let moment = Moment { boot: boot_ns, offset: (now.as_nanosecond() as u64).wrapping_sub(boot_ns) };
     let usage = |(rule, (limit, bucket)): (&crate::policy::Rule, (&abi::Limit, &abi::Bucket))| {
-        let limit::Usage { used, remaining, reset, retry } = limit::usage(bucket, limit, boot_ns);
+        let limit::Usage { used, remaining, reset, retry } = limit::usage(bucket, limit, moment);
         let later = SignedDuration::from_nanos(i64::try_from(reset).unwrap_or(i64::MAX));
         RuleUsage {
             rule: rule.to_string(),
@@ -213,7 +215,7 @@ mod tests {
         let principal = Principal { index: 1, name: "alice".into(), limits };
         let boot_ns = 1_000_000_000_000;
         let mut meter = Meter::default();
-        meter.buckets[0].arrival = boot_ns + 300_000_000;
+        meter.buckets.limits[0].arrival = boot_ns + 300_000_000;
         let now = Timestamp::UNIX_EPOCH;
         let [gcra, sliding] = rules(&principal, &meter, boot_ns, now).try_into().expect("two rules");
         assert_eq!((gcra.rule.as_str(), gcra.used, gcra.remaining), ("10/second burst=10", 3, 7));

@@ -7,37 +7,19 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use enforcer_ebpf::abi::{LIMITS, Policy};
+use enforcer_ebpf::abi::Policy;
 
 /// How long a freed slot rests. The program runs for microseconds; this is a margin for any delay of a CPU.
 pub(super) const REST: Duration = Duration::from_secs(1);
-
-/// A policy's content, as something to look up by.
-type Content = [u64; 4 * LIMITS + 1];
-
-fn content(policy: &Policy) -> Content {
-    let Policy { limits, len, flags } = policy;
-    let mut content = [0; 4 * LIMITS + 1];
-    content[0] = u64::from(*len) << 32 | u64::from(*flags);
-    for (words, limit) in content[1..].chunks_exact_mut(4).zip(limits) {
-        words.copy_from_slice(&[
-            u64::from(limit.algorithm) << 32 | u64::from(limit.count),
-            limit.window,
-            limit.interval,
-            limit.tolerance,
-        ]);
-    }
-    content
-}
 
 /// The allotment of slots 1 to `capacity` − 1.
 #[derive(Debug)]
 pub(super) struct Slots {
     capacity: u32,
     /// Slots that principals name: their content and by how many they are named.
-    named: HashMap<u32, (Content, u64)>,
+    named: HashMap<u32, (Policy, u64)>,
     /// A slot with this content that more principals may share.
-    shared: HashMap<Content, u32>,
+    shared: HashMap<Policy, u32>,
     /// Slots that nobody names, longest free first.
     resting: VecDeque<(u32, Instant)>,
     /// No slot from here on was named yet, except those in `named` and in `ahead`.
@@ -68,28 +50,26 @@ impl Slots {
 
     /// What a slot that some principal names holds.
     pub(super) fn holds(&self, number: u32, policy: &Policy) -> bool {
-        self.named.get(&number).is_some_and(|(held, _)| *held == content(policy))
+        self.named.get(&number).is_some_and(|(held, _)| held == policy)
     }
 
     /// Takes note that one more principal names `number`, which holds `policy`.
     pub(super) fn adopt(&mut self, number: u32, policy: &Policy) {
-        let content = content(policy);
-        self.named.entry(number).or_insert((content, 0)).1 += 1;
-        self.shared.entry(content).or_insert(number);
+        self.named.entry(number).or_insert((*policy, 0)).1 += 1;
+        self.shared.entry(*policy).or_insert(number);
     }
 
     /// A slot for one more principal under `policy`; `None` if all are taken or rest.
     pub(super) fn acquire(&mut self, policy: &Policy, now: Instant) -> Option<Slot> {
-        let content = content(policy);
-        if let Some(&number) = self.shared.get(&content)
+        if let Some(&number) = self.shared.get(policy)
             && let Some((_, principals)) = self.named.get_mut(&number)
         {
             *principals += 1;
             return Some(Slot { number, write: false });
         }
         let number = self.unused(now)?;
-        self.named.insert(number, (content, 1));
-        self.shared.insert(content, number);
+        self.named.insert(number, (*policy, 1));
+        self.shared.insert(*policy, number);
         Some(Slot { number, write: true })
     }
 
@@ -131,10 +111,10 @@ impl Slots {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::Limits;
+    use crate::policy::{LimitName, Limits};
 
     fn policy(text: &str) -> Policy {
-        text.parse::<Limits>().expect("a limit").compile()
+        text.parse::<Limits>().expect("a limit").compile(LimitName::DEFAULT)
     }
 
     fn number(slots: &mut Slots, text: &str, now: Instant) -> Option<u32> {

@@ -11,6 +11,7 @@ use enforcer_ebpf::abi::{self, Key, KeyTag, Meter, Policy};
 
 use super::slots::Slots;
 use crate::kernel::{Error, Kernel};
+use crate::policy::LimitName;
 use crate::store;
 
 /// One change of the maps, with what it takes to undo it.
@@ -30,7 +31,8 @@ pub(super) enum Step {
 
 /// A key's value in the map.
 pub(super) fn key(principal: u32, disabled: bool) -> Key {
-    Key { principal, flags: if disabled { Key::DISABLED } else { 0 }, not_before: 0, expires: u64::MAX }
+    let flags = if disabled { Key::DISABLED } else { 0 };
+    Key { principal, flags, not_before: 0, expires: u64::MAX, policy: 0, reserved: 0 }
 }
 
 /// The maps, and which policy lies where in them.
@@ -82,7 +84,7 @@ impl Tables {
             }
         }
         for principal in principals {
-            let policy = principal.limits.compile();
+            let policy = principal.limits.compile(LimitName::DEFAULT);
             match named.remove(&principal.index) {
                 None => {
                     self.kernel.clear_meter(principal.index)?;
@@ -96,7 +98,7 @@ impl Tables {
             }
         }
         for (index, slot) in named {
-            self.kernel.set_principal(index, abi::Principal { policy: 0 })?;
+            self.kernel.set_principal(index, abi::Principal::default())?;
             self.slots.release(slot, Instant::now());
         }
         Ok(())
@@ -110,7 +112,8 @@ impl Tables {
             true => self.kernel.set_policy(slot.number, policy),
             false => Ok(()),
         };
-        let assigned = written.and_then(|()| self.kernel.set_principal(index, abi::Principal { policy: slot.number }));
+        let assigned =
+            written.and_then(|()| self.kernel.set_principal(index, abi::Principal { policy: slot.number, trial: 0 }));
         if assigned.is_err() {
             self.slots.release(slot.number, Instant::now());
         }
@@ -165,7 +168,7 @@ impl Tables {
 
     fn withdraw(&mut self, index: u32) -> Result<(), Error> {
         let slot = self.kernel.principal(index)?.policy;
-        self.kernel.set_principal(index, abi::Principal { policy: 0 })?;
+        self.kernel.set_principal(index, abi::Principal::default())?;
         self.slots.release(slot, Instant::now());
         Ok(())
     }

@@ -20,17 +20,19 @@ use aya::{
     Ebpf,
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray},
 };
-use enforcer_ebpf::abi::{self, Answer, Bucket, Key, KeyTag, Meter, Policy, Principal, Service, map};
+use enforcer_ebpf::abi::{self, Answer, Bucket, Buckets, Key, KeyTag, Meter, Policy, Principal, Service, map};
 
 use super::{
     Error, Kernel,
     connections::{self, Connections},
     mapped::Mapped,
+    rules::Rules,
     sources::Sources,
 };
 
-/// Words of a meter.
+/// Words of a meter, and of the buckets that it begins with.
 const METER: usize = words::<Meter>();
+const BUCKETS: usize = words::<Buckets>();
 
 // include/uapi/linux/bpf.h
 const BPF_NOEXIST: u64 = 1;
@@ -81,6 +83,7 @@ pub(super) struct Tables {
     connections: Connections,
     pub(super) sources: Sources,
     pub(super) penalties: Array<MapData, u64>,
+    pub(super) rules: Rules,
 }
 
 impl Tables {
@@ -115,6 +118,7 @@ impl Tables {
             connections: Connections::new(mapped(object, map::FLOWS, connections::SET)?),
             sources: Sources::new(take(object, map::SOURCES)?)?,
             penalties: typed(object, map::PENALTIES)?,
+            rules: Rules::open(object)?,
         })
     }
 }
@@ -296,12 +300,16 @@ impl Kernel {
             counts: word(3 * number + 1),
             arrival: word(3 * number + 2),
         };
+        let candidate = |number: usize| bucket(abi::LIMITS + number);
+        let behind = |number: usize| word(BUCKETS + number);
         Ok(Meter {
-            buckets: array::from_fn(bucket),
-            allowed: word(12),
-            limited: word(13),
-            denied: word(14),
-            would_refuse: word(15),
+            buckets: Buckets { limits: array::from_fn(bucket), candidate: array::from_fn(candidate) },
+            allowed: behind(0),
+            limited: behind(1),
+            denied: behind(2),
+            would_refuse: behind(3),
+            candidate: behind(4),
+            seen: behind(5),
         })
     }
 
@@ -329,7 +337,7 @@ impl Kernel {
         Ok(totals)
     }
 
-    /// How full the maps are: KEYS, PRINCIPALS, POLICIES, FLOWS.
+    /// How full the maps are: KEYS, PRINCIPALS, POLICIES, FLOWS, BUCKETS, SOURCE_BUCKETS, ROUTES, CLIENTS.
     ///
     /// A principal counts while it is under a policy, a policy while a principal is under it, and a connection from its
     /// first data until another takes its place.
@@ -353,12 +361,14 @@ impl Kernel {
         }
         let capacity = principals.words().len() as u64;
         let (followed, room) = connections.fill();
-        Ok(vec![
+        let mut fills = vec![
             MapFill { name: map::KEYS, entries: *key_count, capacity: u64::from(*key_capacity) },
             MapFill { name: map::PRINCIPALS, entries: used, capacity },
             MapFill { name: map::POLICIES, entries: policies, capacity: u64::from(abi::POLICIES) },
             MapFill { name: map::FLOWS, entries: followed, capacity: room },
-        ])
+        ];
+        fills.extend(self.tables.rules.fill());
+        Ok(fills)
     }
 
     /// The connections that the program follows; the answer stays of use while this changes.
@@ -381,11 +391,11 @@ const fn words<T>() -> usize {
     size_of::<T>() / size_of::<u64>()
 }
 
-fn take(object: &mut Ebpf, name: &'static str) -> Result<Map, Error> {
+pub(super) fn take(object: &mut Ebpf, name: &'static str) -> Result<Map, Error> {
     object.take_map(name).ok_or(Error::Foreign { what: name })
 }
 
-fn typed<T: TryFrom<Map, Error = MapError>>(object: &mut Ebpf, name: &'static str) -> Result<T, Error> {
+pub(super) fn typed<T: TryFrom<Map, Error = MapError>>(object: &mut Ebpf, name: &'static str) -> Result<T, Error> {
     take(object, name)?.try_into().map_err(|error| failed(name, "opened", error))
 }
 
@@ -411,7 +421,7 @@ fn array<'a>(map: &'a Map, name: &'static str) -> Result<&'a MapData, Error> {
     }
 }
 
-fn check(map: &'static str, index: u32, capacity: u32) -> Result<(), Error> {
+pub(super) fn check(map: &'static str, index: u32, capacity: u32) -> Result<(), Error> {
     if index < capacity { Ok(()) } else { Err(Error::OutOfRange { map, index, capacity }) }
 }
 

@@ -13,19 +13,21 @@ use winnow::token::{one_of, take_while};
 use enforcer_ebpf::abi::LIMITS;
 use enforcer_ebpf::limit::MAX_COUNT;
 
-use super::{Limits, MAX_WINDOW, Method, Rule, Unit, count_fits};
+use super::{LimitName, Limits, MAX_WINDOW, Method, Rule, Unit, count_fits};
 
 /// The grammar in one line, for help texts and refusals.
-pub const GRAMMAR: &str = "COUNT/[N]UNIT or COUNT per [N] UNIT, with burst=N or algo=sliding|fixed|gcra behind it, \
-                           up to 4 of them separated by `;`; or `unlimited`; or `blocked`";
+pub const GRAMMAR: &str = "COUNT/[N]UNIT or COUNT per [N] UNIT, with burst=N, algo=sliding|fixed|gcra or align=calendar \
+                           and name=ID behind it, up to 4 of them separated by `;`; or `unlimited`; or `blocked`";
 
-const OPTIONS: &str = "burst=N, algo=sliding|fixed|gcra";
+const OPTIONS: &str = "burst=N, algo=sliding|fixed|gcra, align=calendar, name=ID";
+const NAMES: &str = "1 to 16 of a-z 0-9 - _";
 const UNITS: &str = "second, minute, hour, day, week, month (30 days), year (365 days), their plurals, \
                      or s, m, h, d, w, mo, y";
 const DELIMITERS: &str = "`/` or `per`";
+const SEPARATORS: [char; 3] = [';', ',', '|'];
 
-/// Longest limit string in bytes; four rules with all options need half of it.
-const MAX_LEN: usize = 256;
+/// Longest limit string in bytes; four rules with all options, canonically spelled, need little more than half of it.
+const MAX_LEN: usize = 512;
 
 /// Why a limit string was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -127,13 +129,17 @@ fn list(input: &mut Input<'_>) -> Result<Limits, Refusal> {
         if rules.len() == LIMITS {
             return Err(Refusal::new(start, "a fifth limit", format!("at most {LIMITS} that apply together")));
         }
-        rules.push(rule(input)?);
+        let rule = rule(input)?;
+        if let Some(name) = rule.name.filter(|name| rules.iter().any(|other: &Rule| other.name == Some(*name))) {
+            return Err(Refusal::new(start, format!("a second limit with the name {name}"), "another name"));
+        }
+        rules.push(rule);
         white(input)?;
         if at_end(input) {
             return Ok(Limits::Rules(rules));
         }
         let start = input.current_token_start();
-        if opt(one_of::<_, _, Refusal>([';', ',', '|'])).parse_next(input)?.is_none() {
+        if opt(one_of::<_, _, Refusal>(SEPARATORS)).parse_next(input)?.is_none() {
             let accepted = format!("{OPTIONS}, a separator (; , |), or the end");
             return Err(Refusal::new(start, format!("{} follows a complete limit", found(input)), accepted));
         }
@@ -168,18 +174,30 @@ fn rule(input: &mut Input<'_>) -> Result<Rule, Refusal> {
     let count = count(input)?;
     delimiter(input)?;
     let (every, unit) = window(input)?;
-    let (burst, algorithm) = options(input)?;
+    let Options { burst, algorithm, calendar, name } = options(input)?;
     let whole = |message: String, accepted: &str| Refusal::new(start, message, accepted);
     let method = match (algorithm, burst) {
-        (Some(name @ (Algorithm::Sliding | Algorithm::Fixed)), Some(_)) => {
-            let message = format!("burst= does not go with algo={}", name.as_str());
+        (Some(algorithm @ (Algorithm::Sliding | Algorithm::Fixed)), Some(_)) => {
+            let message = format!("burst= does not go with algo={}", algorithm.as_str());
             return Err(whole(message, "burst=N with algo=gcra, or alone"));
         }
+        (None, Some(_)) if calendar => {
+            return Err(whole("burst= does not go with align=calendar".into(), "burst=N with algo=gcra, or alone"));
+        }
+        (Some(algorithm @ (Algorithm::Sliding | Algorithm::Gcra)), _) if calendar => {
+            let message = format!("align=calendar does not go with algo={}", algorithm.as_str());
+            return Err(whole(message, "align=calendar with algo=fixed, or alone"));
+        }
+        (None | Some(Algorithm::Fixed), None) if calendar => Method::Calendar,
         (None | Some(Algorithm::Sliding), None) => Method::Sliding,
         (Some(Algorithm::Fixed), None) => Method::Fixed,
         (Some(Algorithm::Gcra) | None, burst) => Method::Gcra { burst: burst.unwrap_or(count) },
     };
-    let rule = Rule { count, every, unit, method };
+    if calendar && every > 1 && matches!(unit, Unit::Week | Unit::Month | Unit::Year) {
+        let message = format!("a calendar window of {every} {}s", unit.as_str());
+        return Err(whole(message, "1 week, month or year, or any number of shorter units"));
+    }
+    let rule = Rule { count, every, unit, method, name };
     if let Method::Gcra { burst } = method {
         if count == 0 {
             let accepted = "a count of 1 or more with burst= or algo=gcra, or `blocked`";
@@ -199,7 +217,7 @@ pub(super) fn refills_in_time(rule: &Rule) -> bool {
         Method::Gcra { burst } => {
             rule.interval().checked_mul(u64::from(burst)).is_some_and(|time| time <= MAX_WINDOW * 1_000_000_000)
         }
-        Method::Sliding | Method::Fixed => true,
+        Method::Sliding | Method::Fixed | Method::Calendar => true,
     }
 }
 
@@ -287,28 +305,39 @@ impl Algorithm {
     }
 }
 
-/// `(("burst=" n) | ("algo=" name))*`, each at most once.
-fn options(input: &mut Input<'_>) -> Result<(Option<u32>, Option<Algorithm>), Refusal> {
-    let (mut burst, mut algorithm) = (None, None);
+#[derive(Default)]
+struct Options {
+    burst: Option<u32>,
+    algorithm: Option<Algorithm>,
+    calendar: bool,
+    name: Option<LimitName>,
+}
+
+/// `(("burst=" n) | ("algo=" name) | "align=calendar" | ("name=" id))*`, each at most once.
+fn options(input: &mut Input<'_>) -> Result<Options, Refusal> {
+    let mut options = Options::default();
     loop {
         let before = input.checkpoint();
         white(input)?;
         let start = input.current_token_start();
-        let name = word(input)?;
-        if name.is_empty() || opt("=".void()).parse_next(input)?.is_none() {
+        let option = word(input)?;
+        if option.is_empty() || opt("=".void()).parse_next(input)?.is_none() {
             input.reset(&before);
-            return Ok((burst, algorithm));
+            return Ok(options);
         }
         let place = input.current_token_start();
-        let value: &str = take_while(0.., |c: char| c.is_ascii_alphanumeric()).parse_next(input)?;
-        let name = name.to_ascii_lowercase();
-        let twice = match name.as_str() {
-            "burst" => burst.replace(burst_value(place, value)?).is_some(),
-            "algo" => algorithm.replace(algorithm_value(place, value)?).is_some(),
-            _ => return Err(Refusal::new(start, format!("{} is no option", quoted(&name)), OPTIONS)),
+        let value: &str =
+            take_while(0.., |c: char| !c.is_whitespace() && !SEPARATORS.contains(&c)).parse_next(input)?;
+        let option = option.to_ascii_lowercase();
+        let twice = match option.as_str() {
+            "burst" => options.burst.replace(burst_value(place, value)?).is_some(),
+            "algo" => options.algorithm.replace(algorithm_value(place, value)?).is_some(),
+            "align" => std::mem::replace(&mut options.calendar, calendar_value(place, value)?),
+            "name" => options.name.replace(name_value(place, value)?).is_some(),
+            _ => return Err(Refusal::new(start, format!("{} is no option", quoted(&option)), OPTIONS)),
         };
         if twice {
-            return Err(Refusal::new(start, format!("{name}= stands twice"), "each option once"));
+            return Err(Refusal::new(start, format!("{option}= stands twice"), "each option once"));
         }
     }
 }
@@ -330,4 +359,22 @@ fn algorithm_value(place: usize, value: &str) -> Result<Algorithm, Refusal> {
         "" => return Err(Refusal::new(place, "the value of algo= is missing", "sliding, fixed, gcra")),
         _ => return Err(Refusal::new(place, format!("{} is no algorithm", quoted(value)), "sliding, fixed, gcra")),
     })
+}
+
+/// `true`: there is one alignment.
+fn calendar_value(place: usize, value: &str) -> Result<bool, Refusal> {
+    match value.to_ascii_lowercase().as_str() {
+        "calendar" => Ok(true),
+        "" => Err(Refusal::new(place, "the value of align= is missing", "calendar")),
+        _ => Err(Refusal::new(place, format!("{} is no alignment", quoted(value)), "calendar")),
+    }
+}
+
+fn name_value(place: usize, value: &str) -> Result<LimitName, Refusal> {
+    if value.is_empty() {
+        return Err(Refusal::new(place, "the value of name= is missing", NAMES));
+    }
+    LimitName::new(value)
+        .filter(|_| !value.contains(|c: char| c.is_ascii_uppercase() || c == '.'))
+        .ok_or_else(|| Refusal::new(place, format!("{} is no name of a limit", quoted(value)), NAMES))
 }

@@ -1,0 +1,208 @@
+//! A policy written as a file: everything that holds, in a stable order, so that it reads back as the same policy.
+
+use std::fmt::{self, Write as _};
+
+use super::VERSION;
+use crate::config::Mode;
+use crate::policy::document::{
+    Charge, Exemption, MODES, Override, PERS, Plan, Policy, Principal, Public, Quota, Route, Terms, tail, word,
+};
+use crate::policy::method::Methods;
+use crate::policy::service::{ACTIONS, PROXY_PROTOCOLS, Service, Spread, Time};
+
+impl Policy {
+    /// This policy as a file that [`super::parse`] reads as it.
+    #[must_use]
+    pub fn export(&self) -> String {
+        let Self { service, plans, principals, limits, routes, public, exempt } = self;
+        let mut text = Text(format!("version = {VERSION}\n"));
+        text.service(service);
+        for (name, one) in plans {
+            text.table(&format!("plan.{}", key(name)));
+            let Plan { limits, candidate, mode } = one;
+            text.string("limit", limits);
+            text.maybe("candidate", candidate.as_ref());
+            text.string("mode", word(&MODES, *mode));
+        }
+        for (name, one) in principals {
+            text.principal(name, one);
+        }
+        for (name, one) in limits {
+            text.table(&format!("limit.{}", key(name)));
+            text.quota(one);
+        }
+        routes.iter().for_each(|one| text.route(one));
+        for Public { path, reach, methods, limits } in public {
+            text.entry("public");
+            text.string("path", format_args!("{path}{}", tail(path, *reach)));
+            text.methods(*methods);
+            text.string("limit", limits);
+        }
+        for Exemption { path, reach, methods, sources, until, reason } in exempt {
+            text.entry("exempt");
+            text.string("path", format_args!("{path}{}", tail(path, *reach)));
+            text.methods(*methods);
+            text.list("sources", sources);
+            text.plain("until", until);
+            text.string("reason", reason);
+        }
+        text.0
+    }
+}
+
+/// A string in quotes, with what TOML wants escaped.
+fn quoted(text: impl fmt::Display) -> String {
+    let mut quoted = String::from("\"");
+    for c in text.to_string().chars() {
+        match c {
+            '"' => quoted.push_str("\\\""),
+            '\\' => quoted.push_str("\\\\"),
+            c if c.is_control() => quoted.push_str(&format!("\\u{:04X}", u32::from(c))),
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+/// A key, in quotes if it needs some.
+fn key(name: &str) -> String {
+    let bare = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
+    if bare { name.to_owned() } else { quoted(name) }
+}
+
+/// The file as far as it is written.
+struct Text(String);
+
+impl Text {
+    fn line(&mut self, line: fmt::Arguments<'_>) {
+        // A string takes whatever is written to it.
+        let _ = self.0.write_fmt(line);
+        self.0.push('\n');
+    }
+
+    fn table(&mut self, name: &str) {
+        self.line(format_args!("\n[{name}]"));
+    }
+
+    fn entry(&mut self, section: &str) {
+        self.line(format_args!("\n[[{section}]]"));
+    }
+
+    fn plain(&mut self, field: &str, value: impl fmt::Display) {
+        self.line(format_args!("{field} = {value}"));
+    }
+
+    fn string(&mut self, field: &str, value: impl fmt::Display) {
+        self.plain(field, quoted(value));
+    }
+
+    fn maybe(&mut self, field: &str, value: Option<impl fmt::Display>) {
+        if let Some(value) = value {
+            self.string(field, value);
+        }
+    }
+
+    fn list(&mut self, field: &str, values: impl IntoIterator<Item: fmt::Display>) {
+        let values: Vec<_> = values.into_iter().map(quoted).collect();
+        self.plain(field, format_args!("[{}]", values.join(", ")));
+    }
+
+    fn methods(&mut self, methods: Methods) {
+        if methods != Methods::ALL {
+            self.list("methods", methods.words());
+        }
+    }
+
+    fn service(&mut self, service: &Service) {
+        let Service {
+            ceiling,
+            source,
+            guesses,
+            guess_penalty,
+            strict_guesses,
+            preflight,
+            client_id,
+            trusted_proxies,
+            proxy_protocol,
+            connections_per_source,
+            connections_per_principal,
+            keys_per_source,
+            sources_per_key,
+        } = service;
+        self.table("service");
+        self.maybe("ceiling", ceiling.as_ref());
+        self.maybe("source", source.as_ref());
+        self.string("guesses", guesses);
+        if *guesses != crate::policy::Limits::Unlimited {
+            self.string("guess_penalty", Time(*guess_penalty));
+            self.plain("strict_guesses", strict_guesses);
+        }
+        self.string("preflight", preflight);
+        self.maybe("client_id", client_id.as_ref());
+        self.list("trusted_proxies", trusted_proxies);
+        self.string("proxy_protocol", word(&PROXY_PROTOCOLS, *proxy_protocol));
+        for (field, most) in [
+            ("connections_per_source", connections_per_source),
+            ("connections_per_principal", connections_per_principal),
+        ] {
+            if let Some(most) = most {
+                self.plain(field, most);
+            }
+        }
+        for (field, spread) in [("keys_per_source", keys_per_source), ("sources_per_key", sources_per_key)] {
+            let Spread { most, within, action } = *spread;
+            self.table(&format!("service.{field}"));
+            self.plain("most", most);
+            self.string("within", Time(within));
+            self.string("action", word(&ACTIONS, action));
+        }
+    }
+
+    fn principal(&mut self, name: &str, principal: &Principal) {
+        let Principal { terms, candidate, clients } = principal;
+        self.table(&format!("principal.{}", key(name)));
+        match terms {
+            Terms::Own(limits) => self.string("limit", limits),
+            Terms::Plan { plan, instead } => {
+                self.string("plan", plan);
+                if let Some(Override { limits, until }) = instead {
+                    self.string("limit", limits);
+                    if let Some(until) = until {
+                        self.plain("until", until);
+                    }
+                }
+            }
+        }
+        self.maybe("candidate", candidate.as_ref());
+        if !clients.is_empty() {
+            self.table(&format!("principal.{}.clients", key(name)));
+            for (id, limits) in clients {
+                self.string(&key(id), limits);
+            }
+        }
+    }
+
+    fn quota(&mut self, quota: &Quota) {
+        let Quota { limits, per, candidate, mode } = quota;
+        self.string("limit", limits);
+        self.string("per", word(&PERS, *per));
+        self.maybe("candidate", candidate.as_ref());
+        self.string("mode", word::<Mode>(&MODES, *mode));
+    }
+
+    fn route(&mut self, route: &Route) {
+        let Route { path, methods, charge, cost } = route;
+        self.entry("route");
+        self.string("path", path);
+        self.methods(*methods);
+        match charge {
+            Some(Charge::Own(quota)) => self.quota(quota),
+            Some(Charge::Shared(name)) => self.string("use", name),
+            None => {}
+        }
+        if *cost != 1 || charge.is_none() {
+            self.plain("cost", cost);
+        }
+    }
+}

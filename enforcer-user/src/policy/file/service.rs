@@ -1,0 +1,140 @@
+//! The section `[service]`.
+
+use std::ops::{Range, RangeInclusive};
+use std::time::Duration;
+
+use enforcer_ebpf::abi::PREFIXES;
+use toml::de::DeTable;
+
+use super::fields::{Fields, table};
+use super::problem::{Report, Reported};
+use crate::policy::Limits;
+use crate::policy::service::{ACTIONS, FieldName, PROXY_PROTOCOLS, ProxyProtocol, Service, Spread};
+
+const FIELDS: [&str; 13] = [
+    "ceiling",
+    "source",
+    "guesses",
+    "guess_penalty",
+    "strict_guesses",
+    "preflight",
+    "client_id",
+    "trusted_proxies",
+    "proxy_protocol",
+    "connections_per_source",
+    "connections_per_principal",
+    "keys_per_source",
+    "sources_per_key",
+];
+
+const DAY: Duration = Duration::from_secs(86_400);
+/// How long a source over its guesses is refused unread.
+const PENALTY: RangeInclusive<Duration> = Duration::ZERO..=DAY;
+/// The window of a [`Spread`].
+const WITHIN: RangeInclusive<Duration> = Duration::from_secs(1)..=DAY;
+
+pub(super) fn fields<'t, 'f>(table: &'t DeTable<'f>, span: Range<usize>, report: &mut Report<'_>) -> Fields<'t, 'f> {
+    Fields::new(table, "service".into(), span, &FIELDS, report)
+}
+
+pub(super) fn read(fields: &Fields<'_, '_>, report: &mut Report<'_>) -> Result<Service, Reported> {
+    let default = Service::default();
+    let ceiling = fields.limits("ceiling", report);
+    let source = fields.limits("source", report);
+    let guesses = fields.limits("guesses", report);
+    let guess_penalty = fields.duration("guess_penalty", PENALTY, "a time from 0s to 24h, such as \"5m\"", report);
+    let strict_guesses = fields.flag("strict_guesses", report);
+    let preflight = fields.bounded("preflight", report);
+    let client_id = fields.parsed("client_id", FieldName::ACCEPTED, report);
+    let trusted_proxies = proxies(fields, report);
+    let proxy_protocol = fields.word("proxy_protocol", &PROXY_PROTOCOLS, report);
+    let connections = 1..=1_000_000;
+    let connections_per_source = fields.number("connections_per_source", connections.clone(), report);
+    let connections_per_principal = fields.number("connections_per_principal", connections, report);
+    let keys_per_source = spread(fields, "keys_per_source", default.keys_per_source, report);
+    let sources_per_key = spread(fields, "sources_per_key", default.sources_per_key, report);
+    let contradictions =
+        [unguessed(fields, &guesses, report), unproxied(fields, &trusted_proxies, &proxy_protocol, report)];
+    let service = Service {
+        ceiling: ceiling?,
+        source: source?,
+        guesses: guesses?.unwrap_or(default.guesses),
+        guess_penalty: guess_penalty?.unwrap_or(default.guess_penalty),
+        strict_guesses: strict_guesses?.unwrap_or(default.strict_guesses),
+        preflight: preflight?.unwrap_or(default.preflight),
+        client_id: client_id?,
+        trusted_proxies: trusted_proxies?.unwrap_or_default(),
+        proxy_protocol: proxy_protocol?.unwrap_or_default(),
+        connections_per_source: connections_per_source?,
+        connections_per_principal: connections_per_principal?,
+        keys_per_source: keys_per_source?,
+        sources_per_key: sources_per_key?,
+    };
+    contradictions.into_iter().collect::<Result<(), _>>()?;
+    Ok(service)
+}
+
+/// Proxies may be none: that is what an empty array says.
+fn proxies(fields: &Fields<'_, '_>, report: &mut Report<'_>) -> super::fields::Read<Vec<crate::prefix::Prefix>> {
+    let none = fields.get("trusted_proxies").and_then(|value| value.get_ref().as_array());
+    if none.is_some_and(|array| array.is_empty()) {
+        return Ok(None);
+    }
+    let proxies = fields.prefixes("trusted_proxies", report)?;
+    match &proxies {
+        Some(list) if list.len() > PREFIXES as usize => {
+            let message = format!("{} prefixes", list.len());
+            Err(fields.refuse("trusted_proxies", message, format!("at most {PREFIXES}"), report))
+        }
+        _ => Ok(proxies),
+    }
+}
+
+/// What is refused of a source over its guesses means nothing where there is no such limit.
+fn unguessed(
+    fields: &Fields<'_, '_>,
+    guesses: &super::fields::Read<Limits>,
+    report: &mut Report<'_>,
+) -> Result<(), Reported> {
+    if !matches!(guesses, Ok(Some(Limits::Unlimited))) {
+        return Ok(());
+    }
+    for field in ["guess_penalty", "strict_guesses"] {
+        if fields.has(field) {
+            let accepted = "a limit for `guesses`, or the field left out";
+            return Err(fields.refuse(field, "it does not go with guesses = \"unlimited\"", accepted, report));
+        }
+    }
+    Ok(())
+}
+
+/// A header of proxies needs proxies: from anyone else it would be a way to choose one's source.
+fn unproxied(
+    fields: &Fields<'_, '_>,
+    proxies: &super::fields::Read<Vec<crate::prefix::Prefix>>,
+    protocol: &super::fields::Read<ProxyProtocol>,
+    report: &mut Report<'_>,
+) -> Result<(), Reported> {
+    match (proxies, protocol) {
+        (Ok(None), Ok(Some(ProxyProtocol::V1 | ProxyProtocol::V2))) => {
+            let accepted = "\"off\", or `trusted_proxies` that send it";
+            Err(fields.refuse("proxy_protocol", "there are no trusted_proxies", accepted, report))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn spread(fields: &Fields<'_, '_>, field: &str, default: Spread, report: &mut Report<'_>) -> Result<Spread, Reported> {
+    let Some(value) = fields.get(field) else { return Ok(default) };
+    let name = format!("service.{field}");
+    let table = table(value, &name, report)?;
+    let inner = Fields::new(table, name, fields.place(field), &["most", "within", "action"], report);
+    let most = inner.number("most", 1..=65_535, report);
+    let within = inner.duration("within", WITHIN, "a time from 1s to 24h, such as \"10m\"", report);
+    let action = inner.word("action", &ACTIONS, report);
+    Ok(Spread {
+        most: most?.unwrap_or(default.most),
+        within: within?.unwrap_or(default.within),
+        action: action?.unwrap_or(default.action),
+    })
+}

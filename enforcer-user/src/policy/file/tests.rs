@@ -1,0 +1,393 @@
+use std::time::Instant;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::policy::document::{Charge, MAX_PRINCIPALS, Override, Principal, Terms};
+use crate::policy::samples;
+use crate::policy::service::Service;
+
+const FULL: &str = r#"
+version = 1
+
+[service]
+ceiling   = "5000/second"
+source    = "300/minute"
+guesses   = "10/minute"
+guess_penalty = "5m"
+strict_guesses = false
+preflight = "60/minute"
+client_id = "X-Client-Id"
+trusted_proxies = ["10.0.0.0/8"]
+proxy_protocol = "off"
+connections_per_source = 100
+connections_per_principal = 50
+
+[service.keys_per_source]
+most = 20
+within = "10m"
+action = "alert"
+
+[service.sources_per_key]
+most = 25
+within = "10m"
+action = "alert"
+
+[plan.gold]
+limit = "1000/minute; 500000/month"
+candidate = "800/minute"
+mode = "enforce"
+
+[principal.alice]
+plan = "gold"
+limit = "2000/minute"
+until = 2026-12-01T00:00:00Z
+candidate = "1/second"
+[principal.alice.clients]
+mobile = "60/minute"
+other = "10/minute"
+
+[limit.search]
+limit = "20/minute"
+per = "principal"
+candidate = "10/minute"
+mode = "enforce"
+
+[[route]]
+path = "/search"
+methods = ["GET", "POST"]
+use = "search"
+cost = 5
+
+[[route]]
+path = "/a/{id}"
+limit = "20/minute"
+per = "source"
+mode = "observe"
+
+[[public]]
+path = "/health"
+methods = ["GET"]
+limit = "60/minute"
+
+[[exempt]]
+path = "/health/*"
+methods = ["GET"]
+sources = ["10.0.0.0/8"]
+until = 2027-01-01T00:00:00+01:00
+reason = "load balancer, OPS-12"
+"#;
+
+fn read(text: &str) -> Policy {
+    parse("p.toml", text).unwrap_or_else(|problems| panic!("{problems}"))
+}
+
+/// The first line of each problem.
+fn wrong(text: &str) -> Vec<String> {
+    let problems = parse("p.toml", text).expect_err(text);
+    assert_eq!(problems.more, 0);
+    problems
+        .problems
+        .iter()
+        .map(|one| format!("{}:{}: {}; accepted: {}", one.line, one.column, one.message, one.accepted))
+        .collect()
+}
+
+#[test]
+fn reads_every_field() {
+    let policy = read(FULL);
+    assert_eq!(policy.service.ceiling.as_ref().map(ToString::to_string).as_deref(), Some("5000/second"));
+    assert_eq!(policy.service.client_id.as_ref().map(|name| name.as_str()), Some("x-client-id"));
+    assert_eq!((policy.service.connections_per_source, policy.service.trusted_proxies.len()), (Some(100), 1));
+    assert_eq!(policy.plans["gold"].limits.to_string(), "500000/month; 1000/minute");
+    let alice = &policy.principals["alice"];
+    let until = Some("2026-12-01T00:00:00Z".parse().expect("a time"));
+    let instead = Some(Override { limits: "2000/minute".parse().expect("a limit"), until });
+    assert_eq!(alice.terms, Terms::Plan { plan: "gold".into(), instead });
+    assert_eq!(alice.clients.keys().collect::<Vec<_>>(), ["mobile", "other"]);
+    let routes: Vec<_> = policy.routes.iter().map(|route| (route.to_string(), route.cost)).collect();
+    assert_eq!(routes, [("/a/{id}".to_owned(), 1), ("/search GET,POST".into(), 5)]);
+    assert_eq!(policy.routes[1].charge, Some(Charge::Shared("search".into())));
+    assert_eq!(policy.public[0].to_string(), "/health GET");
+    assert_eq!(policy.exempt[0].to_string(), "/health/* GET from 10.0.0.0/8");
+    assert_eq!(policy.exempt[0].until.to_string(), "2026-12-31T23:00:00Z");
+    assert_eq!(parse("p.toml", &policy.export()), Ok(policy));
+}
+
+#[test]
+fn what_is_not_said_has_the_defaults() {
+    assert_eq!(read("version = 1"), Policy::default());
+    assert_eq!(read("version = 1\n[service]\ntrusted_proxies = []").service, Service::default());
+    let off = read("version = 1\n[service.keys_per_source]\naction = \"off\"");
+    assert_eq!((off.service.keys_per_source.action, off.service.keys_per_source.most), (None, 20));
+}
+
+#[test]
+fn shows_the_line_and_what_is_accepted() {
+    let text = "version = 1\n[plan.gold]\nlimit = \"100/mintue\" # often\n";
+    let shown = parse("p.toml", text).expect_err("a typo").to_string();
+    let units = "second, minute, hour, day, week, month";
+    let lines: Vec<_> = shown.lines().collect();
+    assert!(
+        lines[0]
+            .starts_with(&format!("p.toml:3:14: plan.gold.limit: \"mintue\" is no unit of time; accepted: {units}")),
+        "{shown}"
+    );
+    assert_eq!(lines[1..], ["    3 | limit = \"100/mintue\" # often", "      |              ^"]);
+}
+
+#[test]
+fn tells_all_that_is_wrong_at_once() {
+    let text = r#"
+version = 2
+[plans.gold]
+[plan.gold]
+limit = 100
+mode = "watch"
+[principal.alice]
+plan = "silver"
+[[route]]
+path = "/a"
+use = "search"
+[[public]]
+path = "/b"
+"#;
+    let expected = [
+        "2:11: version: 2; accepted: a whole number from 1 to 1",
+        "3:2: \"plans\" is no field of the file; accepted: version, service, plan, principal, limit, route, public, exempt",
+        "5:9: plan.gold.limit: a whole number stands here; accepted: a limit such as \"100/minute\"",
+        "6:8: plan.gold.mode: \"watch\"; accepted: \"enforce\", \"observe\"",
+        "8:8: there is no plan \"silver\"; accepted: gold",
+        "11:7: route.use: there is no limit \"search\"; accepted: a name for which there is [limit.NAME]; there is none",
+        "12:1: public.limit: it is missing; accepted: a limit of each source such as \"60/minute\": without a key there is no other",
+    ];
+    assert_eq!(wrong(text), expected);
+    let broken = "version = \n[plan.gold\n";
+    assert!(wrong(broken).len() >= 2, "{:?}", wrong(broken));
+}
+
+/// One problem in one table, with its beginning.
+#[test]
+fn refuses_what_is_unknown_or_contradicts_itself() {
+    let many = |count: usize, one: &dyn Fn(usize) -> String| (0..count).map(one).collect::<String>();
+    let clients = format!(
+        "[service]\nclient_id = \"c\"\n[principal.a]\nlimit = \"1/s\"\n[principal.a.clients]\n{}",
+        many(33, &|number| format!("c{number} = \"1/s\"\n"))
+    );
+    let routes = many(1025, &|number| format!("[[route]]\npath = \"/{number}\"\ncost = 2\n"));
+    let public = many(1025, &|number| format!("[[public]]\npath = \"/{number}\"\nlimit = \"1/s\"\n"));
+    let exemption = |number: usize| {
+        format!("[[exempt]]\npath = \"/{number}\"\nsources = [\"::1\"]\nuntil = 2030-01-01T00:00:00Z\nreason = \"r\"\n")
+    };
+    let exempt = many(65, &exemption);
+    let long = format!("[service]\nclient_id = \"{}\"", "a".repeat(32));
+    let ends = "until = 2030-01-01T00:00:00Z";
+    for (text, expected) in [
+        ("", ""),
+        ("[service]\nsources = \"1/s\"", "3:1: \"sources\" is no field of `service`; accepted: ceiling, source, "),
+        ("[service]\npreflight = \"unlimited\"", "3:1: service.preflight: `unlimited`, where no key is needed; "),
+        ("[service]\nguess_penalty = \"2d\"", "3:17: service.guess_penalty: \"2d\"; accepted: a time from 0s to 24h"),
+        (
+            "[service]\nguesses = \"unlimited\"\nstrict_guesses = true",
+            "4:1: service.strict_guesses: it does not go with",
+        ),
+        ("[service]\nproxy_protocol = \"v1\"", "3:1: service.proxy_protocol: there are no trusted_proxies; "),
+        ("[service]\ntrusted_proxies = [\"10.0.0.0/33\"]", "3:20: service.trusted_proxies: \"10.0.0.0/33\" is neither"),
+        (
+            "[service]\ntrusted_proxies = [\"::/129\"]",
+            "3:20: service.trusted_proxies: \"::/129\" is neither an address",
+        ),
+        (
+            "[service]\ntrusted_proxies = [\"10.0.0.1/8\"]",
+            "3:20: service.trusted_proxies: \"10.0.0.1/8\" has an address longer than its prefix; accepted: 10.0.0.0/8",
+        ),
+        (
+            "[service]\ntrusted_proxies = [\"::1\", \"::1/128\"]",
+            "3:27: service.trusted_proxies: \"::1/128\" stands twice",
+        ),
+        (
+            "[service]\nconnections_per_source = 0",
+            "3:26: service.connections_per_source: 0; accepted: a whole number from 1 to 1000000",
+        ),
+        ("[service]\nclient_id = \"X-API-Key\"", "3:13: service.client_id: this field has a meaning of its own; "),
+        (&long, "3:13: service.client_id: this is no name of a field; "),
+        ("[service.keys_per_source]\nmost = 0", "3:8: service.keys_per_source.most: 0; "),
+        ("[service.keys_per_source]\nevery = 0", "3:1: \"every\" is no field of `service.keys_per_source`; "),
+        ("service = 1", "2:11: service: a whole number stands here; accepted: a table"),
+        ("[plan.gold]", "2:7: plan.gold.limit: `limit` is missing; plan gold would have none; "),
+        ("[plan.\".gold\"]\nlimit = \"1/s\"", "2:7: [plan]: this is not a name; accepted: 1 to 64 of"),
+        ("[principal.a]", "2:12: principal.a.plan: neither plan nor limit; "),
+        ("[principal.a]\nlimit = \"1/s\"\nuntil = 2030-01-01T00:00:00Z", "4:1: principal.a.until: nothing would hold"),
+        (
+            "[plan.g]\nlimit = \"1/s\"\n[principal.a]\nplan = \"g\"\nuntil = 2030-01-01T00:00:00Z",
+            "6:1: principal.a.until: nothing",
+        ),
+        (
+            "[plan.g]\nlimit = \"1/s\"\n[principal.a]\nplan = \"g\"\nlimit = \"2/s\"\nuntil = \"2030-01-01T00:00:00Z\"",
+            "7:9: principal.a.until: a string stands here; ",
+        ),
+        (
+            "[plan.g]\nlimit = \"1/s\"\n[principal.a]\nplan = \"g\"\nlimit = \"2/s\"\nuntil = 2030-01-01T00:00:00",
+            "7:9: principal.a.until: 2030-01-01T00:00:00; accepted: a time with its offset",
+        ),
+        (
+            "[plan.g]\nlimit = \"1/s\"\n[principal.a]\nplan = \"g\"\nlimit = \"2/s\"\nuntil = 2030-01-01T00:00:00.5Z",
+            "7:9: principal.a.until: 2030-01-01T00:00:00.5Z; ",
+        ),
+        (
+            "[principal.a]\nlimit = \"1/s\"\n[principal.a.clients]\nx = \"1/s\"",
+            "4:14: principal.a.clients: nothing tells clients apart; ",
+        ),
+        (
+            "[service]\nclient_id = \"c\"\n[principal.a]\nlimit = \"1/s\"\n[principal.a.clients]\n\"x y\" = \"1/s\"",
+            "7:1: clients: this is no client id; ",
+        ),
+        (&clients, "6:14: principal.a.clients: 33 client ids; accepted: at most 32"),
+        (
+            "[limit.a]\nper = \"key\"\nlimit = \"1/s\"",
+            "3:7: limit.a.per: \"key\"; accepted: \"principal\", \"source\", \"service\"",
+        ),
+        ("[limit.a]", "2:8: limit.a.limit: it is missing; "),
+        ("[limit.a]\nlimit = \"1/s\"\ncost = 2", "4:1: \"cost\" is no field of `limit.a`; "),
+        ("[route]\npath = \"/a\"", "2:2: route: this is no list of tables; accepted: [[route]] for each"),
+        ("[[route]]\nlimit = \"1/s\"", "2:1: route.path: it is missing; "),
+        ("[[route]]\npath = \"/a\"", "2:1: route.limit: the route says nothing; "),
+        (
+            "[limit.s]\nlimit = \"1/s\"\n[[route]]\npath = \"/a\"\nlimit = \"1/s\"\nuse = \"s\"",
+            "7:1: route.use: both limit and use; ",
+        ),
+        (
+            "[limit.s]\nlimit = \"1/s\"\n[[route]]\npath = \"/a\"\nper = \"source\"\nuse = \"s\"",
+            "6:1: route.per: the route has no limit of its own; ",
+        ),
+        (
+            "[[route]]\npath = \"/a\"\ncost = 2\nmode = \"observe\"",
+            "5:1: route.mode: the route has no limit of its own; ",
+        ),
+        ("[[route]]\npath = \"/a\"\ncost = 0", "4:8: route.cost: 0; accepted: a whole number from 1 to 256"),
+        ("[[route]]\npath = \"/a\"\ncost = 257", "4:8: route.cost: 257; accepted: a whole number from 1 to 256"),
+        ("[[route]]\npath = \"/a\"\ncost = -1", "4:8: route.cost: -1; "),
+        ("[[route]]\npath = \"/a/x{id}\"\ncost = 2", "3:13: route.path: a brace that does not stand for one segment; "),
+        ("[[route]]\npath = \"/a/../b\"\ncost = 2", "3:12: route.path: a segment that means another one; "),
+        ("[[route]]\npath = \"/a%zz\"\ncost = 2", "3:11: route.path: `%` without two hex digits behind it; "),
+        ("[[route]]\npath = \"/a/*\"\ncost = 2", "3:12: route.path: `*` in the path of a route; "),
+        ("[[route]]\npath = \"/a\"\ncost = 2\nmethods = [\"get\"]", "5:12: methods: \"get\"; accepted: GET, HEAD, "),
+        ("[[route]]\npath = \"/a\"\ncost = 2\nmethods = [\"GET\", \"GET\"]", "5:19: methods: \"GET\" stands twice; "),
+        (
+            "[[route]]\npath = \"/a\"\ncost = 2\nmethods = []",
+            "5:11: route.methods: an empty array; accepted: at least one: GET",
+        ),
+        (
+            "[[route]]\npath = \"/a/{id}\"\ncost = 2\n[[route]]\npath = \"/a/{x}/\"\ncost = 3",
+            "6:1: path: a route for it and all methods stands in line 3 already; ",
+        ),
+        (&routes, "2:3: route: 1025 of them; accepted: at most 1024 [[route]]"),
+        (
+            "[[public]]\npath = \"/a\"\nlimit = \"unlimited\"",
+            "4:1: public.limit: `unlimited`, where no key is needed; ",
+        ),
+        ("[[public]]\npath = \"/a/*/b\"\nlimit = \"1/s\"", "3:12: public.path: `*` inside a path; "),
+        ("[[public]]\npath = \"/a\"\nlimit = \"1/s\"\ncost = 2", "5:1: \"cost\" is no field of `public`; "),
+        (&public, "2:3: public: 1025 of them; "),
+        (
+            &format!("[[exempt]]\npath = \"/a\"\nsources = [\"::1\"]\nreason = \"r\""),
+            "2:1: exempt.until: it is missing; ",
+        ),
+        (&format!("[[exempt]]\npath = \"/a\"\nsources = [\"::1\"]\n{ends}"), "2:1: exempt.reason: it is missing; "),
+        (
+            &format!("[[exempt]]\npath = \"/a\"\nsources = [\"::1\"]\n{ends}\nreason = \" \""),
+            "6:10: reason: this is none; ",
+        ),
+        (&format!("[[exempt]]\npath = \"/a\"\n{ends}\nreason = \"r\""), "2:1: exempt.sources: it is missing; "),
+        (
+            &format!("[[exempt]]\npath = \"/a\"\nsources = []\n{ends}\nreason = \"r\""),
+            "4:11: exempt.sources: an empty array; ",
+        ),
+        (&exempt, "2:3: exempt: 65 of them; accepted: at most 64 [[exempt]]"),
+    ] {
+        if expected.is_empty() {
+            read(&format!("version = 1\n{text}"));
+            continue;
+        }
+        let found = wrong(&format!("version = 1\n{text}"));
+        assert!(
+            found.len() == 1 && found[0].starts_with(expected),
+            "{text}\nexpected: {expected}\nfound:    {found:#?}"
+        );
+    }
+    assert_eq!(read(&format!("version = 1\n{}", many(64, &exemption))).exempt.len(), 64);
+}
+
+#[test]
+fn a_name_in_which_a_key_stands_is_not_shown() {
+    let key = crate::credential::generate().expect("random bytes");
+    let shown = parse("p.toml", &format!("version = 1\n[principal.{}]\n", *key)).expect_err("a key").to_string();
+    assert!(shown.starts_with("p.toml:2:12: [principal]: this looks like a key"), "{shown}");
+    assert!(!shown.contains(&key[10..20]), "{shown}");
+}
+
+#[test]
+fn what_refers_to_something_that_is_wrong_is_not_wrong_too() {
+    let text = "version = 1\n[plan.g]\nlimit = \"?\"\n[limit.s]\nlimit = \"?\"\n[principal.a]\nplan = \"g\"\n[[route]]\npath = \"/a\"\nuse = \"s\"";
+    assert_eq!(wrong(text).len(), 2, "{:?}", wrong(text));
+}
+
+#[test]
+fn there_is_room_for_so_many_principals() {
+    let mut text = "version = 1\n".to_owned();
+    for number in 0..=MAX_PRINCIPALS {
+        text.push_str(&format!("principal.p{number}.limit = \"1/s\"\n"));
+    }
+    let found = wrong(&text);
+    assert!(
+        found.len() == 1 && found[0].contains(": principal: 131072 principals; accepted: at most 131071"),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn writes_in_a_stable_order_what_reads_back() {
+    let text = read(FULL).export();
+    assert_eq!(read(&text).export(), text);
+    let expected = "[principal.alice]\nplan = \"gold\"\nlimit = \"2000/minute\"\nuntil = 2026-12-01T00:00:00Z\n\
+                    candidate = \"1/second\"\n\n[principal.alice.clients]\nmobile = \"60/minute\"\nother = \"10/minute\"\n";
+    assert!(text.contains(expected), "{text}");
+    let mut dotted = Policy::default();
+    dotted.principals.insert("a.b".into(), Principal::of("1/second".parse().expect("a limit")));
+    assert_eq!(read(&dotted.export()), dotted);
+}
+
+/// In release a hundred thousand principals are read, compared and written within a second; here it is for the bound
+/// alone that nothing grows with their square.
+#[test]
+fn reads_a_hundred_thousand_principals() {
+    let policy = samples::large(100_000);
+    let text = policy.export();
+    let begin = Instant::now();
+    let read = read(&text);
+    let parsed = begin.elapsed();
+    let changes = crate::policy::diff::diff(&Policy::default(), &read);
+    eprintln!("parsed in {parsed:?}, compared in {:?}", begin.elapsed() - parsed);
+    assert_eq!((read == policy, changes.len()), (true, 100_001));
+    assert!(begin.elapsed().as_secs() < 60, "{:?}", begin.elapsed());
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_reads_back_as_the_same(policy in samples::policy()) {
+        let text = policy.export();
+        match parse("p.toml", &text) {
+            Ok(read) => prop_assert_eq!(read, policy, "{}", text),
+            Err(problems) => prop_assert!(false, "{}\n{}", problems, text),
+        }
+    }
+
+    #[test]
+    fn no_file_makes_the_reading_panic(cut in 0..FULL.len(), with in "[\\[\\]={}\"'a-z0-9.é\n-]{0,6}") {
+        let cut = FULL.floor_char_boundary(cut);
+        let text = format!("{}{with}{}", &FULL[..cut], &FULL[cut..]);
+        if let Err(problems) = parse("p.toml", &text) {
+            prop_assert!(!problems.to_string().is_empty());
+        }
+    }
+}

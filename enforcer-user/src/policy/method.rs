@@ -1,0 +1,122 @@
+//! The methods that rules tell apart.
+
+use std::fmt;
+
+use enforcer_ebpf::http::method;
+
+/// The words for them, by their numbers.
+const WORDS: [&str; 8] = {
+    let mut words = [""; 8];
+    words[method::GET as usize] = "GET";
+    words[method::HEAD as usize] = "HEAD";
+    words[method::POST as usize] = "POST";
+    words[method::PUT as usize] = "PUT";
+    words[method::PATCH as usize] = "PATCH";
+    words[method::DELETE as usize] = "DELETE";
+    words[method::OPTIONS as usize] = "OPTIONS";
+    words[method::OTHER as usize] = "OTHER";
+    words
+};
+
+/// A set of methods, never empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Methods(u8);
+
+impl Methods {
+    /// All there are.
+    pub const ALL: Self = Self(u8::MAX);
+
+    /// How many are told apart.
+    pub const COUNT: usize = WORDS.len();
+
+    /// What is accepted in a list of them.
+    pub const ACCEPTED: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, and OTHER for all others";
+
+    /// The number of a method's name in a request, see [`method`]; any name that is not told apart is
+    /// [`method::OTHER`].
+    #[must_use]
+    pub fn number(name: &str) -> u32 {
+        let number = WORDS.iter().position(|&word| word == name);
+        number.map_or(method::OTHER, |number| number as u32)
+    }
+
+    /// The set of one method, by its word.
+    #[must_use]
+    pub fn one(word: &str) -> Option<Self> {
+        WORDS.iter().position(|&known| known == word).map(|number| Self(1 << number))
+    }
+
+    /// The set of these bits; `None` without one.
+    #[must_use]
+    pub const fn from_bits(bits: u8) -> Option<Self> {
+        if bits == 0 { None } else { Some(Self(bits)) }
+    }
+
+    /// One bit for each method, by its number.
+    #[must_use]
+    pub const fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// Whether the method of this number is in it.
+    #[must_use]
+    pub const fn has(self, number: u32) -> bool {
+        number < u8::BITS && self.0 & 1 << number != 0
+    }
+
+    /// Those of both sets.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Those that are in both sets, if any.
+    #[must_use]
+    pub const fn common(self, other: Self) -> Option<Self> {
+        Self::from_bits(self.0 & other.0)
+    }
+
+    /// The words of those in it.
+    pub fn words(self) -> impl Iterator<Item = &'static str> {
+        WORDS.iter().enumerate().filter(move |&(number, _)| self.has(number as u32)).map(|(_, &word)| word)
+    }
+}
+
+impl fmt::Display for Methods {
+    /// `GET,POST`, or `*` for all of them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if *self == Self::ALL {
+            return f.write_str("*");
+        }
+        for (place, word) in self.words().enumerate() {
+            if place > 0 {
+                f.write_str(",")?;
+            }
+            f.write_str(word)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_method_has_a_word_and_a_number() {
+        for (number, word) in WORDS.into_iter().enumerate() {
+            assert_eq!((Methods::number(word) as usize, word.is_empty()), (number, false));
+            assert_eq!(Methods::one(word).map(Methods::bits), Some(1 << number));
+        }
+        assert_eq!((Methods::number("get"), Methods::number("PROPFIND")), (method::OTHER, method::OTHER));
+        assert_eq!(Methods::one("PROPFIND"), None);
+    }
+
+    #[test]
+    fn a_set_is_shown_in_the_order_of_its_numbers() {
+        let set = ["POST", "GET", "OTHER"].iter().filter_map(|word| Methods::one(word)).reduce(Methods::and);
+        assert_eq!(set.map(|set| set.to_string()).as_deref(), Some("GET,POST,OTHER"));
+        assert_eq!(Methods::ALL.to_string(), "*");
+        assert_eq!((Methods::from_bits(0), Methods::ALL.has(7), Methods::ALL.has(8)), (None, true, false));
+    }
+}

@@ -1,0 +1,47 @@
+//! Which rules hold for a path and method, and the automaton by which the program finds that out.
+//!
+//! Of the routes whose path a request's path begins with, and whose methods its method is among, the longest holds; of
+//! equally long ones the one that has, from the left, the first literal where the other has `{id}`. A public path goes
+//! before any route, and exemptions beside both. [`resolve`] says it by looking at all of them; [`compile`] turns them into
+//! a deterministic automaton over segments that comes to the same with one step for each segment.
+
+mod automaton;
+
+use super::Policy;
+use super::document::{Exemption, Public, Route};
+use super::path::Pattern;
+
+pub use automaton::{Automaton, Origin, Room, TooLarge, compile};
+
+/// What holds for a path and method, as places in the lists of the [`Policy`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resolution {
+    /// The exemptions; each is for its sources alone.
+    pub exempt: Vec<usize>,
+    /// The public path; if there is one, no route holds.
+    pub public: Option<usize>,
+    /// The route.
+    pub route: Option<usize>,
+}
+
+/// What holds for a path, by its decoded segments ([`super::path::segments`]), and the number of a method
+/// ([`enforcer_ebpf::http::method`]).
+#[must_use]
+pub fn resolve(policy: &Policy, path: &[Vec<u8>], method: u32) -> Resolution {
+    let is_for = |one: &Exemption| one.methods.has(method) && one.path.matches(one.reach, path);
+    let exempt = policy.exempt.iter().enumerate().filter(|(_, one)| is_for(one)).map(|(place, _)| place).collect();
+    let is_public = |one: &Public| one.methods.has(method) && one.path.matches(one.reach, path);
+    let public = policy.public.iter().enumerate().filter(|(_, one)| is_public(one));
+    // An exact path goes before one that reaches beneath itself.
+    let public = public.min_by(|(_, a), (_, b)| a.path.precedence(&b.path).then(a.reach.cmp(&b.reach)));
+    if let Some((place, _)) = public {
+        return Resolution { exempt, public: Some(place), route: None };
+    }
+    let is_route = |one: &Route| one.methods.has(method) && one.path.leads_to(path);
+    let routes = policy.routes.iter().enumerate().filter(|(_, one)| is_route(one));
+    let route = routes.min_by(|(_, a), (_, b)| Pattern::precedence(&a.path, &b.path)).map(|(place, _)| place);
+    Resolution { exempt, public: None, route }
+}
+
+#[cfg(test)]
+mod tests;

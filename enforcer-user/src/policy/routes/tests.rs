@@ -1,0 +1,253 @@
+use std::collections::HashMap;
+
+use enforcer_ebpf::abi::{self, Edge, Rule};
+use enforcer_ebpf::key;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use super::*;
+use crate::policy::document::Charge;
+use crate::policy::method::Methods;
+use crate::policy::path::segments;
+use crate::policy::{file, samples};
+
+const SECRET: [u64; 2] = [3, 5];
+
+/// The automaton, run as the program does.
+struct Machine {
+    automaton: Automaton,
+    edges: HashMap<Edge, u64>,
+}
+
+impl Machine {
+    fn new(automaton: Automaton) -> Self {
+        let edges = automaton.edges.iter().copied().collect();
+        Self { automaton, edges }
+    }
+
+    fn of(policy: &Policy) -> Self {
+        let bits: Vec<u32> = (0..policy.exempt.len() as u32).collect();
+        Self::new(compile(policy, &bits, SECRET, Room::ALL).expect("fits"))
+    }
+
+    /// The number of the rule of a path and method, 0 = none.
+    fn rule(&self, path: &[Vec<u8>], method: u32) -> u32 {
+        let automaton = &self.automaton;
+        let mut state = automaton.first();
+        for segment in path {
+            if state == 0 {
+                return 0;
+            }
+            let edge = Edge { state: u64::from(state), segment: key::tag(SECRET, segment).0 };
+            let other = automaton.states[state as usize - 1].other;
+            state = self.edges.get(&edge).map_or(other, |&next| next as u32);
+        }
+        match state.checked_sub(1).map(|state| automaton.states[state as usize].leaf) {
+            None | Some(0) => 0,
+            Some(leaf) => automaton.leaves[leaf as usize - 1].rules[method as usize],
+        }
+    }
+
+    fn resolution(&self, path: &[Vec<u8>], method: u32) -> (Resolution, Option<Rule>) {
+        let Some(number) = self.rule(path, method).checked_sub(1) else { return (Resolution::default(), None) };
+        let rule = self.automaton.rules[number as usize];
+        let exempt = (0..64).filter(|bit| rule.exempt & 1 << bit != 0).collect();
+        let resolution = match self.automaton.origins[number as usize] {
+            Origin::Route(place) => Resolution { exempt, public: None, route: Some(place) },
+            Origin::Public(place) => Resolution { exempt, public: Some(place), route: None },
+            Origin::Exempt => Resolution { exempt, public: None, route: None },
+        };
+        (resolution, Some(rule))
+    }
+}
+
+fn policy(rules: &str) -> Policy {
+    file::parse("p.toml", &format!("version = 1\n{rules}")).unwrap_or_else(|problems| panic!("{problems}"))
+}
+
+/// A policy of routes that differ in their costs, which count from 2.
+fn routes(paths: &[&str]) -> Policy {
+    let entry = |(place, path)| format!("[[route]]\npath = \"{path}\"\ncost = {}\n", place + 2);
+    policy(&paths.iter().enumerate().map(entry).collect::<String>())
+}
+
+/// The path of the route that holds.
+fn found(policy: &Policy, path: &str, method: u32) -> Option<String> {
+    let path = segments(path.as_bytes()).expect("a path");
+    let (resolution, _) = Machine::of(policy).resolution(&path, method);
+    assert_eq!(resolution, resolve(policy, &path, method));
+    let route = resolution.route.map(|place| policy.routes[place].to_string());
+    route.or(resolution.public.map(|place| format!("public {}", policy.public[place])))
+}
+
+#[test]
+fn the_longest_path_holds_and_a_literal_goes_before_any_segment() {
+    let policy = routes(&["/a/{id}/b", "/a/x", "/a", "/{any}/x/b/c"]);
+    for (path, route) in [
+        ("/a", Some("/a")),
+        ("/a/x", Some("/a/x")),
+        // The literal leads nowhere further; the longer path is found through `{id}`.
+        ("/a/x/b", Some("/a/{id}/b")),
+        ("/a/x/b/c", Some("/{any}/x/b/c")),
+        ("/a/x/b/d", Some("/a/{id}/b")),
+        ("/a/x/c", Some("/a/x")),
+        ("/a/y", Some("/a")),
+        ("/a/y/b/z/z", Some("/a/{id}/b")),
+        ("/b", None),
+        ("/", None),
+        ("//a//x/", Some("/a/x")),
+        ("/%61/%78", Some("/a/x")),
+        ("/A", None),
+    ] {
+        assert_eq!(found(&policy, path, 0).as_deref(), route, "{path}");
+    }
+}
+
+#[test]
+fn a_pattern_stands_at_different_segments_of_one_path() {
+    let policy = routes(&["/{a}/{b}/x", "/x/{b}/{c}/x"]);
+    assert_eq!(found(&policy, "/x/x/x/x", 0).as_deref(), Some("/x/{b}/{c}/x"));
+    assert_eq!(found(&policy, "/x/x/x", 0).as_deref(), Some("/{a}/{b}/x"));
+    assert_eq!(found(&policy, "/x/x", 0), None);
+}
+
+#[test]
+fn a_longer_route_of_other_methods_leaves_a_shorter_one() {
+    let policy =
+        policy("[[route]]\npath = \"/a\"\ncost = 2\n[[route]]\npath = \"/a/b\"\nmethods = [\"GET\"]\ncost = 3\n");
+    assert_eq!(found(&policy, "/a/b", Methods::number("GET")).as_deref(), Some("/a/b GET"));
+    assert_eq!(found(&policy, "/a/b", Methods::number("HEAD")).as_deref(), Some("/a"));
+    assert_eq!(found(&policy, "/a/b", Methods::number("PROPFIND")).as_deref(), Some("/a"));
+}
+
+#[test]
+fn public_goes_before_any_route_for_its_methods() {
+    let policy = policy(
+        "[[route]]\npath = \"/a/b/c\"\ncost = 2\n[[route]]\npath = \"/h\"\ncost = 2\n\
+         [[public]]\npath = \"/a/*\"\nmethods = [\"GET\"]\nlimit = \"1/s\"\n[[public]]\npath = \"/h\"\nlimit = \"1/s\"\n",
+    );
+    let (get, post) = (Methods::number("GET"), Methods::number("POST"));
+    assert_eq!(found(&policy, "/a/b/c", get).as_deref(), Some("public /a/* GET"));
+    assert_eq!(found(&policy, "/a/b/c", post).as_deref(), Some("/a/b/c"));
+    assert_eq!(found(&policy, "/a", get).as_deref(), Some("public /a/* GET"));
+    assert_eq!(found(&policy, "/h", post).as_deref(), Some("public /h"));
+    assert_eq!(found(&policy, "/h/i", post).as_deref(), Some("/h"));
+}
+
+#[test]
+fn rules_say_what_they_are_and_whom_they_are_not_for() {
+    let policy = policy(
+        "[limit.s]\nlimit = \"1/s\"\nper = \"service\"\n[[route]]\npath = \"/r\"\nuse = \"s\"\ncost = 7\n\
+         [[public]]\npath = \"/p\"\nlimit = \"1/s\"\n\
+         [[exempt]]\npath = \"/*\"\nsources = [\"::1\"]\nuntil = 2030-01-01T00:00:00Z\nreason = \"r\"\n",
+    );
+    let bits = [40];
+    let machine = Machine::new(compile(&policy, &bits, SECRET, Room::ALL).expect("fits"));
+    let rule = |path: &str| machine.resolution(&segments(path.as_bytes()).expect("a path"), 0).1.expect("a rule");
+    let exempt = 1 << 40;
+    let route = Rule { exempt, per: abi::Per::Service as u32, cost: 7, ..Rule::default() };
+    assert_eq!(rule("/r/x"), route);
+    let public = Rule { exempt, per: abi::Per::Source as u32, cost: 1, flags: Rule::PUBLIC, ..Rule::default() };
+    assert_eq!(rule("/p"), public);
+    assert_eq!(rule("/q"), Rule { exempt, per: abi::Per::Principal as u32, cost: 1, ..Rule::default() });
+}
+
+#[test]
+fn without_paths_there_is_nothing_to_look_at() {
+    let machine = Machine::of(&Policy::default());
+    assert_eq!((machine.automaton.first(), machine.automaton == Automaton::default()), (0, true));
+}
+
+#[test]
+fn a_thousand_paths_need_a_state_for_each_segment() {
+    let paths: Vec<_> = (0..1024).map(|number| format!("/api/v1/n{number}/{{id}}")).collect();
+    let policy = routes(&paths.iter().take(255).map(String::as_str).collect::<Vec<_>>());
+    let automaton = Machine::of(&policy).automaton;
+    // The root, /api, /api/v1, and two for each path.
+    assert_eq!((automaton.states.len(), automaton.edges.len()), (3 + 2 * 255, 2 + 255));
+    assert_eq!((automaton.leaves.len(), automaton.rules.len()), (255, 255));
+}
+
+#[test]
+fn says_which_paths_need_too_much_room() {
+    // Each has a literal at one of the segments: the states tell which of them have come, all subsets.
+    let wild = |at: usize, len: usize| -> String {
+        (0..len).map(|segment| if segment == at { "/x".into() } else { format!("/{{s{segment}}}") }).collect()
+    };
+    let mut paths: Vec<String> = (0..16).map(|at| wild(at, 16)).collect();
+    paths.push("/harmless".into());
+    let policy = routes(&paths.iter().map(String::as_str).collect::<Vec<_>>());
+    let error = compile(&policy, &[], SECRET, Room::ALL).expect_err("too large");
+    assert_eq!((error.what, error.room, error.paths.len()), ("states", abi::STATES as usize - 1, 5));
+    let text = error.to_string();
+    assert!(text.starts_with("the paths need more than 16383 states, most of them for /{s0}/"), "{text}");
+    assert!(!text.contains("harmless"), "{text}");
+    let small = |what: &str, room| {
+        let error = compile(&routes(&["/a", "/b"]), &[], SECRET, room).expect_err(what);
+        assert_eq!((error.what, error.room), (what, 1));
+    };
+    small("states", Room { states: 1, ..Room::ALL });
+    small("segments", Room { edges: 1, ..Room::ALL });
+    small("leaves", Room { leaves: 1, ..Room::ALL });
+    small("rules", Room { rules: 1, ..Room::ALL });
+    let exact = Room { states: 3, edges: 2, leaves: 2, rules: 2 };
+    assert!(compile(&routes(&["/a", "/b"]), &[], SECRET, exact).is_ok());
+}
+
+#[test]
+fn is_placed_where_there_is_room() {
+    let policy = routes(&["/a/{id}", "/b"]);
+    let machine = Machine::of(&policy);
+    let numbers = |len: usize, from: u32| (0..len as u32).map(|place| from + 2 * place).collect::<Vec<_>>();
+    let Automaton { states, edges: _, leaves, rules, origins: _ } = &machine.automaton;
+    let (at, leaf_at, rule_at) = (numbers(states.len(), 100), numbers(leaves.len(), 50), numbers(rules.len(), 7));
+    let placed = machine.automaton.placed(&at, &leaf_at, &rule_at);
+    // Read through the places, it is the same automaton.
+    let back = |number: u32, from: u32| if number == 0 { 0 } else { (number - from) / 2 + 1 };
+    for (there, here) in placed.states.iter().zip(states) {
+        assert_eq!((back(there.other, 100), back(there.leaf, 50)), (here.other, here.leaf));
+    }
+    for ((there, to), (here, next)) in placed.edges.iter().zip(&machine.automaton.edges) {
+        assert_eq!((back(there.state as u32, 100), back(*to as u32, 100)), (here.state as u32, *next as u32));
+        assert_eq!(there.segment, here.segment);
+    }
+    for (there, here) in placed.leaves.iter().zip(leaves) {
+        assert_eq!(there.rules.map(|rule| back(rule, 7)), here.rules);
+    }
+    assert_eq!(placed.rules, *rules);
+}
+
+/// Paths over the segments of [`samples::pattern`], and some that no pattern has.
+fn path() -> impl Strategy<Value = Vec<Vec<u8>>> {
+    let segments = ["a", "b", "c", "{id}", "{\"[é", "z"].map(|segment| segment.as_bytes().to_vec());
+    vec(select(segments.to_vec()), 0..7)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn the_automaton_finds_what_looking_at_all_paths_finds(
+        policy in samples::policy(),
+        paths in vec((path(), 0u32..8), 32),
+    ) {
+        let machine = Machine::of(&policy);
+        for (path, method) in paths {
+            let (found, rule) = machine.resolution(&path, method);
+            let expected = resolve(&policy, &path, method);
+            prop_assert_eq!(&found, &expected, "{:?} {}", path, method);
+            let cost = expected.route.map_or(1, |place| policy.routes[place].cost);
+            let per = match expected.route.and_then(|place| policy.routes[place].charge.as_ref()) {
+                Some(Charge::Own(quota)) => quota.per,
+                Some(Charge::Shared(name)) => policy.limits[name].per,
+                None if expected.public.is_some() => abi::Per::Source,
+                None => abi::Per::Principal,
+            };
+            let flags = if expected.public.is_some() { Rule::PUBLIC } else { 0 };
+            if let Some(rule) = rule {
+                prop_assert_eq!((rule.cost, rule.per, rule.flags), (cost, per as u32, flags));
+            }
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! What an operator says about the service as a whole.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use enforcer_ebpf::abi::SpreadAction;
+
+use super::{Limits, Rule, Unit};
+use crate::config::bounds;
+use crate::policy::Method;
+use crate::prefix::Prefix;
+
+/// Rules that are neither a principal's nor a path's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Limits of all requests together; `None` = none.
+    pub ceiling: Option<Limits>,
+    /// Limits of each source over all its keys; `None` = none.
+    pub source: Option<Limits>,
+    /// Limits of each source's requests with bad keys.
+    pub guesses: Limits,
+    /// How long a source over [`Service::guesses`] is refused unread for any bad key; 0 to a day.
+    pub guess_penalty: Duration,
+    /// Whether its good keys are refused too for that time.
+    pub strict_guesses: bool,
+    /// Limits of each source's CORS preflights without a key; [`Limits::Blocked`] = they need one, never
+    /// [`Limits::Unlimited`].
+    pub preflight: Limits,
+    /// The field that tells a principal's clients apart; `None` = nothing does.
+    pub client_id: Option<FieldName>,
+    /// Whose `X-Forwarded-For` or PROXY protocol is believed, sorted.
+    pub trusted_proxies: Vec<Prefix>,
+    /// What those send first on a connection.
+    pub proxy_protocol: ProxyProtocol,
+    /// Most connections of one source at once; `None` = any number.
+    pub connections_per_source: Option<u32>,
+    /// Most connections of one principal at once; `None` = any number.
+    pub connections_per_principal: Option<u32>,
+    /// How many good keys of one source are too many.
+    pub keys_per_source: Spread,
+    /// How many sources of one key are too many.
+    pub sources_per_key: Spread,
+}
+
+/// How many of one thing for one of another are too many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spread {
+    /// The most within a window, from 1.
+    pub most: u32,
+    /// The window.
+    pub within: Duration,
+    /// What follows beyond; `None` = they are not counted.
+    pub action: Option<SpreadAction>,
+}
+
+/// The words for [`Spread::action`].
+pub const ACTIONS: [(&str, Option<SpreadAction>); 4] = [
+    ("alert", Some(SpreadAction::Alert)),
+    ("limit", Some(SpreadAction::Limit)),
+    ("penalty", Some(SpreadAction::Penalty)),
+    ("off", None),
+];
+
+/// What proxies send first on a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    /// The request; the source is in `X-Forwarded-For`.
+    #[default]
+    Off,
+    /// A line with the source.
+    V1,
+    /// A binary header with the source.
+    V2,
+}
+
+/// The words for [`ProxyProtocol`].
+pub const PROXY_PROTOCOLS: [(&str, ProxyProtocol); 3] =
+    [("off", ProxyProtocol::Off), ("v1", ProxyProtocol::V1), ("v2", ProxyProtocol::V2)];
+
+/// A field's name in lower case: 1 to 31 bytes of a token, none that the program reads for itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldName(String);
+
+/// A text that is no name of a field for clients' ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotAField {
+    /// Not a token, or too long.
+    #[error("this is no name of a field")]
+    Form,
+    /// The program gives it a meaning already.
+    #[error("this field has a meaning of its own")]
+    Taken,
+}
+
+impl FieldName {
+    /// What is accepted as one.
+    pub const ACCEPTED: &str = "1 to 31 of a-z A-Z 0-9 and !#$%&'*+-.^_`|~, such as X-Client-Id; not X-API-Key, Host, \
+                                Connection, Content-Length, Transfer-Encoding, Expect, Upgrade, Origin, \
+                                Access-Control-Request-Method or X-Forwarded-For";
+
+    /// Those that the program reads.
+    const TAKEN: [&str; 10] = [
+        "x-api-key",
+        "host",
+        "connection",
+        "content-length",
+        "transfer-encoding",
+        "expect",
+        "upgrade",
+        "origin",
+        "access-control-request-method",
+        "x-forwarded-for",
+    ];
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for FieldName {
+    type Err = NotAField;
+
+    fn from_str(text: &str) -> Result<Self, NotAField> {
+        let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        if !(1..=31).contains(&text.len()) || !text.bytes().all(token) {
+            return Err(NotAField::Form);
+        }
+        let name = text.to_ascii_lowercase();
+        if Self::TAKEN.contains(&name.as_str()) { Err(NotAField::Taken) } else { Ok(Self(name)) }
+    }
+}
+
+impl fmt::Display for FieldName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A time as files have it.
+pub(super) struct Time(pub(super) Duration);
+
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        bounds::show(self.0, f)
+    }
+}
+
+/// So many requests a minute.
+fn per_minute(count: u32) -> Limits {
+    Limits::Rules(vec![Rule { count, every: 1, unit: Unit::Minute, method: Method::Sliding, name: None }])
+}
+
+impl Spread {
+    /// An alert at more than `most` in ten minutes.
+    const fn alert(most: u32) -> Self {
+        Self { most, within: Duration::from_secs(600), action: Some(SpreadAction::Alert) }
+    }
+}
+
+impl Default for Service {
+    fn default() -> Self {
+        Self {
+            ceiling: None,
+            source: None,
+            guesses: per_minute(10),
+            guess_penalty: Duration::from_secs(300),
+            strict_guesses: false,
+            preflight: per_minute(60),
+            client_id: None,
+            trusted_proxies: Vec::new(),
+            proxy_protocol: ProxyProtocol::Off,
+            connections_per_source: None,
+            connections_per_principal: None,
+            keys_per_source: Spread::alert(20),
+            sources_per_key: Spread::alert(25),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_for_clients_is_none_that_has_a_meaning() {
+        assert_eq!("X-Client-Id".parse::<FieldName>().map(|name| name.to_string()), Ok("x-client-id".into()));
+        for wrong in ["", "a b", "a:", "é", &"a".repeat(32)] {
+            assert_eq!(wrong.parse::<FieldName>(), Err(NotAField::Form), "{wrong}");
+        }
+        for taken in ["X-API-KEY", "host", "Content-Length"] {
+            assert_eq!(taken.parse::<FieldName>(), Err(NotAField::Taken), "{taken}");
+        }
+        for taken in FieldName::TAKEN {
+            assert!(FieldName::ACCEPTED.to_ascii_lowercase().contains(taken), "{taken}");
+        }
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_limit_strings() {
+        let service = Service::default();
+        assert_eq!(
+            (service.guesses.to_string(), service.preflight.to_string()),
+            ("10/minute".into(), "60/minute".into())
+        );
+    }
+}
