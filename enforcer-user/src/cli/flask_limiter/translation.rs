@@ -3,17 +3,16 @@
 //! Flask-Limiter counts for each endpoint apart unless a limit is shared, so each URL rule becomes a route. Its
 //! application limits, which are over all endpoints, become the plan's.
 
+use enforcer_ebpf::abi::LIMITS;
+use enforcer_ebpf::limit::MAX_COST;
+
 use super::draft::{Count, Counted, Draft, PLAN, Per, Route};
 use super::inventory::{Inventory, KeyFunction, Limit, Rule, Window};
 use super::path::Path;
 use crate::policy::Limits;
 
-/// Most requests that one may count as.
-const MAX_COST: u32 = 256;
 /// The methods that a policy tells apart; OTHER stands for the rest.
 const METHODS: [&str; 6] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
-/// Limits that one string holds.
-const MAX_TOGETHER: usize = 4;
 
 /// Methods of a rule that are counted alike, and by what.
 struct Entry<'i> {
@@ -257,10 +256,10 @@ impl Inventory {
         if !self.application.is_empty() {
             draft.lose(format!("{owner}: its cost counts for the limits over all routes, too"));
         }
-        if cost > MAX_COST {
+        if u64::from(cost) > MAX_COST {
             draft.lose(format!("{owner}: a request counts as {MAX_COST} at most, not as {cost}"));
         }
-        cost.min(MAX_COST)
+        cost.min(MAX_COST as u32)
     }
 
     /// One string of all these limits.
@@ -271,8 +270,8 @@ impl Inventory {
             let text = format!("{window}{algorithm}");
             match text.parse::<Limits>() {
                 Ok(_) if windows.contains(&text) => (),
-                Ok(_) if windows.len() == MAX_TOGETHER => {
-                    draft.lose(format!("{owner}: `{window}` is left out; at most {MAX_TOGETHER} limits hold together"));
+                Ok(_) if windows.len() == LIMITS => {
+                    draft.lose(format!("{owner}: `{window}` is left out; at most {LIMITS} limits hold together"));
                 }
                 Ok(_) => windows.push(text),
                 Err(error) => draft.lose(format!("{owner}: `{window}` is left out: {}", error.message)),
@@ -367,6 +366,7 @@ impl std::fmt::Display for Window {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy;
     use serde_json::{Value, json};
 
     fn limit(more: Value) -> Value {
@@ -392,7 +392,12 @@ mod tests {
             "spanning": ["path"], "settings": [], "behind_proxy": false,
         });
         inventory.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
-        serde_json::from_value::<Inventory>(inventory).expect("an inventory").translate("app:app")
+        let draft = serde_json::from_value::<Inventory>(inventory).expect("an inventory").translate("app:app");
+        let text = draft.to_string();
+        if let Err(problems) = policy::file::parse("policy.toml", &text) {
+            panic!("it does not read back: {problems:?}: {text}");
+        }
+        draft
     }
 
     fn counts(draft: &Draft) -> Vec<(String, Count, u32)> {
