@@ -6,6 +6,8 @@ from execution import recorded
 
 app = Flask(__name__)
 app.wsgi_app = recorded(app.wsgi_app)
+# It answers every spelling of a path, and redirects none.
+app.url_map.merge_slashes = False
 
 
 @app.route("/", defaults={"path": ""}, methods=["GET", "POST", "PUT", "DELETE", "OPTIONS"])

@@ -74,6 +74,8 @@ impl Site {
         // A local route makes every address beneath it the host's own.
         link.client().ip(&["route", "add", "local", "10.77.16.0/20", "dev", "lo"])?;
         link.client().ip(&["-6", "route", "add", "local", "fd77:0:0:100::/56", "dev", "lo"])?;
+        // IPv6 binds to no address of a local route otherwise.
+        link.client().run(|| Ok(fs::write("/proc/sys/net/ipv6/ip_nonlocal_bind", "1")?))?;
         if link.interface != "lo" {
             link.server.ip(&["route", "add", "10.77.16.0/20", "via", "10.77.0.2"])?;
             link.server.ip(&["-6", "route", "add", "fd77:0:0:100::/56", "via", "fd77::2"])?;

@@ -11,7 +11,9 @@ use enforcer_tests::netns::Way;
 use enforcer_tests::origin::{Origin, Workers};
 use nix::sys::signal::Signal;
 
-use crate::site::{Endings, Site, keyed, known_key, random_key, refused, request, statuses, take_over, v4, v6};
+use crate::site::{
+    Endings, Site, add_key, keyed, known_key, random_key, refused, request, statuses, take_over, v4, v6,
+};
 
 /// Sends requests with one key until every worker has executed more than its limit of 100; how they ended.
 fn saturate(site: &Site, origin: &Origin, path: &str, key: &str) -> Result<Endings> {
@@ -288,5 +290,62 @@ fn behind_the_enforcer_2000_client_ids_of_a_key_share_its_100_and_declared_ones_
     }
     let without = site.flood(v4(1), 10, |_| keyed("/data", &known_key(1)))?;
     ensure!(without == statuses([(429, 10)]), "without a client id: {without:?}");
+    Ok(())
+}
+
+#[test]
+fn a_limit_is_its_key_s_wherever_it_is_sent_from_and_however_it_is_sent() -> Result<()> {
+    let site = Site::new(Way::VethNative)?;
+    let origin = site.serve("plain", Workers::Threads(2))?;
+    let enforcer = site.guard(
+        "[principal.roaming]\nlimit = \"90/hour\"\n[principal.first]\nlimit = \"50/hour\"\n\
+         [principal.second]\nlimit = \"50/hour\"\n[principal.few]\nlimit = \"3/hour\"\n[principal.gone]\nlimit = \"50/hour\"",
+    )?;
+    let [roaming, first, second, few, gone] =
+        ["roaming", "first", "second", "few", "gone"].map(|name| add_key(&enforcer, name));
+    let (roaming, first, second, few, gone) = (roaming?, first?, second?, few?, gone?);
+    enforcer.cli(&["key", "rm", "gone"])?;
+
+    // One key of three sources: its limit in total.
+    let sources = [v4(1), v4(2), v6(1, 1)];
+    let spread = site.flood_from(|number| sources[number % 3], 180, |_| keyed("/", &roaming))?;
+    ensure!(spread == statuses([(200, 90), (429, 90)]), "one key of three sources: {spread:?}");
+    // Two keys of one source: each its own.
+    let both = site.flood(v4(3), 200, |number| keyed("/", if number.is_multiple_of(2) { &first } else { &second }))?;
+    ensure!(both == statuses([(200, 100), (429, 100)]), "two keys of one source: {both:?}");
+    ensure!(origin.executed_with(&first)? == 50 && origin.executed_with(&second)? == 50, "not each its own");
+
+    let twice = request("/", &[("X-API-Key", &roaming), ("X-API-Key", &first)]);
+    for (what, bad, status) in [
+        ("without a key", get("/", None), 401),
+        ("an unknown key", keyed("/", &random_key(1)), 401),
+        ("a revoked key", keyed("/", &gone), 401),
+        ("a key in the query", get(&format!("/?api_key={first}"), None), 401),
+        ("a key in a cookie", request("/", &[("Cookie", &format!("X-API-Key={first}"))]), 401),
+        ("two keys", twice, 400),
+        ("a key by another name", request("/", &[("X_API_Key", &first)]), 400),
+    ] {
+        let ending = site.ask(v4(4), &bad)?;
+        ensure!(ending == Ending::Answered(status), "{what}: {ending:?}");
+    }
+
+    // Requests in one segment are judged one by one, and one in many pieces once.
+    let five: Vec<u8> = (0..5).flat_map(|_| keyed("/", &few)).collect();
+    let mut pipelined = site.connect(v4(5))?;
+    pipelined.send(&five);
+    while let (Ending::Answered(status), _) = pipelined.answer() {
+        ensure!(status == 200, "a pipelined request is answered with {status}");
+    }
+    let whole = keyed("/", &few);
+    let pieces: Vec<&[u8]> = whole.chunks(16).collect();
+    let mut rest = Vec::new();
+    for _ in 0..5 {
+        let mut connection = site.connect(v4(5))?;
+        connection.send_slowly(&pieces, Duration::from_millis(5));
+        rest.push(connection.answer().0);
+    }
+    ensure!(rest.last() == Some(&Ending::Answered(429)), "requests in pieces: {rest:?}");
+    ensure!(origin.executed_with(&few)? == 3, "of 3 an hour {} were executed", origin.executed_with(&few)?);
+    ensure!(origin.executed()?.len() == 193, "the app executed {}", origin.executed()?.len());
     Ok(())
 }
