@@ -16,7 +16,7 @@ mod translation;
 use crate::abi::{ANSWERS_EACH, Buckets, LIMITS, Policy, Service, scope};
 use crate::flow::{self, Receiver, Told, due, receiver};
 use crate::judge::World;
-use crate::limit::{self, Moment};
+use crate::limit::{self, Clock};
 use crate::opaque::opaque;
 use crate::reply::{self, TCP_HEADER};
 use crate::shift::Shift;
@@ -230,7 +230,7 @@ fn take<P: Post>(post: &P, sheet: &mut Sheet) -> bool {
 
 /// Notes in `told` which limit of its claim keeps a request of its cost out for longest, and for how long.
 #[inline(always)]
-pub fn measure(told: &mut Told, policy: &Policy, buckets: &Buckets, now: Moment) {
+pub fn measure(told: &mut Told, policy: &Policy, buckets: &Buckets, now: Clock) {
     let cost = u64::from(told.cost);
     let (mut longest, mut worst) = (0, 0);
     for index in 0..LIMITS {

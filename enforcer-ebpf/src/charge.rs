@@ -100,7 +100,7 @@ impl Default for Charge {
         Self {
             claims: [Claim::default(); CLAIMS],
             tokens: [0; CLAIMS * LIMITS],
-            now: Moment { boot: 0, offset: 0 },
+            now: Moment::default(),
             cost: 0,
             len: 0,
             stage: TEST,
@@ -120,7 +120,7 @@ impl Charge {
     /// Begins a charge of `cost` requests (1–[`crate::limit::MAX_COST`]) at `now` (ns of CLOCK_BOOTTIME), to nothing yet.
     #[inline(always)]
     pub fn begin(&mut self, now: u64, cost: u64) {
-        self.now.boot = now;
+        self.now.clock.boot = now;
         self.cost = cost;
         self.len = zero();
         self.stage = TEST;
@@ -131,11 +131,11 @@ impl Charge {
         self.would_refuse = zero();
     }
 
-    /// Says what the time of day is, for limits that follow the calendar: [`Moment::offset`]. Whoever drives the steps
+    /// Says what the time of day is, for limits that follow the calendar: [`Clock::offset`](crate::limit::Clock::offset). Whoever drives the steps
     /// does, before the first.
     #[inline(always)]
     pub fn set_offset(&mut self, offset: u64) {
-        self.now.offset = offset;
+        self.now.clock.offset = offset;
     }
 
     /// Adds a claim; a policy slot of 0 adds none. `false` if there is no room, which a caller never meets.
@@ -214,6 +214,7 @@ impl Charge {
     pub fn step<C: Cell>(&mut self, cells: &Cells<C>, policy: &Policy) -> bool {
         let Place { claim, candidate, limit: number } = self.place();
         let limit = &policy.limits[number];
+        self.now.enter(limit);
         let len = if policy.len > LIMITS as u32 { LIMITS as u32 } else { policy.len };
         let is_shadow = self.stage >= SHADOW_TEST;
         if !is_shadow && number == 0 {
@@ -227,7 +228,7 @@ impl Charge {
         let is_over = number as u32 >= len || (!is_shadow && policy.flags & Policy::OBSERVE != 0);
         match self.stage {
             TEST | CHARGE if is_over => self.next_claim(),
-            TEST if would_pass(cells, limit, self.now, self.cost) => {
+            TEST if would_pass(cells, limit, &self.now, self.cost) => {
                 self.index += 1;
                 self.settle_end()
             }
@@ -235,7 +236,7 @@ impl Charge {
                 self.refused = self.index;
                 false
             }
-            CHARGE => match attempt(cells, limit, self.now, self.cost) {
+            CHARGE => match attempt(cells, limit, &self.now, self.cost) {
                 Outcome::Charged(token) => {
                     self.tokens[(claim * LIMITS + number) & (CLAIMS * LIMITS - 1)] = token;
                     self.tries = 0;
@@ -267,7 +268,7 @@ impl Charge {
                 self.stage = SHADOW_CHARGE;
                 true
             }
-            SHADOW_TEST if would_pass(cells, limit, self.now, self.cost) => {
+            SHADOW_TEST if would_pass(cells, limit, &self.now, self.cost) => {
                 self.index += 1;
                 // Behind the last limit there is no place of the same set.
                 if self.index & (LIMITS as u64 - 1) == 0 {
@@ -283,7 +284,7 @@ impl Charge {
             _ if number as u32 >= len => self.next_shadow(),
             _ => {
                 // Who was faster took a place that was there before: a shadow need not be exact.
-                if matches!(attempt(cells, limit, self.now, self.cost), Outcome::Raced)
+                if matches!(attempt(cells, limit, &self.now, self.cost), Outcome::Raced)
                     && self.tries < u64::from(ATTEMPTS)
                 {
                     self.tries += 1;

@@ -48,10 +48,10 @@ const COUNT_BITS: u32 = 28;
 const COUNT_MASK: u64 = (1 << COUNT_BITS) - 1;
 const SEQUENCE_MASK: u64 = 0xff;
 
-/// An instant on the clocks that limits go by.
+/// A reading of the clocks that limits go by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(C)]
-pub struct Moment {
+pub struct Clock {
     /// CLOCK_BOOTTIME in ns.
     pub boot: u64,
     /// CLOCK_REALTIME − CLOCK_BOOTTIME in ns, modulo 2⁶⁴: [`crate::abi::map::CLOCK`]. Only limits with an [`align`] look
@@ -59,23 +59,60 @@ pub struct Moment {
     pub offset: u64,
 }
 
-impl Moment {
-    /// An instant for limits that do not follow the calendar.
+impl Clock {
+    /// A reading for limits that do not follow the calendar.
     #[must_use]
     #[inline(always)]
     pub const fn of_boot(boot: u64) -> Self {
         Self { boot, offset: 0 }
     }
 
-    #[inline(always)]
-    const fn ticks(self) -> u64 {
-        self.boot / TICK_NS
-    }
-
     /// ns of Unix time.
     #[inline(always)]
     const fn unix_ns(self) -> u64 {
         self.boot.wrapping_add(self.offset)
+    }
+}
+
+/// A reading of the clocks as one limit sees it: with the window of the calendar, for one that has such.
+///
+/// It is taken apart from what is done with it, since on the BPF stack there is no room for the calendar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Moment {
+    pub(crate) clock: Clock,
+    /// Means nothing for other limits.
+    period: Period,
+}
+
+impl Moment {
+    /// A reading as `limit` sees it.
+    #[must_use]
+    #[inline(always)]
+    pub fn of(clock: Clock, limit: &Limit) -> Self {
+        let mut moment = Self { clock, period: Period { start: 0, end: 0 } };
+        moment.enter(limit);
+        moment
+    }
+
+    /// A reading of CLOCK_BOOTTIME in ns, for limits that do not follow the calendar.
+    #[must_use]
+    #[inline(always)]
+    pub const fn of_boot(boot: u64) -> Self {
+        Self { clock: Clock::of_boot(boot), period: Period { start: 0, end: 0 } }
+    }
+
+    /// Looks at the reading as `limit` does.
+    #[inline(always)]
+    pub(crate) fn enter(&mut self, limit: &Limit) {
+        if limit.algorithm == Algorithm::Fixed as u32 && limit.interval != align::NONE {
+            self.period.find(limit, self.clock.unix_ns() / SECOND_NS);
+        }
+    }
+
+    #[inline(always)]
+    const fn ticks(&self) -> u64 {
+        self.clock.boot / TICK_NS
     }
 }
 
@@ -129,44 +166,44 @@ impl Window {
 
     /// Ticks of it that have passed; means nothing if it follows the calendar.
     #[inline(always)]
-    const fn elapsed(self, now: Moment) -> u64 {
+    const fn elapsed(self, now: &Moment) -> u64 {
         now.ticks().saturating_sub(self.start)
     }
 
     /// ns until it ends.
     #[inline(always)]
-    const fn left(self, now: Moment, limit: &Limit) -> u64 {
+    fn left(self, now: &Moment, limit: &Limit) -> u64 {
         if limit.interval == align::NONE {
             return limit.window.saturating_sub(self.elapsed(now)).saturating_mul(TICK_NS);
         }
-        let unix = now.unix_ns();
-        let seconds = Period::of(limit, self.start).end.saturating_sub(unix / SECOND_NS);
+        let mut period = Period { start: 0, end: 0 };
+        period.find(limit, self.start);
+        let unix = now.clock.unix_ns();
+        let seconds = period.end.saturating_sub(unix / SECOND_NS);
         // Two windows at most: no product of these wraps.
         seconds.wrapping_mul(SECOND_NS).saturating_sub(unix % SECOND_NS)
     }
 
     /// The window that counts at `now`; `None` if it is this one.
     #[inline(always)]
-    const fn rolled(self, now: Moment, limit: &Limit) -> Option<Self> {
+    const fn rolled(self, now: &Moment, limit: &Limit) -> Option<Self> {
         if limit.interval == align::NONE {
             self.rolled_in_ticks(now.ticks(), limit)
         } else {
-            self.rolled_in_calendar(now.unix_ns() / SECOND_NS, limit)
+            self.rolled_in_calendar(&now.period)
         }
     }
 
     #[inline(always)]
-    const fn rolled_in_calendar(self, unix: u64, limit: &Limit) -> Option<Self> {
-        let Period { start, end } = Period::of(limit, unix);
-        // The clock was set back over the begin of this one.
+    const fn rolled_in_calendar(self, period: &Period) -> Option<Self> {
+        let Period { start, end } = *period;
+        // In the second case the clock was set back over the begin of this one.
         if self.start == start || self.start == end {
             return None;
         }
-        if self.start < start {
-            return Some(Self { start, carry: false, sequence: (self.sequence + 1) & SEQUENCE_MASK });
-        }
-        // Of the same sequence, so that the counts are of this one too.
-        Some(Self { start, ..self })
+        // A later one has a sequence of its own; one that takes counts over keeps theirs.
+        let sequence = self.sequence + (self.start < start) as u64;
+        Some(Self { start, carry: false, sequence: sequence & SEQUENCE_MASK })
     }
 
     #[inline(always)]
@@ -245,11 +282,11 @@ const fn weighted(count: u64, left: u64, window: u64) -> u64 {
     if window == 0 { 0 } else { (count * left).div_ceil(window) }
 }
 
-/// Tries once to charge `cost` requests (1–[`MAX_COST`]) at `now` to one limit.
+/// Tries once to charge `cost` requests (1–[`MAX_COST`]) to one limit, at `now` as that sees it.
 #[inline(always)]
-pub fn attempt<C: Cell>(cells: &Cells<C>, limit: &Limit, now: Moment, cost: u64) -> Outcome {
+pub fn attempt<C: Cell>(cells: &Cells<C>, limit: &Limit, now: &Moment, cost: u64) -> Outcome {
     if limit.algorithm == Algorithm::Gcra as u32 {
-        return attempt_gcra(cells, limit, now.boot, cost);
+        return attempt_gcra(cells, limit, now.clock.boot, cost);
     }
     let window_word = cells.window.load();
     let counts_word = cells.counts.load();
@@ -301,11 +338,11 @@ pub fn refund<C: Cell>(cells: &Cells<C>, limit: &Limit, token: u64, cost: u64) -
     cells.counts.swap(word, counts.to_word())
 }
 
-/// Whether a charge would pass now; changes nothing.
+/// Whether a charge would pass, likewise; changes nothing.
 #[inline(always)]
-pub fn would_pass<C: Cell>(cells: &Cells<C>, limit: &Limit, now: Moment, cost: u64) -> bool {
+pub fn would_pass<C: Cell>(cells: &Cells<C>, limit: &Limit, now: &Moment, cost: u64) -> bool {
     let bucket = Bucket { window: cells.window.load(), counts: cells.counts.load(), arrival: cells.arrival.load() };
-    remaining(&bucket, limit, now) >= cost
+    remaining_at(&bucket, limit, now) >= cost
 }
 
 /// A limit's state as a person reads it.
@@ -322,11 +359,15 @@ pub struct Usage {
 }
 
 /// Requests that would pass at `now`.
-#[inline(always)]
 #[must_use]
-pub fn remaining(bucket: &Bucket, limit: &Limit, now: Moment) -> u64 {
+pub fn remaining(bucket: &Bucket, limit: &Limit, now: Clock) -> u64 {
+    remaining_at(bucket, limit, &Moment::of(now, limit))
+}
+
+#[inline(always)]
+fn remaining_at(bucket: &Bucket, limit: &Limit, now: &Moment) -> u64 {
     if limit.algorithm == Algorithm::Gcra as u32 {
-        let ahead = bucket.arrival.saturating_sub(now.boot);
+        let ahead = bucket.arrival.saturating_sub(now.clock.boot);
         if limit.count == 0 || ahead > limit.tolerance || limit.interval == 0 {
             return 0;
         }
@@ -337,7 +378,7 @@ pub fn remaining(bucket: &Bucket, limit: &Limit, now: Moment) -> u64 {
 }
 
 #[inline(always)]
-fn current(bucket: &Bucket, limit: &Limit, now: Moment) -> (Counts, Window) {
+fn current(bucket: &Bucket, limit: &Limit, now: &Moment) -> (Counts, Window) {
     let mut window = Window::from_word(bucket.window);
     let counts = Counts::from_word(bucket.counts);
     // A torn read shows counts that are newer than the window: they are the ones that hold.
@@ -351,11 +392,12 @@ fn current(bucket: &Bucket, limit: &Limit, now: Moment) -> (Counts, Window) {
 
 /// The state of one limit at `now`, for people and for answers.
 #[must_use]
-pub fn usage(bucket: &Bucket, limit: &Limit, now: Moment) -> Usage {
-    let remaining = remaining(bucket, limit, now);
+pub fn usage(bucket: &Bucket, limit: &Limit, now: Clock) -> Usage {
     let retry = retry(bucket, limit, now, 1);
+    let now = &Moment::of(now, limit);
+    let remaining = remaining_at(bucket, limit, now);
     if limit.algorithm == Algorithm::Gcra as u32 {
-        let ahead = bucket.arrival.saturating_sub(now.boot);
+        let ahead = bucket.arrival.saturating_sub(now.clock.boot);
         let used = if limit.interval == 0 { 0 } else { ahead.div_ceil(limit.interval) };
         return Usage { used, remaining, reset: ahead, retry };
     }
@@ -375,7 +417,7 @@ pub fn usage(bucket: &Bucket, limit: &Limit, now: Moment) -> Usage {
 /// ns until `cost` more requests at once would pass, if nothing is sent until then; 0 if they would now, `u64::MAX` if
 /// never.
 #[must_use]
-pub fn retry(bucket: &Bucket, limit: &Limit, now: Moment, cost: u64) -> u64 {
+pub fn retry(bucket: &Bucket, limit: &Limit, now: Clock, cost: u64) -> u64 {
     if limit.count == 0 {
         return u64::MAX;
     }
@@ -389,6 +431,7 @@ pub fn retry(bucket: &Bucket, limit: &Limit, now: Moment, cost: u64) -> u64 {
     if cost > limit.count as u64 {
         return u64::MAX;
     }
+    let now = &Moment::of(now, limit);
     let (counts, window) = current(bucket, limit, now);
     let elapsed = window.elapsed(now);
     let most = limit.count as u64 - cost;

@@ -149,8 +149,9 @@ fn take_place(slot: u32, now: u64) -> bool {
     let (Some(policy), Some(buckets)) = (POLICIES.get(slot), BUCKETS.get_ptr_mut(&ADMISSION)) else { return false };
     // SAFETY: within the value.
     let cells = cells(unsafe { &raw mut (*buckets).limits }.cast());
+    let now = Moment::of_boot(now);
     for _ in 0..ADMISSIONS {
-        match limit::attempt(&cells, &policy.limits[0], Moment::of_boot(now), 1) {
+        match limit::attempt(&cells, &policy.limits[0], &now, 1) {
             Outcome::Charged(_) => return true,
             Outcome::Refused => break,
             Outcome::Raced => {}

@@ -4,7 +4,7 @@ use aya_ebpf::helpers::generated::{bpf_clone_redirect, bpf_csum_diff, bpf_ktime_
 use enforcer_ebpf::abi::{ANSWER_TEXT, POINTS, Scope};
 use enforcer_ebpf::answer::{self, Letter, Post, SECOND, Sheet, TEXT, Text};
 use enforcer_ebpf::flow::{Receiver, Told};
-use enforcer_ebpf::limit::Moment;
+use enforcer_ebpf::limit::Clock;
 use enforcer_ebpf::wire::{HEAD, Segment};
 
 use crate::maps::{self, ANSWERS, POLICIES};
@@ -94,7 +94,7 @@ extern "C" fn measure_limits(told: *mut Told, now: u64) -> u32 {
         return 0;
     };
     // SAFETY: a map's value, which other CPUs may change meanwhile.
-    answer::measure(told, policy, unsafe { &*buckets }, Moment { boot: now, offset: maps::clock_offset() });
+    answer::measure(told, policy, unsafe { &*buckets }, Clock { boot: now, offset: maps::clock_offset() });
     1
 }
 
