@@ -609,7 +609,8 @@ fn exactly_n_pass_however_many_threads_send() {
 fn as_many_as_fit_pass_of_requests_that_cost_more_however_many_threads_send() {
     for cost in [3, 7, limit::MAX_COST] {
         let burst = gcra(10_000, DAY);
-        for limit in [sliding(10_000, MINUTE), fixed(10_000, MINUTE), burst, calendar(10_000, MINUTE, align::MULTIPLE)] {
+        for limit in [sliding(10_000, MINUTE), fixed(10_000, MINUTE), burst, calendar(10_000, MINUTE, align::MULTIPLE)]
+        {
             let passed = hammer(&limit, 10_000, cost, |_| clock(0, 0));
             assert_eq!(passed, 10_000 / cost * cost, "of {cost} each under {limit:?}");
         }

@@ -60,7 +60,7 @@ pub use self::{
     forwarding::Endpoints,
     guard::{Guard, Guarded, guard},
     log::Logger,
-    rules::{Network, Paths},
+    rules::Paths,
     tables::{Clock, MapFill},
 };
 

@@ -4,6 +4,8 @@
 //! to date when it is opened, a newer one is refused. Every change happens inside [`Store::begin`], which undoes it
 //! unless it is committed, so that the daemon can change the maps in between.
 
+mod policy;
+
 use std::collections::HashMap;
 use std::fs;
 use std::io;
@@ -17,9 +19,11 @@ use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 use crate::credential;
 use crate::name::Selector;
 use crate::policy::Limits;
+pub use policy::{Placed, PlacedClient, PlacedPrincipal, PlacedQuota, PlacedService};
 
 /// Each brings the schema from its index to the next; never change one that was released.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE install (
         -- Tag of a fixed text under the install's secret: tells whether the tags below are of this secret.
         secret_check BLOB NOT NULL CHECK (length(secret_check) = 16)
@@ -39,7 +43,102 @@ const MIGRATIONS: &[&str] = &["
         created   INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX keys_by_principal ON keys (principal);
-"];
+",
+    "
+    -- Limits are canonical strings; times are seconds since 1970; NULL stands for none.
+    CREATE TABLE plans (
+        name      TEXT PRIMARY KEY,
+        limits    TEXT NOT NULL,
+        candidate TEXT,
+        mode      TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    -- Beside what an operator has said of a principal stands what it came to, in `limits` and `candidate`: in the order
+    -- of the buckets of its meter.
+    ALTER TABLE principals ADD COLUMN plan TEXT REFERENCES plans (name);
+    ALTER TABLE principals ADD COLUMN own TEXT;
+    ALTER TABLE principals ADD COLUMN until INTEGER;
+    ALTER TABLE principals ADD COLUMN own_candidate TEXT;
+    ALTER TABLE principals ADD COLUMN candidate TEXT;
+    ALTER TABLE principals ADD COLUMN removed INTEGER NOT NULL DEFAULT 0 CHECK (removed IN (0, 1));
+    UPDATE principals SET own = limits;
+    CREATE TABLE clients (
+        principal INTEGER NOT NULL REFERENCES principals (idx),
+        id        TEXT NOT NULL,
+        -- Within the principal, never given to another id.
+        number    INTEGER NOT NULL CHECK (number BETWEEN 0 AND 4294967295),
+        -- In the order of its buckets; NULL once it is removed.
+        limits    TEXT,
+        PRIMARY KEY (principal, id),
+        UNIQUE (principal, number)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE scopes (
+        -- Scope::rule, never given to another; a row is never removed.
+        number    INTEGER PRIMARY KEY CHECK (number BETWEEN 16 AND 4294967295),
+        -- What it is the number of: a named limit, or a path with its methods.
+        identity  TEXT NOT NULL UNIQUE
+    ) STRICT;
+    -- In these, limits are in the order of their buckets.
+    CREATE TABLE limits (
+        name      TEXT PRIMARY KEY,
+        limits    TEXT NOT NULL,
+        per       TEXT NOT NULL,
+        candidate TEXT,
+        mode      TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE routes (
+        path      TEXT NOT NULL,
+        -- One bit for each.
+        methods   INTEGER NOT NULL,
+        limits    TEXT,
+        per       TEXT,
+        candidate TEXT,
+        mode      TEXT,
+        shared    TEXT REFERENCES limits (name),
+        cost      INTEGER NOT NULL,
+        CHECK (limits IS NULL OR shared IS NULL)
+    ) STRICT;
+    CREATE TABLE public (
+        -- With /* at its end if it reaches beneath itself.
+        path      TEXT NOT NULL,
+        methods   INTEGER NOT NULL,
+        limits    TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE exempt (
+        -- Its bit in Rule::exempt.
+        number    INTEGER PRIMARY KEY CHECK (number BETWEEN 0 AND 63),
+        path      TEXT NOT NULL,
+        methods   INTEGER NOT NULL,
+        -- Prefixes with spaces between them.
+        sources   TEXT NOT NULL,
+        until     INTEGER NOT NULL,
+        reason    TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE service (
+        id                        INTEGER PRIMARY KEY CHECK (id = 1),
+        ceiling                   TEXT,
+        source                    TEXT,
+        guesses                   TEXT NOT NULL,
+        guess_penalty_ms          INTEGER NOT NULL,
+        strict_guesses            INTEGER NOT NULL CHECK (strict_guesses IN (0, 1)),
+        preflight                 TEXT NOT NULL,
+        client_id                 TEXT,
+        trusted_proxies           TEXT NOT NULL,
+        proxy_protocol            TEXT NOT NULL,
+        connections_per_source    INTEGER,
+        connections_per_principal INTEGER,
+        keys_most                 INTEGER NOT NULL,
+        keys_within_ms            INTEGER NOT NULL,
+        keys_action               TEXT NOT NULL,
+        sources_most              INTEGER NOT NULL,
+        sources_within_ms         INTEGER NOT NULL,
+        sources_action            TEXT NOT NULL
+    ) STRICT;
+    ALTER TABLE keys ADD COLUMN not_before INTEGER;
+    ALTER TABLE keys ADD COLUMN expires INTEGER;
+    ALTER TABLE keys ADD COLUMN limits TEXT;
+    ALTER TABLE keys ADD COLUMN label TEXT;
+",
+];
 
 /// `enfc`, so that `file` and other tools can tell whose database this is.
 const APPLICATION_ID: i32 = 0x656e_6663;
@@ -90,6 +189,31 @@ pub enum Error {
         /// The parser's words.
         reason: String,
     },
+    /// Another row that this program would not have written.
+    #[error("the store holds what it should not, {row}: {reason}")]
+    Row {
+        /// Which one.
+        row: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A principal that is to go still has keys.
+    #[error("principal `{name}` cannot be removed: it has keys")]
+    Keyed {
+        /// The principal.
+        name: String,
+    },
+    /// A principal that is to be under a plan that is not there.
+    #[error("principal `{name}` cannot be under plan `{plan}`: there is none")]
+    NoPlan {
+        /// The principal.
+        name: String,
+        /// The plan.
+        plan: String,
+    },
+    /// A number that is never used again has none behind it.
+    #[error("the store has no number left for {0}")]
+    Exhausted(&'static str),
     /// SQLite refused.
     #[error("the store cannot be used: {0}")]
     Sql(#[from] rusqlite::Error),
@@ -102,7 +226,7 @@ pub struct Principal {
     pub index: u32,
     /// Its name.
     pub name: String,
-    /// Its limits; their order is that of the meter's buckets.
+    /// The limits that it is under, its own or its plan's; their order is that of the meter's buckets.
     pub limits: Limits,
 }
 
@@ -119,6 +243,14 @@ pub struct Key {
     pub disabled: bool,
     /// When it was added, to the second.
     pub created: Timestamp,
+    /// First valid instant, to the second; `None` = always.
+    pub not_before: Option<Timestamp>,
+    /// First instant no longer valid, to the second; `None` = never.
+    pub expires: Option<Timestamp>,
+    /// Limits of this key alone, in the order of their buckets.
+    pub limits: Option<Limits>,
+    /// What the operator calls it.
+    pub label: Option<String>,
 }
 
 /// The open database.
@@ -212,8 +344,9 @@ impl Store {
     /// # Errors
     /// The store cannot be read.
     pub fn principal(&self, name: &str) -> Result<Option<Principal>, Error> {
-        let mut statement =
-            self.connection.prepare_cached("SELECT idx, name, limits FROM principals WHERE name = ?1")?;
+        let mut statement = self
+            .connection
+            .prepare_cached("SELECT idx, name, limits FROM principals WHERE name = ?1 AND removed = 0")?;
         let row = statement.query_row([name], principal_row).optional()?;
         row.map(RawPrincipal::parse).transpose()
     }
@@ -223,30 +356,36 @@ impl Store {
     /// # Errors
     /// The store cannot be read.
     pub fn principals(&self) -> Result<Vec<Principal>, Error> {
-        let mut statement = self.connection.prepare_cached("SELECT idx, name, limits FROM principals ORDER BY idx")?;
+        let mut statement = self
+            .connection
+            .prepare_cached("SELECT idx, name, limits FROM principals WHERE removed = 0 ORDER BY idx")?;
         let rows = statement.query_map([], principal_row)?;
         rows.map(|row| row?.parse()).collect()
     }
 
-    /// Adds a principal, at the next index.
+    /// Adds a principal, at the next index, or at the one that it had before it was removed.
     ///
     /// # Errors
     /// The store cannot be written, or has a principal of this name.
     pub fn add_principal(&self, name: &str, limits: Limits, now: Timestamp) -> Result<Principal, Error> {
         let mut statement = self.connection.prepare_cached(
-            "INSERT INTO principals (idx, name, limits, created)
-             SELECT coalesce(max(idx), 0) + 1, ?1, ?2, ?3 FROM principals RETURNING idx",
+            "INSERT INTO principals (idx, name, limits, own, created)
+             SELECT coalesce(max(idx), 0) + 1, ?1, ?2, ?2, ?3 FROM principals WHERE true
+             ON CONFLICT (name) DO UPDATE SET limits = ?2, own = ?2, created = ?3, removed = 0 WHERE removed = 1
+             RETURNING idx",
         )?;
         let index = statement.query_row(params![name, limits.to_string(), now.as_second()], |row| row.get(0))?;
         Ok(Principal { index, name: name.to_owned(), limits })
     }
 
-    /// Changes a principal's limits.
+    /// Puts a principal under limits of its own, which stand in the place of its plan's if it has one.
     ///
     /// # Errors
     /// The store cannot be written.
     pub fn set_limits(&self, index: u32, limits: &Limits) -> Result<(), Error> {
-        let mut statement = self.connection.prepare_cached("UPDATE principals SET limits = ?2 WHERE idx = ?1")?;
+        let mut statement = self
+            .connection
+            .prepare_cached("UPDATE principals SET limits = ?2, own = ?2, until = NULL WHERE idx = ?1")?;
         statement.execute(params![index, limits.to_string()])?;
         Ok(())
     }
@@ -257,7 +396,8 @@ impl Store {
     /// The store cannot be read.
     pub fn keys(&self) -> Result<Vec<Key>, Error> {
         let mut statement = self.connection.prepare_cached(
-            "SELECT tag, principal, name, disabled, k.created FROM keys k JOIN principals ON idx = principal
+            "SELECT tag, principal, name, disabled, k.created, not_before, expires, k.limits, label
+             FROM keys k JOIN principals ON idx = principal
              ORDER BY name, k.created, tag",
         )?;
         let rows = statement.query_map([], key_row)?;
@@ -270,7 +410,8 @@ impl Store {
     /// The store cannot be read.
     pub fn key(&self, tag: KeyTag) -> Result<Option<Key>, Error> {
         let mut statement = self.connection.prepare_cached(
-            "SELECT tag, principal, name, disabled, k.created FROM keys k JOIN principals ON idx = principal
+            "SELECT tag, principal, name, disabled, k.created, not_before, expires, k.limits, label
+             FROM keys k JOIN principals ON idx = principal
              WHERE tag = ?1",
         )?;
         Ok(statement.query_row([credential::tag_bytes(tag)], key_row).optional()?)
@@ -282,11 +423,13 @@ impl Store {
     /// The store cannot be read.
     pub fn selected(&self, selector: &Selector) -> Result<Selected, Error> {
         let mut by_name = self.connection.prepare_cached(
-            "SELECT tag, principal, name, disabled, k.created FROM keys k JOIN principals ON idx = principal
+            "SELECT tag, principal, name, disabled, k.created, not_before, expires, k.limits, label
+             FROM keys k JOIN principals ON idx = principal
              WHERE name = ?1 ORDER BY k.created, tag",
         )?;
         let mut by_id = self.connection.prepare_cached(
-            "SELECT tag, principal, name, disabled, k.created FROM keys k JOIN principals ON idx = principal
+            "SELECT tag, principal, name, disabled, k.created, not_before, expires, k.limits, label
+             FROM keys k JOIN principals ON idx = principal
              WHERE substr(lower(hex(tag)), 1, length(?1)) = ?1 ORDER BY tag",
         )?;
         Ok(Selected {
@@ -325,6 +468,43 @@ impl Store {
         Ok(())
     }
 
+    /// Sets when a key is valid: from `not_before` on, and no longer from `expires` on.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub fn set_validity(
+        &self,
+        tag: KeyTag,
+        not_before: Option<Timestamp>,
+        expires: Option<Timestamp>,
+    ) -> Result<(), Error> {
+        let mut statement =
+            self.connection.prepare_cached("UPDATE keys SET not_before = ?2, expires = ?3 WHERE tag = ?1")?;
+        let second = |time: Option<Timestamp>| time.map(Timestamp::as_second);
+        statement.execute(params![credential::tag_bytes(tag), second(not_before), second(expires)])?;
+        Ok(())
+    }
+
+    /// Sets a key's own limits, in the order of their buckets.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub fn set_key_limits(&self, tag: KeyTag, limits: Option<&Limits>) -> Result<(), Error> {
+        let mut statement = self.connection.prepare_cached("UPDATE keys SET limits = ?2 WHERE tag = ?1")?;
+        statement.execute(params![credential::tag_bytes(tag), limits.map(Limits::to_string)])?;
+        Ok(())
+    }
+
+    /// Sets what the operator calls a key.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub fn set_label(&self, tag: KeyTag, label: Option<&str>) -> Result<(), Error> {
+        let mut statement = self.connection.prepare_cached("UPDATE keys SET label = ?2 WHERE tag = ?1")?;
+        statement.execute(params![credential::tag_bytes(tag), label])?;
+        Ok(())
+    }
+
     /// How many keys each principal that has some has, by the principal's index.
     ///
     /// # Errors
@@ -341,8 +521,9 @@ impl Store {
     /// # Errors
     /// The store cannot be read.
     pub fn sizes(&self) -> Result<(u64, u64), Error> {
-        let mut statement =
-            self.connection.prepare_cached("SELECT (SELECT count(*) FROM keys), (SELECT count(*) FROM principals)")?;
+        let mut statement = self.connection.prepare_cached(
+            "SELECT (SELECT count(*) FROM keys), (SELECT count(*) FROM principals WHERE removed = 0)",
+        )?;
         let (keys, principals): (i64, i64) = statement.query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
         Ok((keys.unsigned_abs(), principals.unsigned_abs()))
     }
@@ -378,13 +559,27 @@ fn principal_row(row: &Row<'_>) -> rusqlite::Result<RawPrincipal> {
 }
 
 fn key_row(row: &Row<'_>) -> rusqlite::Result<Key> {
+    let time = |column| Ok::<_, rusqlite::Error>(row.get::<_, Option<i64>>(column)?.map(timestamp));
+    let limits: Option<String> = row.get(7)?;
+    let limits = limits.map(|text| text.parse()).transpose().map_err(|error: crate::policy::ParseError| {
+        rusqlite::Error::FromSqlConversionFailure(7, rusqlite::types::Type::Text, error.into())
+    })?;
     Ok(Key {
         tag: credential::tag_from_bytes(row.get(0)?),
         principal: row.get(1)?,
         name: row.get(2)?,
         disabled: row.get(3)?,
-        created: Timestamp::from_second(row.get(4)?).unwrap_or(Timestamp::UNIX_EPOCH),
+        created: timestamp(row.get(4)?),
+        not_before: time(5)?,
+        expires: time(6)?,
+        limits,
+        label: row.get(8)?,
     })
+}
+
+/// A time as it lies in the store.
+fn timestamp(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
 #[cfg(test)]
@@ -432,7 +627,17 @@ mod tests {
         drop(store);
 
         let store = fixture.open();
-        let key = Key { tag: TAG, principal: 1, name: "alice".into(), disabled: true, created: now() };
+        let key = Key {
+            tag: TAG,
+            principal: 1,
+            name: "alice".into(),
+            disabled: true,
+            created: now(),
+            not_before: None,
+            expires: None,
+            limits: None,
+            label: None,
+        };
         assert_eq!(store.key(TAG).expect("key").as_ref(), Some(&key));
         assert_eq!(store.keys().expect("keys"), [key]);
         let alice = store.principal("alice").expect("read").expect("there");
@@ -507,9 +712,52 @@ mod tests {
         drop(connection);
         let error = Store::open(&fixture.path()).expect_err("a later schema").to_string();
         assert!(
-            error.ends_with("has schema 99, and this enforcer knows only up to 1: run a newer enforcer"),
+            error.ends_with("has schema 99, and this enforcer knows only up to 2: run a newer enforcer"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_store_of_the_first_schema_keeps_its_principals_and_keys() {
+        let fixture = Fixture::new();
+        let connection = Connection::open(fixture.path()).expect("opens");
+        connection.execute_batch(MIGRATIONS[0]).expect("the first schema");
+        connection
+            .execute_batch(
+                "INSERT INTO principals VALUES (7, 'alice', '100/minute; 5/second', 1);
+                 INSERT INTO keys VALUES (x'000102030405060702000000000000ff', 7, 0, 1);",
+            )
+            .expect("rows");
+        connection.pragma_update(None, "user_version", 1).expect("written");
+        connection.pragma_update(None, "application_id", APPLICATION_ID).expect("written");
+        drop(connection);
+        let store = fixture.open();
+        let alice = Principal { index: 7, name: "alice".into(), limits: limits("100/minute; 5/second") };
+        assert_eq!(store.principals().expect("principals"), [alice]);
+        let keys = store.keys().expect("keys");
+        assert_eq!((keys.len(), keys[0].name.as_str(), keys[0].expires), (1, "alice", None));
+        let (policy, placed) = store.policy(now()).expect("the policy");
+        let own = crate::policy::document::Principal::of(limits("100/minute; 5/second"));
+        assert_eq!((&policy.principals["alice"], placed.principals["alice"].index), (&own, 7));
+    }
+
+    #[test]
+    fn a_key_has_a_time_limits_and_a_label_of_its_own() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
+        let alice = store.add_principal("alice", limits("1/second"), now()).expect("added");
+        store.add_key(TAG, alice.index, now()).expect("added");
+        store.set_validity(TAG, Some(now()), None).expect("set");
+        store.set_key_limits(TAG, Some(&limits("5/minute"))).expect("set");
+        store.set_label(TAG, Some("ci")).expect("set");
+        let key = store.key(TAG).expect("read").expect("there");
+        assert_eq!((key.not_before, key.expires), (Some(now()), None));
+        assert_eq!((key.limits, key.label.as_deref()), (Some(limits("5/minute")), Some("ci")));
+        store.set_validity(TAG, None, Some(now())).expect("set");
+        store.set_key_limits(TAG, None).expect("set");
+        store.set_label(TAG, None).expect("set");
+        let key = store.key(TAG).expect("read").expect("there");
+        assert_eq!((key.not_before, key.expires, key.limits, key.label), (None, Some(now()), None, None));
     }
 
     #[test]

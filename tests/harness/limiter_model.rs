@@ -68,7 +68,7 @@ impl CalendarModel {
         let instant = Timestamp::from_second(unix as i64).expect("a year of the calendar");
         let day = Offset::UTC.to_datetime(instant).date();
         let from = |start: DateTime, span: Span| {
-            let second = |date| Offset::UTC.to_timestamp(date).expect("a year of the calendar").as_second() as u64;
+            let second = |date: DateTime| Offset::UTC.to_timestamp(date).expect("UTC").as_second() as u64;
             (second(start), second(start.checked_add(span).expect("a year of the calendar")))
         };
         let length = limit.window * TICK_NS / 1_000_000_000;
@@ -76,7 +76,8 @@ impl CalendarModel {
             align::MONTH => from(day.first_of_month().at(0, 0, 0, 0), 1.month()),
             align::YEAR => from(day.first_of_year().at(0, 0, 0, 0), 1.year()),
             _ if length == 7 * 86_400 => {
-                let monday = day.checked_sub(i64::from(day.weekday().to_monday_zero_offset()).days()).expect("a Monday");
+                let monday =
+                    day.checked_sub(i64::from(day.weekday().to_monday_zero_offset()).days()).expect("a Monday");
                 from(monday.at(0, 0, 0, 0), 7.days())
             }
             _ => (unix / length * length, (unix / length + 1) * length),

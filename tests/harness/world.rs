@@ -6,16 +6,18 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 use enforcer_ebpf::abi::{
-    Buckets, Client, Key, KeyTag, LIMITS, Meter, POINTS, Rule, Ruleset, Scope, Service, Share, Sighting, TOTALS, scope,
+    Buckets, Client, Edge, Key, KeyTag, LIMITS, Meter, POINTS, Rule, Ruleset, Scope, Service, Share, Sighting, TOTALS,
+    scope,
 };
 use enforcer_ebpf::answer::{self, Letter, Post, Sheet, Text};
 use enforcer_ebpf::charge::{Claim, table};
 use enforcer_ebpf::flow::{Flow, Handshake, Mark, Place, Receiver, Set, Told};
+use enforcer_ebpf::http::Lookup;
 use enforcer_ebpf::http::bytes::Window;
 use enforcer_ebpf::judge::{self, Reading, Scratch, Sum, Tally, Verdict, World};
 use enforcer_ebpf::limit::{self, Cell as _, Clock, Moment, Outcome};
 use enforcer_ebpf::reply;
-use enforcer_ebpf::source::{Level, Record, Source};
+use enforcer_ebpf::source::{Address, Level, Record, Source};
 use enforcer_ebpf::spread;
 use enforcer_ebpf::verdict::{Count, Event};
 use enforcer_ebpf::wire::{HEAD, Segment, Tuple};
@@ -239,6 +241,19 @@ impl Host {
     }
 }
 
+impl Lookup for Packet<'_> {
+    fn next(&self, state: u32, segment: KeyTag) -> u32 {
+        let Tables { states, edges, .. } = &self.host.tables;
+        let other = || states.get(state as usize).map_or(0, |state| state.other);
+        let edge = Edge { state: u64::from(state), segment: segment.0 };
+        edges.get(&edge).copied().unwrap_or_else(other)
+    }
+
+    fn is_trusted(&self, address: Address) -> bool {
+        self.host.tables.proxies.contains(&address)
+    }
+}
+
 impl<'m> World for Packet<'m> {
     type Guard = RefMut<'m, Set>;
 
@@ -324,8 +339,8 @@ impl<'m> World for Packet<'m> {
         index
     }
 
-    fn is_exempt(&self, exemptions: u64, flow: &Flow, now: u64) -> bool {
-        let [first, second] = flow.tuple.mapped_source().map(u64::to_ne_bytes);
+    fn is_exempt(&self, exemptions: u64, address: Address, now: u64) -> bool {
+        let [first, second] = address.map(u64::to_ne_bytes);
         let address: Vec<u8> = first.into_iter().chain(second).collect();
         self.host.tables.exemptions.iter().enumerate().any(|(index, (addresses, until))| {
             exemptions & (1 << index) != 0 && now < *until && addresses.iter().any(|known| known[..] == address[..])

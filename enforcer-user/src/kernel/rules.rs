@@ -2,13 +2,13 @@
 //!
 //! What the program may be reading is never edited: a new set of rules lies beside the old one until a service names it.
 
-use std::net::{IpAddr, Ipv6Addr};
-
 use aya::{
     Ebpf,
     maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, lpm_trie::Key},
 };
 use enforcer_ebpf::abi::{self, Buckets, Client, Edge, Leaf, Rule, Ruleset, Scope, Share, State, map, tally};
+
+use crate::policy::exemptions::Entry;
 
 use super::{
     Error, Kernel, MapFill,
@@ -35,56 +35,17 @@ pub(super) struct Rules {
     trial: Array<MapData, u64>,
 }
 
-/// A range of addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Network {
-    /// The address, of which the bits beyond `bits` are 0; IPv4 is mapped (RFC 4291 §2.5.5.2).
-    pub address: Ipv6Addr,
-    /// Bits that count, 0 to 128.
-    pub bits: u8,
-}
-
-impl Network {
-    /// The range of an address and a prefix length of its family; what is beyond the length is cut off.
-    #[must_use]
-    pub fn new(address: IpAddr, bits: u8) -> Self {
-        let (mapped, bits) = match address {
-            IpAddr::V4(address) => (address.to_ipv6_mapped(), bits.saturating_add(96)),
-            IpAddr::V6(address) => (address, bits),
-        };
-        let mask = u128::MAX.checked_shl(128 - u32::from(bits.min(128))).unwrap_or(0);
-        Self { address: Ipv6Addr::from_bits(mapped.to_bits() & mask), bits }
-    }
-
-    /// Whether all of `other` is within this one.
-    #[must_use]
-    pub fn contains(&self, other: &Self) -> bool {
-        let mask = u128::MAX.checked_shl(128 - u32::from(self.bits.min(128))).unwrap_or(0);
-        self.bits <= other.bits && other.address.to_bits() & mask == self.address.to_bits()
-    }
-
-    fn key(&self) -> Key<[u8; 16]> {
-        Key::new(u32::from(self.bits), self.address.octets())
-    }
-}
-
-/// The part of an automaton that is written at once, and where.
+/// An automaton and the rules of its paths, each entry with its place.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Paths {
-    /// The states, from [`Paths::first_state`] on.
-    pub states: Vec<State>,
-    /// Index of the first.
-    pub first_state: u32,
-    /// The rules of their paths, from [`Paths::first_leaf`] on.
-    pub leaves: Vec<Leaf>,
-    /// Index of the first.
-    pub first_leaf: u32,
-    /// The rules, from [`Paths::first_rule`] on.
-    pub rules: Vec<Rule>,
-    /// Index of the first.
-    pub first_rule: u32,
-    /// What leads on.
-    pub edges: Vec<(Edge, u32)>,
+    /// The states.
+    pub states: Vec<(u32, State)>,
+    /// What leads on from them.
+    pub edges: Vec<(Edge, u64)>,
+    /// The rules of their paths.
+    pub leaves: Vec<(u32, Leaf)>,
+    /// The rules.
+    pub rules: Vec<(u32, Rule)>,
 }
 
 impl Rules {
@@ -148,46 +109,44 @@ impl Kernel {
     /// A place beyond the end of a map, [`Error::Full`], or a failed write.
     pub fn set_paths(&mut self, paths: &Paths) -> Result<(), Error> {
         let Rules { routes, states, leaves, rules, .. } = &mut self.tables.rules;
-        for (index, rule) in (paths.first_rule..).zip(&paths.rules) {
-            check(map::RULES, index, abi::RULES)?;
-            rules.set(index, rule, 0).map_err(|error| failed(map::RULES, "written", error))?;
+        for (index, rule) in &paths.rules {
+            check(map::RULES, *index, abi::RULES)?;
+            rules.set(*index, rule, 0).map_err(|error| failed(map::RULES, "written", error))?;
         }
-        for (index, leaf) in (paths.first_leaf..).zip(&paths.leaves) {
-            check(map::LEAVES, index, abi::LEAVES)?;
-            leaves.set(index, leaf, 0).map_err(|error| failed(map::LEAVES, "written", error))?;
+        for (index, leaf) in &paths.leaves {
+            check(map::LEAVES, *index, abi::LEAVES)?;
+            leaves.set(*index, leaf, 0).map_err(|error| failed(map::LEAVES, "written", error))?;
         }
-        for (index, state) in (paths.first_state..).zip(&paths.states) {
-            check(map::STATES, index, abi::STATES)?;
-            states.set(index, state, 0).map_err(|error| failed(map::STATES, "written", error))?;
+        for (index, state) in &paths.states {
+            check(map::STATES, *index, abi::STATES)?;
+            states.set(*index, state, 0).map_err(|error| failed(map::STATES, "written", error))?;
         }
         for (edge, state) in &paths.edges {
-            routes.insert(edge, u64::from(*state), 0).map_err(|error| failed(map::ROUTES, "written", error))?;
+            routes.insert(edge, state, 0).map_err(|error| failed(map::ROUTES, "written", error))?;
         }
         Ok(())
     }
 
-    /// Removes what leads on between states that nothing leads to any more; what is not there is no error.
-    pub fn remove_edges(&mut self, edges: &[(Edge, u32)]) {
-        for (edge, _) in edges {
-            let _ = self.tables.rules.routes.remove(edge);
-        }
-    }
-
-    /// All that leads on from any state.
+    /// Removes what leads on from the states for which `is_old` says so: nothing leads to them any more.
     ///
     /// # Errors
-    /// A failed read.
-    pub fn edges(&self) -> Result<Vec<(Edge, u32)>, Error> {
-        let edges = self.tables.rules.routes.iter().map(|entry| entry.map(|(edge, state)| (edge, state as u32)));
-        edges.collect::<Result<_, _>>().map_err(|error| failed(map::ROUTES, "read", error))
+    /// A failed read or write.
+    pub fn remove_edges(&mut self, is_old: impl Fn(u32) -> bool) -> Result<(), Error> {
+        let routes = &mut self.tables.rules.routes;
+        let there: Vec<Edge> =
+            routes.keys().collect::<Result<_, _>>().map_err(|error| failed(map::ROUTES, "read", error))?;
+        for edge in there.into_iter().filter(|edge| is_old(edge.state as u32)) {
+            routes.remove(&edge).map_err(|error| failed(map::ROUTES, "written", error))?;
+        }
+        Ok(())
     }
 
     /// Says which exemptions are for which addresses, as bits, in place of all that was said before.
     ///
     /// # Errors
     /// More ranges than there is room for, or a failed write.
-    pub fn set_exempt(&mut self, networks: &[(Network, u64)]) -> Result<(), Error> {
-        replace(&mut self.tables.rules.exempt, map::EXEMPT, networks)
+    pub fn set_exempt(&mut self, entries: &[Entry]) -> Result<(), Error> {
+        replace(&mut self.tables.rules.exempt, map::EXEMPT, entries)
     }
 
     /// Says when an exemption ends, in ns of CLOCK_BOOTTIME.
@@ -203,9 +162,8 @@ impl Kernel {
     ///
     /// # Errors
     /// More ranges than there is room for, or a failed write.
-    pub fn set_proxies(&mut self, networks: &[Network]) -> Result<(), Error> {
-        let networks: Vec<(Network, u64)> = networks.iter().map(|network| (*network, 1)).collect();
-        replace(&mut self.tables.rules.proxies, map::PROXIES, &networks)
+    pub fn set_proxies(&mut self, entries: &[Entry]) -> Result<(), Error> {
+        replace(&mut self.tables.rules.proxies, map::PROXIES, entries)
     }
 
     /// All declared clients.
@@ -296,41 +254,16 @@ fn found(answer: Result<Buckets, aya::maps::MapError>, name: &'static str) -> Re
 }
 
 /// Makes a trie hold exactly these, adding before it removes.
-fn replace(
-    trie: &mut LpmTrie<MapData, [u8; 16], u64>,
-    name: &'static str,
-    networks: &[(Network, u64)],
-) -> Result<(), Error> {
-    let wanted: std::collections::HashMap<([u8; 16], u32), u64> =
-        networks.iter().map(|(network, value)| ((network.address.octets(), u32::from(network.bits)), *value)).collect();
-    for (network, value) in networks {
-        trie.insert(&network.key(), value, 0).map_err(|error| failed(name, "written", error))?;
+fn replace(trie: &mut LpmTrie<MapData, [u8; 16], u64>, name: &'static str, entries: &[Entry]) -> Result<(), Error> {
+    for Entry { bits, address, value } in entries {
+        trie.insert(&Key::new(*bits, *address), value, 0).map_err(|error| failed(name, "written", error))?;
     }
     let there: Vec<Key<[u8; 16]>> =
         trie.keys().collect::<Result<_, _>>().map_err(|error| failed(name, "read", error))?;
     for key in there {
-        if !wanted.contains_key(&(key.data(), key.prefix_len())) {
+        if !entries.iter().any(|entry| (entry.bits, entry.address) == (key.prefix_len(), key.data())) {
             trie.remove(&key).map_err(|error| failed(name, "written", error))?;
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn network(text: &str, bits: u8) -> Network {
-        Network::new(text.parse().expect("an address"), bits)
-    }
-
-    #[test]
-    fn networks_contain_what_is_in_them() {
-        let ten = network("10.1.2.3", 8);
-        assert_eq!(ten, network("10.0.0.0", 8));
-        assert!(ten.contains(&network("10.255.0.1", 32)) && !ten.contains(&network("11.0.0.0", 32)));
-        assert!(!network("10.0.0.0", 16).contains(&ten));
-        assert!(network("::", 0).contains(&ten) && network("0.0.0.0", 0).contains(&ten));
-        assert!(!network("0.0.0.0", 0).contains(&network("2001:db8::", 32)));
-    }
 }

@@ -262,7 +262,7 @@ impl fmt::Display for Exemption {
 }
 
 /// What is written behind a path that reaches beneath itself.
-pub(super) fn tail(path: &Pattern, reach: Reach) -> &'static str {
+pub(crate) fn tail(path: &Pattern, reach: Reach) -> &'static str {
     match reach {
         Reach::Exact => "",
         Reach::Beneath if path.segments().is_empty() => "*",
@@ -328,6 +328,29 @@ impl Policy {
             conflicts.push(Conflict::Principals(self.principals.len()));
         }
         if conflicts.is_empty() { Ok(self) } else { Err(conflicts) }
+    }
+
+    /// This policy with all limits in their own order; [`crate::store`] has them in that of their buckets.
+    #[must_use]
+    pub(crate) fn into_canonical(mut self) -> Self {
+        let canonical = |limits: &mut Limits| *limits = std::mem::replace(limits, Limits::Blocked).canonical();
+        let Self { service, plans, principals: _, limits, routes, public, exempt: _ } = &mut self;
+        let own = routes.iter_mut().filter_map(|route| match &mut route.charge {
+            Some(Charge::Own(quota)) => Some(quota),
+            Some(Charge::Shared(_)) | None => None,
+        });
+        for Quota { limits, candidate, .. } in limits.values_mut().chain(own) {
+            canonical(limits);
+            candidate.iter_mut().for_each(canonical);
+        }
+        for Plan { limits, candidate, .. } in plans.values_mut() {
+            canonical(limits);
+            candidate.iter_mut().for_each(canonical);
+        }
+        let Service { ceiling, source, guesses, preflight, .. } = service;
+        ceiling.iter_mut().chain(source).chain([guesses, preflight]).for_each(canonical);
+        public.iter_mut().for_each(|public| canonical(&mut public.limits));
+        self
     }
 
     /// Brings what has no order of its own into the one of [`Policy`]'s fields.

@@ -1,0 +1,858 @@
+//! The policy in the store, with what must outlive it: numbers that are never given to another, and which bucket each
+//! limit has, so that a changed limit goes on counting where the old one was.
+
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::str::FromStr;
+use std::time::Duration;
+
+use enforcer_ebpf::abi::scope;
+use jiff::Timestamp;
+use rusqlite::{Row, ToSql, params};
+
+use super::{Error, Store, timestamp};
+use crate::policy::Limits;
+use crate::policy::document::{
+    Charge, Exemption, MAX_EXEMPTIONS, MODES, OTHER, Override, PERS, Plan, Policy, Principal, Public, Quota, Route,
+    Terms, tail, word,
+};
+use crate::policy::method::Methods;
+use crate::policy::path::{Pattern, Reach};
+use crate::policy::service::{ACTIONS, PROXY_PROTOCOLS, Service, Spread};
+
+/// A policy's numbers, and its limits in the order of their buckets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Placed {
+    /// Limits of the service.
+    pub service: PlacedService,
+    /// All principals, by name.
+    pub principals: BTreeMap<String, PlacedPrincipal>,
+    /// Named limits, by name.
+    pub limits: BTreeMap<String, PlacedQuota>,
+    /// What each of [`Policy::routes`] is charged to, its own or a named limit; `None` if only its cost is of interest.
+    pub routes: Vec<Option<PlacedQuota>>,
+    /// What each of [`Policy::public`] is charged to.
+    pub public: Vec<PlacedQuota>,
+    /// The number of each of [`Policy::exempt`], 0 to 63: its bit in the rules of paths.
+    pub exempt: Vec<u32>,
+}
+
+/// Limits of [`Service`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlacedService {
+    /// [`Service::ceiling`].
+    pub ceiling: Option<Limits>,
+    /// [`Service::source`].
+    pub source: Option<Limits>,
+    /// [`Service::guesses`].
+    pub guesses: Limits,
+    /// [`Service::preflight`].
+    pub preflight: Limits,
+}
+
+/// A principal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlacedPrincipal {
+    /// Index in the maps, from 1; its own also when it was removed for a while.
+    pub index: u32,
+    /// The limits that hold.
+    pub limits: Limits,
+    /// From when on others hold, and which.
+    pub next: Option<(Timestamp, Limits)>,
+    /// Its own candidate, or its plan's.
+    pub candidate: Option<Limits>,
+    /// Its declared client ids, and [`OTHER`].
+    pub clients: BTreeMap<String, PlacedClient>,
+}
+
+/// What a client id has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlacedClient {
+    /// Its number within the principal; 0 for [`OTHER`].
+    pub number: u32,
+    /// Its limits.
+    pub limits: Limits,
+}
+
+/// Limits with a scope of their own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlacedQuota {
+    /// [`enforcer_ebpf::abi::Scope::rule`] of their buckets, from [`scope::ROUTES`] on.
+    pub scope: u32,
+    /// The limits.
+    pub limits: Limits,
+    /// Their candidate.
+    pub candidate: Option<Limits>,
+}
+
+impl Default for PlacedService {
+    fn default() -> Self {
+        PlacedService::of(&Service::default())
+    }
+}
+
+impl PlacedService {
+    fn of(service: &Service) -> Self {
+        let Service { ceiling, source, guesses, preflight, .. } = service;
+        Self {
+            ceiling: ceiling.clone(),
+            source: source.clone(),
+            guesses: guesses.clone(),
+            preflight: preflight.clone(),
+        }
+    }
+}
+
+/// What the store keeps of a principal beside what a policy says of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Seat {
+    index: u32,
+    /// Limits and candidate that hold, in the order of their buckets.
+    limits: Limits,
+    candidate: Option<Limits>,
+    removed: bool,
+    /// All client ids that it ever had: their number, and the limits of those that it has.
+    clients: BTreeMap<String, (u32, Option<Limits>)>,
+}
+
+/// The rows, with limits in the order of their buckets where [`Seat`] does not have it.
+#[derive(Default)]
+struct Rows {
+    policy: Policy,
+    seats: HashMap<String, Seat>,
+    scopes: HashMap<String, u32>,
+    /// The number of each exemption.
+    exempt: Vec<u32>,
+}
+
+/// Limits in the order of the buckets of those before, if there were any.
+fn settled(limits: &Limits, before: Option<&Limits>) -> Limits {
+    limits.clone().settled(before)
+}
+
+fn settled_quota(quota: &Quota, before: Option<&Quota>) -> Quota {
+    Quota {
+        limits: settled(&quota.limits, before.map(|before| &before.limits)),
+        candidate: quota
+            .candidate
+            .as_ref()
+            .map(|candidate| settled(candidate, before.and_then(|before| before.candidate.as_ref()))),
+        ..quota.clone()
+    }
+}
+
+fn limit_identity(name: &str) -> String {
+    format!("limit {name}")
+}
+
+fn route_identity(route: &Route) -> String {
+    format!("route {}", route.identity())
+}
+
+fn public_identity(public: &Public) -> String {
+    format!("public {}", public.identity())
+}
+
+impl Store {
+    /// The policy that holds, and its numbers; of limits that end, those that hold at `now`.
+    ///
+    /// # Errors
+    /// The store cannot be read, or holds what this program would not have written.
+    pub fn policy(&self, now: Timestamp) -> Result<(Policy, Placed), Error> {
+        let rows = self.rows()?;
+        let placed = rows.placed(now)?;
+        Ok((rows.policy.into_canonical(), placed))
+    }
+
+    /// Makes a policy the one that holds, all of it, and says its numbers. A principal that it does not name is removed.
+    /// What stays keeps its numbers, and each limit its bucket.
+    ///
+    /// # Errors
+    /// The store cannot be written, or a principal to be removed has keys.
+    pub fn write_policy(&self, policy: &Policy, now: Timestamp) -> Result<Placed, Error> {
+        let old = self.rows()?;
+        let mut new = old.succeeded_by(policy)?;
+        let mut next = old.seats.values().map(|seat| seat.index).max().unwrap_or(0);
+        for (name, principal) in &policy.principals {
+            let known = old.seats.get(name);
+            let index = match known {
+                Some(seat) => seat.index,
+                None => {
+                    next = next.checked_add(1).ok_or(Error::Exhausted("principals"))?;
+                    next
+                }
+            };
+            let seat = seat(name, principal, known, index, &policy.plans, now)?;
+            new.seats.insert(name.clone(), seat);
+        }
+        self.write_rules(&old, &new)?;
+        for (name, principal) in &policy.principals {
+            let before = (old.seats.get(name), old.policy.principals.get(name));
+            self.write_seat(name, principal, &new.seats[name], before, now)?;
+        }
+        for (name, seat) in new.seats.iter_mut().filter(|(name, _)| !policy.principals.contains_key(*name)) {
+            if !seat.removed {
+                self.remove_seat(name, seat.index)?;
+                seat.removed = true;
+            }
+        }
+        for plan in old.policy.plans.keys().filter(|&plan| !policy.plans.contains_key(plan)) {
+            self.connection.prepare_cached("DELETE FROM plans WHERE name = ?1")?.execute([plan])?;
+        }
+        new.placed(now)
+    }
+
+    /// Makes one principal what is said of it, and says its numbers.
+    ///
+    /// # Errors
+    /// The store cannot be written, or has no such plan.
+    pub fn write_principal(&self, name: &str, principal: &Principal, now: Timestamp) -> Result<PlacedPrincipal, Error> {
+        let plans = self.plans()?;
+        let mut known = self.seats(Some(name))?;
+        let (known, said) = match known.remove(name) {
+            Some((seat, said)) => (Some(seat), said),
+            None => (None, None),
+        };
+        let count = "SELECT coalesce(max(idx), 0) + 1 FROM principals";
+        let free = self.connection.query_row(count, [], |row| row.get::<_, u32>(0));
+        let index = known.as_ref().map_or_else(|| free, |seat| Ok(seat.index))?;
+        let seat = seat(name, principal, known.as_ref(), index, &plans, now)?;
+        self.write_seat(name, principal, &seat, (known.as_ref(), said.as_ref()), now)?;
+        seat.placed(name, principal, &plans, now)
+    }
+
+    /// What is said of one principal, and its numbers; `None` if there is none of this name.
+    ///
+    /// # Errors
+    /// The store cannot be read, or holds what this program would not have written.
+    pub fn stance(&self, name: &str, now: Timestamp) -> Result<Option<(Principal, PlacedPrincipal)>, Error> {
+        match self.seats(Some(name))?.remove(name) {
+            Some((seat, Some(said))) => {
+                let placed = seat.placed(name, &said, &self.plans()?, now)?;
+                Ok(Some((said, placed)))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn write_rules(&self, old: &Rows, new: &Rows) -> Result<(), Error> {
+        let connection = &self.connection;
+        let Policy { service, plans, principals: _, limits, routes, public, exempt } = &new.policy;
+        if *service != old.policy.service {
+            self.write_service(service)?;
+        }
+        for (identity, number) in new.scopes.iter().filter(|(identity, _)| !old.scopes.contains_key(*identity)) {
+            let mut statement = connection.prepare_cached("INSERT INTO scopes (number, identity) VALUES (?1, ?2)")?;
+            statement.execute(params![number, identity])?;
+        }
+        for (name, plan) in plans.iter().filter(|(name, plan)| old.policy.plans.get(*name) != Some(plan)) {
+            let Plan { limits, candidate, mode } = plan;
+            let mut statement = connection.prepare_cached(
+                "INSERT INTO plans (name, limits, candidate, mode) VALUES (?1, ?2, ?3, ?4)
+                 ON CONFLICT DO UPDATE SET limits = ?2, candidate = ?3, mode = ?4",
+            )?;
+            statement.execute(params![name, limits.to_string(), text(candidate.as_ref()), word(&MODES, *mode)])?;
+        }
+        // Few rows, and nothing but each other refers to them.
+        connection.execute_batch("DELETE FROM routes; DELETE FROM limits; DELETE FROM public; DELETE FROM exempt;")?;
+        for (name, quota) in limits {
+            let mut statement = connection.prepare_cached(
+                "INSERT INTO limits (name, limits, per, candidate, mode) VALUES (?1, ?2, ?3, ?4, ?5)",
+            )?;
+            let Quota { limits, per, candidate, mode } = quota;
+            let (per, mode) = (word(&PERS, *per), word(&MODES, *mode));
+            statement.execute(params![name, limits.to_string(), per, text(candidate.as_ref()), mode])?;
+        }
+        for Route { path, methods, charge, cost } in routes {
+            let mut statement = connection.prepare_cached(
+                "INSERT INTO routes (path, methods, limits, per, candidate, mode, shared, cost)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            )?;
+            let (own, shared) = match charge {
+                Some(Charge::Own(quota)) => (Some(quota), None),
+                Some(Charge::Shared(name)) => (None, Some(name)),
+                None => (None, None),
+            };
+            statement.execute(params![
+                path.to_string(),
+                methods.bits(),
+                text(own.map(|own| &own.limits)),
+                own.map(|own| word(&PERS, own.per)),
+                text(own.and_then(|own| own.candidate.as_ref())),
+                own.map(|own| word(&MODES, own.mode)),
+                shared,
+                cost,
+            ])?;
+        }
+        for Public { path, reach, methods, limits } in public {
+            let mut statement =
+                connection.prepare_cached("INSERT INTO public (path, methods, limits) VALUES (?1, ?2, ?3)")?;
+            let path = format!("{path}{}", tail(path, *reach));
+            statement.execute(params![path, methods.bits(), limits.to_string()])?;
+        }
+        for (Exemption { path, reach, methods, sources, until, reason }, number) in exempt.iter().zip(&new.exempt) {
+            let mut statement = connection.prepare_cached(
+                "INSERT INTO exempt (number, path, methods, sources, until, reason) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            )?;
+            let path = format!("{path}{}", tail(path, *reach));
+            let sources = joined(sources);
+            statement.execute(params![number, path, methods.bits(), sources, until.as_second(), reason])?;
+        }
+        Ok(())
+    }
+
+    fn write_service(&self, service: &Service) -> Result<(), Error> {
+        let Service {
+            ceiling,
+            source,
+            guesses,
+            guess_penalty,
+            strict_guesses,
+            preflight,
+            client_id,
+            trusted_proxies,
+            proxy_protocol,
+            connections_per_source,
+            connections_per_principal,
+            keys_per_source,
+            sources_per_key,
+        } = service;
+        let mut statement = self.connection.prepare_cached(
+            "INSERT OR REPLACE INTO service (id, ceiling, source, guesses, guess_penalty_ms, strict_guesses, preflight,
+                 client_id, trusted_proxies, proxy_protocol, connections_per_source, connections_per_principal,
+                 keys_most, keys_within_ms, keys_action, sources_most, sources_within_ms, sources_action)
+             VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
+        )?;
+        let action = |spread: &Spread| word(&ACTIONS, spread.action);
+        statement.execute(params![
+            text(ceiling.as_ref()),
+            text(source.as_ref()),
+            guesses.to_string(),
+            milliseconds(*guess_penalty),
+            strict_guesses,
+            preflight.to_string(),
+            text(client_id.as_ref()),
+            joined(trusted_proxies),
+            word(&PROXY_PROTOCOLS, *proxy_protocol),
+            connections_per_source,
+            connections_per_principal,
+            keys_per_source.most,
+            milliseconds(keys_per_source.within),
+            action(keys_per_source),
+            sources_per_key.most,
+            milliseconds(sources_per_key.within),
+            action(sources_per_key),
+        ])?;
+        Ok(())
+    }
+
+    fn write_seat(
+        &self,
+        name: &str,
+        principal: &Principal,
+        seat: &Seat,
+        before: (Option<&Seat>, Option<&Principal>),
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        let (known, said) = before;
+        if known.is_some_and(|known| known == seat) && said == Some(principal) {
+            return Ok(());
+        }
+        let Principal { terms, candidate, clients: _ } = principal;
+        let (plan, own, until) = match terms {
+            Terms::Own(limits) => (None, Some(limits), None),
+            Terms::Plan { plan, instead: None } => (Some(plan), None, None),
+            Terms::Plan { plan, instead: Some(Override { limits, until }) } => (Some(plan), Some(limits), *until),
+        };
+        let mut statement = self.connection.prepare_cached(
+            "INSERT INTO principals (idx, name, limits, candidate, plan, own, until, own_candidate, created)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+             ON CONFLICT (idx) DO UPDATE SET limits = ?3, candidate = ?4, plan = ?5, own = ?6, until = ?7,
+                 own_candidate = ?8, removed = 0",
+        )?;
+        statement.execute(params![
+            seat.index,
+            name,
+            seat.limits.to_string(),
+            text(seat.candidate.as_ref()),
+            plan,
+            text(own),
+            until.map(Timestamp::as_second),
+            text(candidate.as_ref()),
+            now.as_second(),
+        ])?;
+        for (id, client) in &seat.clients {
+            if known.and_then(|known| known.clients.get(id)) != Some(client) {
+                let (number, limits) = client;
+                let mut statement = self.connection.prepare_cached(
+                    "INSERT INTO clients (principal, id, number, limits) VALUES (?1, ?2, ?3, ?4)
+                     ON CONFLICT (principal, id) DO UPDATE SET limits = ?4",
+                )?;
+                statement.execute(params![seat.index, id, number, text(limits.as_ref())])?;
+            }
+        }
+        Ok(())
+    }
+
+    fn remove_seat(&self, name: &str, index: u32) -> Result<(), Error> {
+        let mut keyed = self.connection.prepare_cached("SELECT EXISTS (SELECT 1 FROM keys WHERE principal = ?1)")?;
+        if keyed.query_row([index], |row| row.get(0))? {
+            return Err(Error::Keyed { name: name.to_owned() });
+        }
+        let mut statement = self.connection.prepare_cached(
+            "UPDATE principals SET removed = 1, plan = NULL, own = NULL, until = NULL, own_candidate = NULL
+             WHERE idx = ?1",
+        )?;
+        statement.execute([index])?;
+        self.connection.prepare_cached("UPDATE clients SET limits = NULL WHERE principal = ?1")?.execute([index])?;
+        Ok(())
+    }
+
+    fn rows(&self) -> Result<Rows, Error> {
+        let mut rows = Rows::default();
+        rows.policy.service = self.service()?;
+        rows.policy.plans = self.plans()?;
+        for (name, (seat, said)) in self.seats(None)? {
+            if let Some(said) = said {
+                rows.policy.principals.insert(name.clone(), said);
+            }
+            rows.seats.insert(name, seat);
+        }
+        let named = |row: &Row<'_>| Ok((row.get::<_, String>("name")?, quota(row)?));
+        rows.policy.limits = self.each("limits", "name", named)?.into_iter().collect();
+        rows.policy.routes = self.each("routes", "path", route)?;
+        rows.policy.public = self.each("public", "path", public)?;
+        rows.policy.exempt = self.each("exempt", "path", |row| Ok(exemption(row)?.1))?;
+        // Places change when the rows are sorted, identities do not.
+        let numbers =
+            self.each("exempt", "path", |row| exemption(row).map(|(number, one)| (one.identity(), number)))?;
+        let numbers: HashMap<_, _> = numbers.into_iter().collect();
+        let scope = |row: &Row<'_>| Ok((row.get::<_, String>("identity")?, row.get("number")?));
+        rows.scopes = self.each("scopes", "identity", scope)?.into_iter().collect();
+        rows.policy.sort();
+        rows.exempt = rows.policy.exempt.iter().filter_map(|one| numbers.get(&one.identity()).copied()).collect();
+        Ok(rows)
+    }
+
+    /// All rows of a table, each by its name's column.
+    fn each<T>(&self, table: &str, name: &str, read: impl Fn(&Row<'_>) -> Result<T, Wrong>) -> Result<Vec<T>, Error> {
+        let mut statement = self.connection.prepare_cached(&format!("SELECT * FROM {table}"))?;
+        let mut rows = statement.query([])?;
+        let mut all = Vec::new();
+        while let Some(row) = rows.next()? {
+            let of = || format!("{table} `{}`", row.get::<_, String>(name).unwrap_or_default());
+            all.push(read(row).map_err(|wrong| wrong.of(of))?);
+        }
+        Ok(all)
+    }
+
+    fn plans(&self) -> Result<BTreeMap<String, Plan>, Error> {
+        let plan = |row: &Row<'_>| {
+            let limits = parsed(row, "limits")?;
+            let plan = Plan { limits, candidate: maybe(row, "candidate")?, mode: by_word(row, "mode", &MODES)? };
+            Ok((row.get::<_, String>("name")?, plan))
+        };
+        Ok(self.each("plans", "name", plan)?.into_iter().collect())
+    }
+
+    fn service(&self) -> Result<Service, Error> {
+        let mut statement = self.connection.prepare_cached("SELECT * FROM service")?;
+        let mut rows = statement.query([])?;
+        match rows.next()? {
+            Some(row) => service(row).map_err(|wrong| wrong.of(|| "the service".into())),
+            None => Ok(Service::default()),
+        }
+    }
+
+    /// The principals, with those that are removed, or the one of a name.
+    fn seats(&self, name: Option<&str>) -> Result<HashMap<String, (Seat, Option<Principal>)>, Error> {
+        let mut clients: HashMap<u32, BTreeMap<String, (u32, Option<Limits>)>> = HashMap::new();
+        let mut statement = self.connection.prepare_cached(
+            "SELECT c.* FROM clients c JOIN principals ON idx = principal WHERE ?1 IS NULL OR name = ?1",
+        )?;
+        let mut rows = statement.query([name])?;
+        while let Some(row) = rows.next()? {
+            let id: String = row.get("id")?;
+            let limits = maybe(row, "limits").map_err(|wrong| wrong.of(|| format!("client `{id}`")))?;
+            clients.entry(row.get("principal")?).or_default().insert(id, (row.get("number")?, limits));
+        }
+        // By its own statement: an index serves the one, not both.
+        let one = "SELECT * FROM principals WHERE name = ?1";
+        let mut statement = match name {
+            Some(_) => self.connection.prepare_cached(one)?,
+            None => self.connection.prepare_cached("SELECT * FROM principals WHERE ?1 IS NULL")?,
+        };
+        let mut rows = statement.query([name])?;
+        let mut seats = HashMap::new();
+        // Most principals are under one of a few limits.
+        let mut limits = Parsed::default();
+        while let Some(row) = rows.next()? {
+            let name: String = row.get("name")?;
+            let index: u32 = row.get("idx")?;
+            let clients = clients.remove(&index).unwrap_or_default();
+            let seat = seat_of(row, clients, &mut limits);
+            seats.insert(name.clone(), seat.map_err(|wrong| wrong.of(|| format!("principal `{name}`")))?);
+        }
+        Ok(seats)
+    }
+}
+
+/// What a principal's seat becomes.
+fn seat(
+    name: &str,
+    principal: &Principal,
+    known: Option<&Seat>,
+    index: u32,
+    plans: &BTreeMap<String, Plan>,
+    now: Timestamp,
+) -> Result<Seat, Error> {
+    let in_force = principal.terms.at(plans, now).ok_or_else(|| no_plan(name, principal))?;
+    let candidate = candidate(principal, plans);
+    let mut clients = known.map(|seat| seat.clients.clone()).unwrap_or_default();
+    for (id, (_, limits)) in &mut clients {
+        *limits = principal.clients.get(id).map(|new| settled(new, limits.as_ref()));
+    }
+    let mut free = clients.values().map(|(number, _)| *number).max().unwrap_or(0);
+    for (id, limits) in &principal.clients {
+        if !clients.contains_key(id) {
+            let number = match id.as_str() {
+                OTHER => 0,
+                _ => {
+                    free = free.checked_add(1).ok_or(Error::Exhausted("client ids"))?;
+                    free
+                }
+            };
+            clients.insert(id.clone(), (number, Some(settled(limits, None))));
+        }
+    }
+    Ok(Seat {
+        index,
+        limits: settled(in_force.limits, known.map(|seat| &seat.limits)),
+        candidate: candidate.map(|one| settled(one, known.and_then(|seat| seat.candidate.as_ref()))),
+        removed: false,
+        clients,
+    })
+}
+
+/// The candidate of a principal: its own, or its plan's.
+fn candidate<'p>(principal: &'p Principal, plans: &'p BTreeMap<String, Plan>) -> Option<&'p Limits> {
+    let of_plan = || principal.plan().and_then(|plan| plans.get(plan)).and_then(|plan| plan.candidate.as_ref());
+    principal.candidate.as_ref().or_else(of_plan)
+}
+
+fn no_plan(name: &str, principal: &Principal) -> Error {
+    Error::NoPlan { name: name.to_owned(), plan: principal.plan().unwrap_or_default().to_owned() }
+}
+
+impl Seat {
+    /// What it is at `now`: since it was written, an override may have ended.
+    fn placed(
+        &self,
+        name: &str,
+        principal: &Principal,
+        plans: &BTreeMap<String, Plan>,
+        now: Timestamp,
+    ) -> Result<PlacedPrincipal, Error> {
+        let in_force = principal.terms.at(plans, now).ok_or_else(|| no_plan(name, principal))?;
+        let limits = settled(in_force.limits, Some(&self.limits));
+        let next = in_force.next.map(|(until, next)| (until, settled(next, Some(&limits))));
+        let clients = self.clients.iter().filter_map(|(id, (number, limits))| {
+            Some((id.clone(), PlacedClient { number: *number, limits: limits.clone()? }))
+        });
+        Ok(PlacedPrincipal {
+            index: self.index,
+            limits,
+            next,
+            candidate: self.candidate.clone(),
+            clients: clients.collect(),
+        })
+    }
+}
+
+impl Rows {
+    /// The rows of another policy: numbers of what is new, limits in the order of the buckets of those before. Seats are as
+    /// before.
+    fn succeeded_by(&self, policy: &Policy) -> Result<Self, Error> {
+        let mut scopes = self.scopes.clone();
+        let mut next = scopes.values().max().map_or(scope::ROUTES as u32, |last| last.saturating_add(1));
+        let own = |route: &Route| matches!(route.charge, Some(Charge::Own(_)));
+        let routes = policy.routes.iter().filter(|route| own(route)).map(route_identity);
+        let named = policy.limits.keys().map(|name| limit_identity(name));
+        for identity in named.chain(routes).chain(policy.public.iter().map(public_identity)) {
+            if let Entry::Vacant(place) = scopes.entry(identity) {
+                place.insert(next);
+                next = next.checked_add(1).ok_or(Error::Exhausted("limits of paths"))?;
+            }
+        }
+        let Policy { service, plans, principals: _, limits, routes, public, exempt } = policy;
+        let old = &self.policy;
+        let before: HashMap<_, _> = old.routes.iter().map(|route| (route.identity(), route)).collect();
+        let route = |route: &Route| {
+            let before = before.get(&route.identity()).and_then(|before| before.charge.as_ref());
+            let charge = route.charge.as_ref().map(|charge| match (charge, before) {
+                (Charge::Own(quota), Some(Charge::Own(before))) => Charge::Own(settled_quota(quota, Some(before))),
+                (Charge::Own(quota), _) => Charge::Own(settled_quota(quota, None)),
+                (Charge::Shared(name), _) => Charge::Shared(name.clone()),
+            });
+            Route { charge, ..route.clone() }
+        };
+        let paths: HashMap<_, _> = old.public.iter().map(|public| (public.identity(), &public.limits)).collect();
+        let public = public.iter().map(|public| {
+            let limits = settled(&public.limits, paths.get(&public.identity()).copied());
+            Public { limits, ..public.clone() }
+        });
+        let optional = |limits: &Option<Limits>, before: &Option<Limits>| {
+            limits.as_ref().map(|limits| settled(limits, before.as_ref()))
+        };
+        let new = Policy {
+            service: Service {
+                ceiling: optional(&service.ceiling, &old.service.ceiling),
+                source: optional(&service.source, &old.service.source),
+                guesses: settled(&service.guesses, Some(&old.service.guesses)),
+                preflight: settled(&service.preflight, Some(&old.service.preflight)),
+                ..service.clone()
+            },
+            plans: plans.clone(),
+            principals: policy.principals.clone(),
+            limits: limits.iter().map(|(name, one)| (name.clone(), settled_quota(one, old.limits.get(name)))).collect(),
+            routes: routes.iter().map(route).collect(),
+            public: public.collect(),
+            exempt: exempt.clone(),
+        };
+        let exempt = self.exemptions(exempt)?;
+        Ok(Self { policy: new, seats: self.seats.clone(), scopes, exempt })
+    }
+
+    /// The numbers of exemptions. One that stays keeps its own; a new one takes none that another had just now while
+    /// there are others, since the program may still go by what that was for.
+    fn exemptions(&self, exempt: &[Exemption]) -> Result<Vec<u32>, Error> {
+        let old = self.policy.exempt.iter().map(Exemption::identity).zip(self.exempt.iter().copied());
+        let old: HashMap<_, _> = old.collect();
+        let known: Vec<_> = exempt.iter().map(|one| old.get(&one.identity()).copied()).collect();
+        let kept: HashSet<_> = known.iter().flatten().copied().collect();
+        let had: HashSet<_> = old.values().copied().collect();
+        let all = 0..MAX_EXEMPTIONS as u32;
+        let fresh = all.clone().filter(|number| !had.contains(number));
+        let mut free = fresh.chain(all.filter(|number| had.contains(number) && !kept.contains(number)));
+        let number = |known: Option<u32>| known.or_else(|| free.next()).ok_or(Error::Exhausted("exemptions"));
+        known.into_iter().map(number).collect()
+    }
+
+    fn placed(&self, now: Timestamp) -> Result<Placed, Error> {
+        let Policy { service, plans, principals, limits, routes, public, exempt: _ } = &self.policy;
+        let missing = |identity: String| Error::Row { row: identity, reason: "it has no number".into() };
+        let scope = |identity: String| self.scopes.get(&identity).copied().ok_or_else(|| missing(identity));
+        let quota = |identity, quota: &Quota| {
+            let Quota { limits, candidate, .. } = quota.clone();
+            Ok::<_, Error>(PlacedQuota { scope: scope(identity)?, limits, candidate })
+        };
+        let mut named = BTreeMap::new();
+        for (name, one) in limits {
+            named.insert(name.clone(), quota(limit_identity(name), one)?);
+        }
+        let route = |route: &Route| match &route.charge {
+            Some(Charge::Own(own)) => quota(route_identity(route), own).map(Some),
+            Some(Charge::Shared(name)) => named.get(name).cloned().map(Some).ok_or_else(|| missing(name.clone())),
+            None => Ok(None),
+        };
+        let routes = routes.iter().map(route).collect::<Result<_, _>>()?;
+        let public = public.iter().map(|public| {
+            let limits = public.limits.clone();
+            Ok::<_, Error>(PlacedQuota { scope: scope(public_identity(public))?, limits, candidate: None })
+        });
+        let public = public.collect::<Result<_, _>>()?;
+        let mut placed = BTreeMap::new();
+        for (name, principal) in principals {
+            let seat = self.seats.get(name).ok_or_else(|| missing(name.clone()))?;
+            placed.insert(name.clone(), seat.placed(name, principal, plans, now)?);
+        }
+        Ok(Placed {
+            service: PlacedService::of(service),
+            principals: placed,
+            limits: named,
+            routes,
+            public,
+            exempt: self.exempt.clone(),
+        })
+    }
+}
+
+/// A value that cannot be read, of a row that its reader names.
+enum Wrong {
+    Value(String),
+    Sql(rusqlite::Error),
+}
+
+impl Wrong {
+    fn of(self, row: impl FnOnce() -> String) -> Error {
+        match self {
+            Self::Value(reason) => Error::Row { row: row(), reason },
+            Self::Sql(error) => Error::Sql(error),
+        }
+    }
+}
+
+impl From<rusqlite::Error> for Wrong {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sql(error)
+    }
+}
+
+/// Texts of limits that were read before.
+#[derive(Default)]
+struct Parsed(HashMap<String, Limits>);
+
+impl Parsed {
+    fn read(&mut self, row: &Row<'_>, column: &str) -> Result<Option<Limits>, Wrong> {
+        let Some(text) = row.get_ref(column)?.as_str_or_null().map_err(rusqlite::Error::from)? else { return Ok(None) };
+        if let Some(known) = self.0.get(text) {
+            return Ok(Some(known.clone()));
+        }
+        let limits: Limits = text.parse().map_err(|error| Wrong::Value(format!("{column}: {error}")))?;
+        self.0.insert(text.to_owned(), limits.clone());
+        Ok(Some(limits))
+    }
+}
+
+fn maybe<T: FromStr<Err: std::fmt::Display>>(row: &Row<'_>, column: &str) -> Result<Option<T>, Wrong> {
+    let text: Option<String> = row.get(column)?;
+    let parse = |text: String| text.parse().map_err(|error| Wrong::Value(format!("{column}: {error}")));
+    text.map(parse).transpose()
+}
+
+fn parsed<T: FromStr<Err: std::fmt::Display>>(row: &Row<'_>, column: &str) -> Result<T, Wrong> {
+    maybe(row, column)?.ok_or_else(|| Wrong::Value(format!("{column}: there is none")))
+}
+
+fn by_word<T: Copy>(row: &Row<'_>, column: &str, words: &[(&str, T)]) -> Result<T, Wrong> {
+    let text: String = row.get(column)?;
+    let found = words.iter().find(|(word, _)| *word == text).map(|(_, meaning)| *meaning);
+    found.ok_or_else(|| Wrong::Value(format!("{column}: {text:?}")))
+}
+
+fn quota(row: &Row<'_>) -> Result<Quota, Wrong> {
+    Ok(Quota {
+        limits: parsed(row, "limits")?,
+        per: by_word(row, "per", &PERS)?,
+        candidate: maybe(row, "candidate")?,
+        mode: by_word(row, "mode", &MODES)?,
+    })
+}
+
+fn methods(row: &Row<'_>) -> Result<Methods, Wrong> {
+    Methods::from_bits(row.get("methods")?).ok_or_else(|| Wrong::Value("methods: there are none".into()))
+}
+
+fn reaching(row: &Row<'_>) -> Result<(Pattern, Reach), Wrong> {
+    let path: String = row.get("path")?;
+    Pattern::parse_reach(&path).map_err(|error| Wrong::Value(format!("path: {error}")))
+}
+
+fn route(row: &Row<'_>) -> Result<Route, Wrong> {
+    let path: String = row.get("path")?;
+    let path = Pattern::parse(&path).map_err(|error| Wrong::Value(format!("path: {error}")))?;
+    let (own, shared): (Option<String>, Option<String>) = (row.get("limits")?, row.get("shared")?);
+    let charge = match (own, shared) {
+        (Some(_), _) => Some(Charge::Own(quota(row)?)),
+        (None, Some(name)) => Some(Charge::Shared(name)),
+        (None, None) => None,
+    };
+    Ok(Route { path, methods: methods(row)?, charge, cost: row.get("cost")? })
+}
+
+fn public(row: &Row<'_>) -> Result<Public, Wrong> {
+    let (path, reach) = reaching(row)?;
+    Ok(Public { path, reach, methods: methods(row)?, limits: parsed(row, "limits")? })
+}
+
+fn exemption(row: &Row<'_>) -> Result<(u32, Exemption), Wrong> {
+    let (path, reach) = reaching(row)?;
+    let one = Exemption {
+        path,
+        reach,
+        methods: methods(row)?,
+        sources: list(row, "sources")?,
+        until: timestamp(row.get("until")?),
+        reason: row.get("reason")?,
+    };
+    Ok((row.get("number")?, one))
+}
+
+fn service(row: &Row<'_>) -> Result<Service, Wrong> {
+    let time = |column: &str| Ok::<_, Wrong>(Duration::from_millis(row.get::<_, u32>(column)?.into()));
+    let spread = |most: &str, within: &str, action: &str| {
+        Ok::<_, Wrong>(Spread { most: row.get(most)?, within: time(within)?, action: by_word(row, action, &ACTIONS)? })
+    };
+    Ok(Service {
+        ceiling: maybe(row, "ceiling")?,
+        source: maybe(row, "source")?,
+        guesses: parsed(row, "guesses")?,
+        guess_penalty: time("guess_penalty_ms")?,
+        strict_guesses: row.get("strict_guesses")?,
+        preflight: parsed(row, "preflight")?,
+        client_id: maybe(row, "client_id")?,
+        trusted_proxies: list(row, "trusted_proxies")?,
+        proxy_protocol: by_word(row, "proxy_protocol", &PROXY_PROTOCOLS)?,
+        connections_per_source: row.get("connections_per_source")?,
+        connections_per_principal: row.get("connections_per_principal")?,
+        keys_per_source: spread("keys_most", "keys_within_ms", "keys_action")?,
+        sources_per_key: spread("sources_most", "sources_within_ms", "sources_action")?,
+    })
+}
+
+/// A principal's row: its seat, and what is said of it unless it is removed.
+fn seat_of(
+    row: &Row<'_>,
+    clients: BTreeMap<String, (u32, Option<Limits>)>,
+    limits: &mut Parsed,
+) -> Result<(Seat, Option<Principal>), Wrong> {
+    let removed: bool = row.get("removed")?;
+    let seat = Seat {
+        index: row.get("idx")?,
+        limits: limits.read(row, "limits")?.unwrap_or(Limits::Blocked),
+        candidate: limits.read(row, "candidate")?,
+        removed,
+        clients,
+    };
+    if removed {
+        return Ok((seat, None));
+    }
+    let plan: Option<String> = row.get("plan")?;
+    let until: Option<i64> = row.get("until")?;
+    let own = limits.read(row, "own")?.map(Limits::canonical);
+    let terms = match (plan, own) {
+        (Some(plan), Some(limits)) => {
+            Terms::Plan { plan, instead: Some(Override { limits, until: until.map(timestamp) }) }
+        }
+        (Some(plan), None) => Terms::Plan { plan, instead: None },
+        (None, Some(limits)) => Terms::Own(limits),
+        (None, None) => return Err(Wrong::Value("it has neither a plan nor limits".into())),
+    };
+    let said = seat.clients.iter().filter_map(|(id, (_, limits))| Some((id.clone(), limits.clone()?.canonical())));
+    let candidate = limits.read(row, "own_candidate")?.map(Limits::canonical);
+    let principal = Principal { terms, candidate, clients: said.collect() };
+    Ok((seat, Some(principal)))
+}
+
+fn list<T: FromStr<Err: std::fmt::Display>>(row: &Row<'_>, column: &str) -> Result<Vec<T>, Wrong> {
+    let text: String = row.get(column)?;
+    let parse = |word: &str| word.parse().map_err(|error| Wrong::Value(format!("{column}: {error}")));
+    text.split_whitespace().map(parse).collect()
+}
+
+fn joined(prefixes: &[crate::prefix::Prefix]) -> String {
+    prefixes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+}
+
+/// A value as it is written, for what may be none.
+fn text(value: Option<&impl ToString>) -> Option<String> {
+    value.map(ToString::to_string)
+}
+
+/// At most a day, as they are read.
+fn milliseconds(time: Duration) -> impl ToSql {
+    time.as_millis() as i64
+}
+
+#[cfg(test)]
+mod tests;
