@@ -83,7 +83,7 @@ impl Clock {
 #[repr(C)]
 pub struct Moment {
     pub(crate) clock: Clock,
-    /// Means nothing for other limits.
+    /// [`Period::NONE`] for other limits.
     period: Period,
 }
 
@@ -120,7 +120,15 @@ impl Moment {
         if is_aligned(limit) {
             self.period.find(limit, self.clock.unix_ns() / SECOND_NS);
             take_over(cells, &self.period);
+        } else {
+            self.period.end = Period::NONE.end;
         }
+    }
+
+    /// Whether the limit follows the calendar.
+    #[inline(always)]
+    const fn is_aligned(&self) -> bool {
+        self.period.end != Period::NONE.end
     }
 
     #[inline(always)]
@@ -199,7 +207,7 @@ impl Window {
     /// ns until it ends.
     #[inline(always)]
     fn left(self, now: &Moment, limit: &Limit) -> u64 {
-        if limit.interval == align::NONE {
+        if !now.is_aligned() {
             return limit.window.saturating_sub(self.elapsed(now)).saturating_mul(TICK_NS);
         }
         let mut period = Period::NONE;
@@ -210,11 +218,7 @@ impl Window {
     /// The window that counts at `now`; `None` if it is this one.
     #[inline(always)]
     const fn rolled(self, now: &Moment, limit: &Limit) -> Option<Self> {
-        if limit.interval == align::NONE {
-            self.rolled_in_ticks(now.ticks(), limit)
-        } else {
-            self.rolled_in_calendar(&now.period)
-        }
+        if now.is_aligned() { self.rolled_in_calendar(&now.period) } else { self.rolled_in_ticks(now.ticks(), limit) }
     }
 
     #[inline(always)]
@@ -232,14 +236,14 @@ impl Window {
 
     /// Whether the clock was set back further than into the window before it.
     #[inline(always)]
-    const fn is_lost(self, now: &Moment, limit: &Limit) -> bool {
-        limit.interval != align::NONE && self.start > now.period.end
+    const fn is_lost(self, now: &Moment) -> bool {
+        now.is_aligned() && self.start > now.period.end
     }
 
     /// Whether the clock was set back over its begin, so that the window before it counts.
     #[inline(always)]
-    const fn is_ahead(self, now: &Moment, limit: &Limit) -> bool {
-        limit.interval != align::NONE && self.start == now.period.end
+    const fn is_ahead(self, now: &Moment) -> bool {
+        now.is_aligned() && self.start == now.period.end
     }
 
     #[inline(always)]
@@ -301,7 +305,7 @@ impl Counts {
     /// Requests that weigh on the window, or on the one before it, which `now` is in.
     #[inline(always)]
     const fn used(self, window: Window, now: &Moment, limit: &Limit) -> u64 {
-        if window.is_ahead(now, limit) {
+        if window.is_ahead(now) {
             return self.previous;
         }
         let elapsed = window.elapsed(now);
@@ -340,7 +344,7 @@ pub fn attempt<C: Cell>(cells: &Cells<C>, limit: &Limit, now: &Moment, cost: u64
     let counts_word = cells.counts.load();
     let mut window = Window::from_word(window_word);
     let Some(mut counts) = Counts::from_word(counts_word).within(window) else { return Outcome::Raced };
-    if window.is_lost(now, limit) {
+    if window.is_lost(now) {
         // Since [`Moment::enter`].
         return Outcome::Raced;
     }
@@ -357,7 +361,7 @@ pub fn attempt<C: Cell>(cells: &Cells<C>, limit: &Limit, now: &Moment, cost: u64
         return Outcome::Raced;
     }
     // The window before has the sequence before, and its count further up in the word.
-    let is_ahead = window.is_ahead(now, limit);
+    let is_ahead = window.is_ahead(now);
     let charged = counts.to_word() + if is_ahead { cost << COUNT_BITS } else { cost };
     if !cells.counts.swap(counts_word, charged) {
         return Outcome::Raced;
@@ -459,7 +463,7 @@ fn current(bucket: &Bucket, limit: &Limit, now: &Moment) -> (Counts, Window) {
     let counts = counts.within(old).unwrap_or(counts);
     let Some(window) = old.rolled(now, limit) else { return (counts, old) };
     let counts = counts.within(window).unwrap_or(counts);
-    (if old.is_lost(now, limit) { counts.together() } else { counts }, window)
+    (if old.is_lost(now) { counts.together() } else { counts }, window)
 }
 
 /// The state of one limit at `now`, for people and for answers.
@@ -510,7 +514,7 @@ pub fn retry(bucket: &Bucket, limit: &Limit, now: Clock, cost: u64) -> u64 {
         return 0;
     }
     if limit.algorithm != Algorithm::Sliding as u32 {
-        let is_next_free = window.is_ahead(now, limit) && counts.current <= most;
+        let is_next_free = window.is_ahead(now) && counts.current <= most;
         return if is_next_free { now.until(window.start) } else { window.left(now, limit) };
     }
     let elapsed = window.elapsed(now);
