@@ -416,15 +416,15 @@ impl<'m> World for Packet<'m> {
                 break;
             }
         }
+        let mut meters = self.host.meters.borrow_mut();
+        if (0..charge.len()).any(|claim| charge.would_refuse(claim, false)) {
+            meters.entry(reading.party.principal).or_default().would_refuse += 1;
+        }
         for claim in 0..charge.len() {
             let Claim { table, scope, .. } = *charge.at(claim);
-            if table != table::PRINCIPAL {
-                continue;
+            if table == table::PRINCIPAL && charge.would_refuse(claim, true) {
+                meters.entry(scope.subject[0] as u32).or_default().candidate += 1;
             }
-            let mut meters = self.host.meters.borrow_mut();
-            let meter = meters.entry(scope.subject[0] as u32).or_default();
-            meter.would_refuse += u64::from(charge.would_refuse(claim, false));
-            meter.candidate += u64::from(charge.would_refuse(claim, true));
         }
         charge.result().is_ok()
     }
