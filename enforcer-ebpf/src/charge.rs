@@ -214,7 +214,7 @@ impl Charge {
     pub fn step<C: Cell>(&mut self, cells: &Cells<C>, policy: &Policy) -> bool {
         let Place { claim, candidate, limit: number } = self.place();
         let limit = &policy.limits[number];
-        self.now.enter(limit);
+        self.now.enter(limit, cells);
         let len = if policy.len > LIMITS as u32 { LIMITS as u32 } else { policy.len };
         let is_shadow = self.stage >= SHADOW_TEST;
         if !is_shadow && number == 0 {
