@@ -13,10 +13,10 @@ mod date;
 mod text;
 mod translation;
 
-use crate::abi::{ANSWERS_EACH, Buckets, LIMITS, Policy, Service, scope};
+use crate::abi::{ANSWERS_EACH, Bucket, Buckets, LIMITS, Limit, Policy, Service, scope};
 use crate::flow::{self, Receiver, Told, due, receiver};
 use crate::judge::World;
-use crate::limit::{self, Clock};
+use crate::limit;
 use crate::opaque::opaque;
 use crate::reply::{self, TCP_HEADER};
 use crate::shift::Shift;
@@ -228,23 +228,31 @@ fn take<P: Post>(post: &P, sheet: &mut Sheet) -> bool {
     true
 }
 
-/// Notes in `told` which limit of its claim keeps a request of its cost out for longest, and for how long.
+/// Notes in `told` which limit of its claim keeps a request of its cost out for longest, and for how long; `retry` is
+/// [`crate::limit::retry`] at `now` (CLOCK_BOOTTIME in ns), which the kernel makes a function of that its verifier checks
+/// once.
 #[inline(always)]
-pub fn measure(told: &mut Told, policy: &Policy, buckets: &Buckets, now: Clock) {
+pub fn measure(
+    told: &mut Told,
+    policy: &Policy,
+    buckets: &Buckets,
+    now: u64,
+    retry: impl Fn(&Bucket, &Limit, u64) -> u64,
+) {
     let cost = u64::from(told.cost);
     let (mut longest, mut worst) = (0, 0);
     for index in 0..LIMITS {
         if index as u32 >= policy.len {
             break;
         }
-        let retry = limit::retry(&buckets.limits[index], &policy.limits[index], now, cost);
+        let retry = retry(&buckets.limits[index], &policy.limits[index], cost);
         if retry >= longest {
             longest = retry;
             worst = index;
         }
     }
     if told.scope.rule == scope::GUESSES {
-        let blocked = buckets.candidate[0].arrival.saturating_sub(now.boot);
+        let blocked = buckets.candidate[0].arrival.saturating_sub(now);
         longest = if blocked > longest { blocked } else { longest };
     }
     let limit = &policy.limits[worst & (LIMITS - 1)];

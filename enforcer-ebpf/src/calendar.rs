@@ -89,6 +89,9 @@ pub struct Period {
 }
 
 impl Period {
+    /// None.
+    pub const NONE: Self = Self { start: 0, end: 0 };
+
     /// Becomes the window of `limit`, which has an [`align`], that a second of Unix time falls in. A function of its own,
     /// so that its registers are not on its callers' stacks.
     #[inline(never)]
@@ -207,7 +210,8 @@ mod tests {
             (WEEK, unix - unix % DAY - 3 * DAY),
             (10 * DAY, 2_045 * 10 * DAY),
         ] {
-            assert_eq!(period(&multiple(seconds), unix), Period { start, end: start + seconds }, "{seconds} s");
+            let expected = Period { start, end: start + seconds };
+            assert_eq!(period(&multiple(seconds), unix), expected, "{seconds} s");
         }
         // Before the first Monday of all.
         assert_eq!(period(&multiple(WEEK), DAY), Period { start: 0, end: 4 * DAY });

@@ -21,12 +21,14 @@
 //! Those of a limit with an [`align`] begin where a day, say, does in UTC; `start` is in seconds of Unix time then. They
 //! go by a clock that is set, and slewed, so a window is told by where it begins, and not by how much of it has passed:
 //! - Within a window nothing that the clock does changes a count.
-//! - Set on, the clock is in a later window, which begins with nothing used.
-//! - Set back into the window just before, what comes is still counted in the one that is open: a window once used can
-//!   not become as good as new by the clock's going back over its begin and forth again. Nor does it by CPUs that see the
-//!   daemon's latest reading of the clock a little apart.
-//! - Set back further, the clock was wrong. The window that it is in now takes the counts over: they do not stand until
-//!   the wrong time comes, and nothing used is forgotten.
+//! - Set on, the clock is in a later window, which begins with nothing used; `previous` is the count of the last one used
+//!   before it.
+//! - Set back into the window just before, that one counts again, from `previous` on, which is at least what it used; the
+//!   later one's count waits until the clock is back in it. So no window has more than N by the clock's going to and fro
+//!   over a boundary, nor by CPUs that see the daemon's latest reading of it a little apart.
+//! - Set back further, the clock is right now and was wrong, or the other way round. The window that it is in takes both
+//!   counts over: nothing used in it is forgotten if it was left for a wrong time, and it is not refused until that comes.
+//!   If the wrong time is the earlier one, the later window begins anew when the clock is right again.
 //!
 //! # GCRA
 //! One word: the theoretical arrival time (ITU-T I.371); at most N + burst in any W.
@@ -90,7 +92,7 @@ impl Moment {
     #[must_use]
     #[inline(always)]
     pub fn of(clock: Clock, limit: &Limit) -> Self {
-        let mut moment = Self { clock, period: Period { start: 0, end: 0 } };
+        let mut moment = Self { clock, period: Period::NONE };
         moment.enter(limit);
         moment
     }
@@ -99,7 +101,7 @@ impl Moment {
     #[must_use]
     #[inline(always)]
     pub const fn of_boot(boot: u64) -> Self {
-        Self { clock: Clock::of_boot(boot), period: Period { start: 0, end: 0 } }
+        Self { clock: Clock::of_boot(boot), period: Period::NONE }
     }
 
     /// Looks at the reading as `limit` does.
@@ -113,6 +115,14 @@ impl Moment {
     #[inline(always)]
     const fn ticks(&self) -> u64 {
         self.clock.boot / TICK_NS
+    }
+
+    /// ns until a second of Unix time, two windows ahead at most: then no product wraps.
+    #[inline(always)]
+    const fn until(&self, second: u64) -> u64 {
+        let unix = self.clock.unix_ns();
+        let seconds = second.saturating_sub(unix / SECOND_NS);
+        seconds.wrapping_mul(SECOND_NS).saturating_sub(unix % SECOND_NS)
     }
 }
 
@@ -176,12 +186,9 @@ impl Window {
         if limit.interval == align::NONE {
             return limit.window.saturating_sub(self.elapsed(now)).saturating_mul(TICK_NS);
         }
-        let mut period = Period { start: 0, end: 0 };
+        let mut period = Period::NONE;
         period.find(limit, self.start);
-        let unix = now.clock.unix_ns();
-        let seconds = period.end.saturating_sub(unix / SECOND_NS);
-        // Two windows at most: no product of these wraps.
-        seconds.wrapping_mul(SECOND_NS).saturating_sub(unix % SECOND_NS)
+        now.until(period.end)
     }
 
     /// The window that counts at `now`; `None` if it is this one.
@@ -197,13 +204,26 @@ impl Window {
     #[inline(always)]
     const fn rolled_in_calendar(self, period: &Period) -> Option<Self> {
         let Period { start, end } = *period;
-        // In the second case the clock was set back over the begin of this one.
         if self.start == start || self.start == end {
             return None;
         }
-        // A later one has a sequence of its own; one that takes counts over keeps theirs.
-        let sequence = self.sequence + (self.start < start) as u64;
-        Some(Self { start, carry: false, sequence: sequence & SEQUENCE_MASK })
+        if self.start < start {
+            return Some(Self { start, carry: true, sequence: (self.sequence + 1) & SEQUENCE_MASK });
+        }
+        // Of the same sequence, so that the counts are of this one too.
+        Some(Self { start, ..self })
+    }
+
+    /// Whether this one, to which `old` rolled, takes its counts over since the clock was set back.
+    #[inline(always)]
+    const fn takes_over(self, old: Self, limit: &Limit) -> bool {
+        limit.interval != align::NONE && self.start < old.start
+    }
+
+    /// Whether the clock was set back over its begin, so that the window before it counts.
+    #[inline(always)]
+    const fn is_ahead(self, now: &Moment, limit: &Limit) -> bool {
+        limit.interval != align::NONE && self.start == now.period.end
     }
 
     #[inline(always)]
@@ -255,9 +275,20 @@ impl Counts {
         Some(Self { sequence: window.sequence, previous, current })
     }
 
-    /// Requests that weigh on the window now.
+    /// Both counts as one.
     #[inline(always)]
-    const fn used(self, elapsed: u64, limit: &Limit) -> u64 {
+    const fn together(self) -> Self {
+        let sum = self.previous + self.current;
+        Self { previous: 0, current: if sum > COUNT_MASK { COUNT_MASK } else { sum }, ..self }
+    }
+
+    /// Requests that weigh on the window, or on the one before it, which `now` is in.
+    #[inline(always)]
+    const fn used(self, window: Window, now: &Moment, limit: &Limit) -> u64 {
+        if window.is_ahead(now, limit) {
+            return self.previous;
+        }
+        let elapsed = window.elapsed(now);
         if self.previous == 0 || limit.algorithm != Algorithm::Sliding as u32 {
             return self.current;
         }
@@ -290,22 +321,33 @@ pub fn attempt<C: Cell>(cells: &Cells<C>, limit: &Limit, now: &Moment, cost: u64
     }
     let window_word = cells.window.load();
     let counts_word = cells.counts.load();
-    let mut window = Window::from_word(window_word);
-    let Some(mut counts) = Counts::from_word(counts_word).within(window) else { return Outcome::Raced };
-    let rolled = window.rolled(now, limit);
-    if let Some(next) = rolled {
-        let Some(moved) = counts.within(next) else { return Outcome::Raced };
-        counts = moved;
-        window = next;
+    let old = Window::from_word(window_word);
+    let Some(mut counts) = Counts::from_word(counts_word).within(old) else { return Outcome::Raced };
+    let rolled = old.rolled(now, limit);
+    let window = rolled.unwrap_or(old);
+    let takes_over = window.takes_over(old, limit);
+    if rolled.is_some() {
+        let Some(moved) = counts.within(window) else { return Outcome::Raced };
+        counts = if takes_over { moved.together() } else { moved };
     }
-    if counts.used(window.elapsed(now), limit) + cost > limit.count as u64 {
+    if counts.used(window, now, limit) + cost > limit.count as u64 {
         return Outcome::Refused;
     }
-    if rolled.is_some() && !cells.window.swap(window_word, window.to_word()) {
+    if rolled.is_some() && !takes_over && !cells.window.swap(window_word, window.to_word()) {
         return Outcome::Raced;
     }
-    let charged = Counts { current: counts.current + cost, ..counts };
-    if cells.counts.swap(counts_word, charged.to_word()) { Outcome::Charged(counts.sequence) } else { Outcome::Raced }
+    // The window before has the sequence before, and its count further up in the word.
+    let is_ahead = window.is_ahead(now, limit);
+    let charged = counts.to_word() + if is_ahead { cost << COUNT_BITS } else { cost };
+    if !cells.counts.swap(counts_word, charged) {
+        return Outcome::Raced;
+    }
+    if takes_over {
+        // Behind the counts: whoever sees one of the two only takes over what is one count already. If another CPU was
+        // faster, it has done the same.
+        cells.window.swap(window_word, window.to_word());
+    }
+    Outcome::Charged(counts.sequence.wrapping_sub(is_ahead as u64) & SEQUENCE_MASK)
 }
 
 #[inline(always)]
@@ -352,7 +394,7 @@ pub struct Usage {
     pub used: u64,
     /// Requests that would pass now.
     pub remaining: u64,
-    /// ns until all of `used` has left the limit, if nothing more is sent.
+    /// ns until all of `used` has left the limit, if nothing more is sent and the clock is not set.
     pub reset: u64,
     /// ns until one more request would pass; 0 if it would now, `u64::MAX` if never.
     pub retry: u64,
@@ -374,20 +416,18 @@ fn remaining_at(bucket: &Bucket, limit: &Limit, now: &Moment) -> u64 {
         return (limit.tolerance - ahead) / limit.interval + 1;
     }
     let (counts, window) = current(bucket, limit, now);
-    (limit.count as u64).saturating_sub(counts.used(window.elapsed(now), limit))
+    (limit.count as u64).saturating_sub(counts.used(window, now, limit))
 }
 
 #[inline(always)]
 fn current(bucket: &Bucket, limit: &Limit, now: &Moment) -> (Counts, Window) {
-    let mut window = Window::from_word(bucket.window);
+    let old = Window::from_word(bucket.window);
     let counts = Counts::from_word(bucket.counts);
     // A torn read shows counts that are newer than the window: they are the ones that hold.
-    let mut counts = counts.within(window).unwrap_or(counts);
-    if let Some(next) = window.rolled(now, limit) {
-        counts = counts.within(next).unwrap_or(counts);
-        window = next;
-    }
-    (counts, window)
+    let counts = counts.within(old).unwrap_or(counts);
+    let Some(window) = old.rolled(now, limit) else { return (counts, old) };
+    let counts = counts.within(window).unwrap_or(counts);
+    (if window.takes_over(old, limit) { counts.together() } else { counts }, window)
 }
 
 /// The state of one limit at `now`, for people and for answers.
@@ -402,7 +442,7 @@ pub fn usage(bucket: &Bucket, limit: &Limit, now: Clock) -> Usage {
         return Usage { used, remaining, reset: ahead, retry };
     }
     let (counts, window) = current(bucket, limit, now);
-    let used = counts.used(window.elapsed(now), limit);
+    let used = counts.used(window, now, limit);
     let left = window.left(now, limit);
     let sliding = limit.algorithm == Algorithm::Sliding as u32;
     let reset = match (used, sliding, counts.current) {
@@ -433,14 +473,15 @@ pub fn retry(bucket: &Bucket, limit: &Limit, now: Clock, cost: u64) -> u64 {
     }
     let now = &Moment::of(now, limit);
     let (counts, window) = current(bucket, limit, now);
-    let elapsed = window.elapsed(now);
     let most = limit.count as u64 - cost;
-    if counts.used(elapsed, limit) <= most {
+    if counts.used(window, now, limit) <= most {
         return 0;
     }
     if limit.algorithm != Algorithm::Sliding as u32 {
-        return window.left(now, limit);
+        let is_next_free = window.is_ahead(now, limit) && counts.current <= most;
+        return if is_next_free { now.until(window.start) } else { window.left(now, limit) };
     }
+    let elapsed = window.elapsed(now);
     let ticks = if counts.current > most {
         // It weighs on in the next window.
         let left = limit.window.saturating_sub(elapsed);

@@ -8,6 +8,7 @@ use enforcer_ebpf::abi::{
 };
 use enforcer_ebpf::charge::table;
 use enforcer_ebpf::key;
+use enforcer_ebpf::source::Address;
 
 use crate::reader::SECRET;
 
@@ -32,6 +33,8 @@ pub struct Tables {
     pub rules: Vec<Rule>,
     /// The addresses of each exemption, IPv4 mapped, and when it ends in ns of CLOCK_BOOTTIME.
     pub exemptions: Vec<(Vec<[u8; 16]>, u64)>,
+    /// Addresses whose `X-Forwarded-For` is believed.
+    pub proxies: Vec<Address>,
     /// What declared clients have.
     pub clients: BTreeMap<Client, Share>,
     /// Index to answer.

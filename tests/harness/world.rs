@@ -6,16 +6,18 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 use enforcer_ebpf::abi::{
-    Buckets, Client, Key, KeyTag, LIMITS, Meter, POINTS, Rule, Ruleset, Scope, Service, Share, Sighting, TOTALS, scope,
+    Buckets, Client, Edge, Key, KeyTag, LIMITS, Meter, POINTS, Rule, Ruleset, Scope, Service, Share, Sighting, TOTALS,
+    scope,
 };
 use enforcer_ebpf::answer::{self, Letter, Post, Sheet, Text};
 use enforcer_ebpf::charge::{Claim, table};
 use enforcer_ebpf::flow::{Flow, Handshake, Mark, Place, Receiver, Set, Told};
+use enforcer_ebpf::http::Lookup;
 use enforcer_ebpf::http::bytes::Window;
 use enforcer_ebpf::judge::{self, Reading, Scratch, Sum, Tally, Verdict, World};
-use enforcer_ebpf::limit::{self, Cell as _, Outcome};
+use enforcer_ebpf::limit::{self, Cell as _, Clock, Moment, Outcome};
 use enforcer_ebpf::reply;
-use enforcer_ebpf::source::{Level, Record, Source};
+use enforcer_ebpf::source::{Address, Level, Record, Source};
 use enforcer_ebpf::spread;
 use enforcer_ebpf::verdict::{Count, Event};
 use enforcer_ebpf::wire::{HEAD, Segment, Tuple};
@@ -173,6 +175,11 @@ impl Host {
         self.unix.set(unix);
     }
 
+    /// The clocks at `boot`; the date stands still.
+    fn clock(&self, boot: u64) -> Clock {
+        Clock { boot, offset: (self.unix.get() * 1_000_000_000).wrapping_sub(boot) }
+    }
+
     /// The followed connections, by their hashes.
     #[must_use]
     pub fn flows(&self) -> BTreeMap<u64, Flow> {
@@ -231,6 +238,19 @@ impl Host {
     #[must_use]
     pub fn meter(&self, principal: u32) -> Meter {
         self.meters.borrow().get(&principal).copied().unwrap_or_default()
+    }
+}
+
+impl Lookup for Packet<'_> {
+    fn next(&self, state: u32, segment: KeyTag) -> u32 {
+        let Tables { states, edges, .. } = &self.host.tables;
+        let other = || states.get(state as usize).map_or(0, |state| state.other);
+        let edge = Edge { state: u64::from(state), segment: segment.0 };
+        edges.get(&edge).copied().unwrap_or_else(other)
+    }
+
+    fn is_trusted(&self, address: Address) -> bool {
+        self.host.tables.proxies.contains(&address)
     }
 }
 
@@ -319,8 +339,8 @@ impl<'m> World for Packet<'m> {
         index
     }
 
-    fn is_exempt(&self, exemptions: u64, flow: &Flow, now: u64) -> bool {
-        let [first, second] = flow.tuple.mapped_source().map(u64::to_ne_bytes);
+    fn is_exempt(&self, exemptions: u64, address: Address, now: u64) -> bool {
+        let [first, second] = address.map(u64::to_ne_bytes);
         let address: Vec<u8> = first.into_iter().chain(second).collect();
         self.host.tables.exemptions.iter().enumerate().any(|(index, (addresses, until))| {
             exemptions & (1 << index) != 0 && now < *until && addresses.iter().any(|known| known[..] == address[..])
@@ -379,6 +399,7 @@ impl<'m> World for Packet<'m> {
 
     fn charge(&self, reading: &mut Reading) -> bool {
         let charge = &mut reading.charge;
+        charge.set_offset(self.host.clock(self.now()).offset);
         loop {
             let place = charge.place();
             let Claim { table, policy, scope } = *charge.at(place.claim);
@@ -449,8 +470,10 @@ impl Packet<'_> {
     fn take_place(&self, admission: u32, now: u64) -> bool {
         let Some(policy) = self.host.tables.policies.get(&admission) else { return admission == 0 };
         let used = self.host.used((table::NAMED, Scope { rule: scope::ADMISSION, subject: [0; 2] }));
-        let admitted =
-            matches!(limit::attempt(&used.limits[0].cells(), &policy.limits[0], now, 1), Outcome::Charged(_));
+        let admitted = matches!(
+            limit::attempt(&used.limits[0].cells(), &policy.limits[0], &Moment::of_boot(now), 1),
+            Outcome::Charged(_)
+        );
         if !admitted {
             self.count(Count::Event(Event::SourceOverflow));
         }
@@ -480,7 +503,10 @@ impl Post for Packet<'_> {
     fn measure(&self, told: &mut Told, now: u64) {
         let Some(policy) = self.host.tables.policies.get(&told.policy) else { return };
         let used = self.host.used((told.table, told.scope));
-        answer::measure(told, policy, &used.buckets(), now);
+        let clock = self.host.clock(now);
+        answer::measure(told, policy, &used.buckets(), now, |bucket, limit, cost| {
+            limit::retry(bucket, limit, clock, cost)
+        });
     }
 
     fn replace(&self, _segment: &Segment, _at: u32, _from: u32, _to: u32) {
