@@ -3,14 +3,16 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use enforcer_tests::client::{python, url};
+use enforcer_tests::client::{Connection, Ending, get, python, url};
 use enforcer_tests::enforcer::Enforcer;
 use enforcer_tests::netns::{Link, Namespace, Way};
 use enforcer_tests::origin::{Origin, Workers};
 use enforcer_tests::passage::{INTERFACE, Passage};
 use enforcer_tests::weather::Weather;
+use nix::sys::signal::Signal;
 
 const PORT: u16 = 8000;
 /// Requests on a connection.
@@ -69,5 +71,79 @@ fn the_same_holds_where_two_percent_of_all_packets_are_lost() -> Result<()> {
         ensure!(fates.iter().all(|fate| fate.lost > 0), "nothing was lost: {fates:?}");
         ensure!(enforcer.metric("enforcer_events_total{event=\"answered_again\"}")? > 0, "no answer got lost");
     }
+    Ok(())
+}
+
+/// What leaves kept connections without anybody who translates them.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    /// `enforcer detach`.
+    Detach,
+    /// Likewise, where no daemon runs.
+    DetachAlone,
+    /// Another start, with this file.
+    Start(&'static str),
+}
+
+/// Settings under which connections are kept.
+const KEEPING: &str = "interfaces = [\"srv0\", \"lo\"]\nports = [8000]\nhook = \"tc\"\n";
+
+#[test]
+fn a_kept_connection_is_reset_once_nobody_translates_it_any_more_and_others_go_on() -> Result<()> {
+    let file = |way: Way| KEEPING.replace("tc", if way == Way::VethTc { "tc" } else { "auto" });
+    for (way, end) in [
+        (Way::VethNative, End::Detach),
+        (Way::VethTc, End::Detach),
+        (Way::VethNative, End::DetachAlone),
+        (Way::VethTc, End::Start("interfaces = [\"srv0\", \"lo\"]\nports = [8000]\nmode = \"observe\"")),
+        (Way::VethTc, End::Start("interfaces = [\"srv0\", \"lo\"]\nports = [8001]")),
+        (Way::VethTc, End::Start("interfaces = [\"lo\"]\nports = [8000]")),
+    ] {
+        let link = Link::new(way)?;
+        let origin = Origin::start(&link.server, "plain", Workers::Threads(2), SocketAddr::new(link.v4, PORT))?;
+        let mut enforcer = Enforcer::new(&link.server, &[])?;
+        enforcer.configure(&file(way))?;
+        enforcer.start()?;
+        let key = enforcer.add_key("tenant", "unlimited")?;
+        ended(&link, &origin, &mut enforcer, &key, end)
+            .with_context(|| format!("{way:?}, {end:?}, daemon: {:?}", enforcer.log()))?;
+    }
+    Ok(())
+}
+
+fn ended(link: &Link, origin: &Origin, enforcer: &mut Enforcer<'_>, key: &str, end: End) -> Result<()> {
+    let open = |keys: &[Option<&str>]| {
+        link.client().run(|| {
+            let mut connection = Connection::open(origin.address)?;
+            for key in keys {
+                connection.send(&get("/", *key));
+                let wanted = Ending::Answered(if key.is_some() { 200 } else { 401 });
+                let (ending, _) = connection.answer();
+                ensure!(ending == wanted, "with {key:?}: {ending:?}");
+            }
+            Ok(connection)
+        })
+    };
+    let mut kept = open(&[Some(key), None, Some(key)])?;
+    let mut other = open(&[Some(key), Some(key)])?;
+    match end {
+        End::Detach => enforcer.cli(&["detach"]).map(drop)?,
+        End::DetachAlone => {
+            enforcer.stop(Signal::SIGKILL)?;
+            enforcer.cli(&["detach"])?;
+        }
+        End::Start(file) => {
+            enforcer.stop(Signal::SIGTERM)?;
+            enforcer.configure(file)?;
+            enforcer.start()?;
+        }
+    }
+    // It learns it at once, although it has not sent anything.
+    kept.set_patience(Duration::from_secs(2))?;
+    let (ending, bytes) = kept.answer();
+    ensure!(ending == Ending::Reset && bytes.is_empty(), "the kept one: {ending:?}");
+    other.send(&get("/", Some(key)));
+    let (ending, _) = other.answer();
+    ensure!(ending == Ending::Answered(200), "the other: {ending:?}");
     Ok(())
 }
