@@ -108,7 +108,7 @@ fn every_client_reads_every_answer_in_every_place() -> Result<()> {
                     ensure!(response.status == 200, "not served: {response:?}, {}", told());
                     continue;
                 }
-                response.expect(status, request.method, since).with_context(told)?;
+                response.expect(status, request.method, since, "close").with_context(told)?;
                 if status == 401 {
                     ensure!(response.field("WWW-Authenticate")? == r#"ApiKey realm="api""#, "{response:?}, {}", told());
                 }
@@ -130,6 +130,45 @@ fn every_client_reads_every_answer_in_every_place() -> Result<()> {
         let executed = site.origin.await_executed(1 + 2 * Client::ALL.len())?;
         let keyed = |key: &str| keys.good.ends_with(key) || keys.few.ends_with(key);
         ensure!(executed.iter().all(|request| keyed(&request.key)), "executed: {executed:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_browser_keeps_the_connection_of_refused_requests() -> Result<()> {
+    everywhere(&Place::HOOKS, "plain", Workers::Threads(2), &[], |site| {
+        let keys = Keys::add(site)?;
+        let head = Request { method: "HEAD", ..Request::get("/", None) };
+        let upload = |field, size| Request { method: "POST", path: "/upload".to_owned(), field, size };
+        let (good, few) = (Some(keys.good.clone()), Some(keys.few.clone()));
+        let plan = [
+            (200, Request::get("/", good.clone())),
+            (401, Request::get("/", None)),
+            (401, head),
+            (200, Request::get("/download/200000", good.clone())),
+            (200, Request::get("/", few.clone())),
+            (429, Request::get("/", few.clone())),
+            (401, upload(None, 5000)),
+            (200, upload(good.clone(), 5000)),
+            (429, upload(few, 1)),
+            (200, Request::get("/", good)),
+        ];
+        let (statuses, requests): (Vec<u16>, Vec<Request>) = plan.into_iter().unzip();
+        let ([url, _], since) = (site.urls(""), Timestamp::now());
+        let responses = Client::Chromium.run(site.link.client(), &[url], &requests)?;
+        let seen: Vec<u16> = responses.iter().map(|response| response.status).collect();
+        ensure!(seen == statuses, "{seen:?}, not {statuses:?}");
+        for (response, request) in responses.iter().zip(&requests) {
+            let told = || format!("{request:?}: {:.300?}", response.body);
+            ensure!(response.connection == responses[0].connection, "another connection: {}", told());
+            match response.status {
+                200 if request.path.starts_with("/download") => ensure!(response.body.len() == 200_000, "{}", told()),
+                200 => ensure!(!response.body.is_empty(), "{}", told()),
+                status => response.expect(status, request.method, since, "keep-alive").with_context(told)?,
+            }
+        }
+        let executed = site.origin.await_executed(5)?;
+        ensure!(executed.iter().all(|request| request.key != "-"), "executed: {executed:?}");
         Ok(())
     })
 }
@@ -376,7 +415,9 @@ fn every_refused_request_is_answered_and_counted_once_in_bad_weather() -> Result
             let since = Timestamp::now();
             for (response, request) in client.run(&passage.client, &[url(host, "")], &plan)?.iter().zip(&plan) {
                 let status = if request.field.is_some() { 429 } else { 401 };
-                response.expect(status, request.method, since).with_context(|| format!("{client:?}, {request:?}"))?;
+                response
+                    .expect(status, request.method, since, "close")
+                    .with_context(|| format!("{client:?}, {request:?}"))?;
             }
             Ok(())
         };
