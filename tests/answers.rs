@@ -35,7 +35,7 @@ use crate::frames::Frames;
 use crate::manner::{Manner, Played};
 use crate::proxy::Kind;
 use crate::response::Quota;
-use crate::site::{CLIENT_INTERFACE, PORT, Place, Site, everywhere};
+use crate::site::{CLIENT_INTERFACE, PORT, Place, Site, comes_to_rest, everywhere};
 
 /// Bytes of an upload that is refused at its head, long before its end.
 const LARGE: usize = 20_000_000;
@@ -227,6 +227,45 @@ fn an_answer_is_one_right_segment_and_no_reset_overtakes_it() -> Result<()> {
         ensure!(site.event("answered_again")? == 0, "{} were answered again", site.event("answered_again")?);
         ensure!(site.refused("unkeyed")? == answered, "{} were refused", site.refused("unkeyed")?);
         ensure!(site.origin.executed()?.is_empty(), "something was executed");
+        Ok(())
+    })
+}
+
+#[test]
+fn on_a_kept_connection_every_segment_is_right_and_in_its_order() -> Result<()> {
+    everywhere(&Place::WIRED, "plain", Workers::Threads(2), &[], |site| {
+        site.link.set_checksum_offload(false)?;
+        let (good, few) = (site.enforcer.add_key("good", "unlimited")?, site.enforcer.add_key("few", "1/hour")?);
+        let upload = |key: Option<&str>| {
+            let field = key.map(|key| format!("X-API-Key: {key}\r\n")).unwrap_or_default();
+            let head = format!("POST /upload HTTP/1.1\r\nHost: app.test\r\n{field}Content-Length: 5000\r\n\r\n");
+            [head.as_bytes(), &[b'u'; 5000]].concat()
+        };
+        let [v4, v6] = site.addresses();
+        for (address, used) in [(v4, 200), (v6, 429)] {
+            let capture = Capture::start(site.link.client(), CLIENT_INTERFACE)?;
+            let port = site.link.client().run(|| {
+                let mut connection = Connection::open(address)?;
+                let begin = [(get("/", Some(&good)), 200), (get("/", Some(&few)), used)];
+                let round = [
+                    (get("/", None), 401),
+                    (get("/", Some(&few)), 429),
+                    (get("/download/100000", Some(&good)), 200),
+                    (upload(None), 401),
+                    (upload(Some(&good)), 200),
+                ];
+                let requests = begin.into_iter().chain((0..10).flat_map(|_| round.clone()));
+                for (number, (request, status)) in requests.enumerate() {
+                    connection.send(&request);
+                    let (ending, _) = connection.answer();
+                    ensure!(ending == Ending::Answered(status), "request {number}: {ending:?}, not {status}");
+                }
+                connection.port()
+            })?;
+            // What its end brings, too.
+            sleep(Duration::from_millis(50));
+            Frames::of(&capture.finish()?, port).expect_orderly().with_context(|| format!("{address}"))?;
+        }
         Ok(())
     })
 }
@@ -428,6 +467,7 @@ fn every_refused_request_is_answered_and_counted_once_in_bad_weather() -> Result
             running.into_iter().try_for_each(|client| client.join().ok().context("a client panicked")?)
         })
         .with_context(|| format!("{hook}: {:?}", enforcer.metrics()))?;
+        comes_to_rest(&passage.server).with_context(|| hook.to_owned())?;
         let fates = relay.finish()?;
         ensure!(fates.iter().all(|fates| fates.lost > 0 && fates.doubled > 0 && fates.held > 0), "{fates:?}");
         for (reason, each) in [("unkeyed", 8), ("over_limit", 5)] {
