@@ -37,7 +37,7 @@ impl Tables {
         self
     }
 
-    /// Answers so, at this index: `date`, `retry`, `quota` and `window` in braces are filled in.
+    /// Answers so, at this index: `date`, `retry`, `quota`, `window` and `connection` in braces are filled in.
     ///
     /// # Panics
     /// When the text is too long or has too many places, or another name stands in braces.
@@ -54,6 +54,7 @@ impl Tables {
                 "retry" => Value::RetryAfter,
                 "quota" => Value::Quota,
                 "window" => Value::Window,
+                "connection" => Value::Connection,
                 other => panic!("{other} is not filled in"),
             };
             points.push(Point { at: text.len() as u16, value: value as u16 });
