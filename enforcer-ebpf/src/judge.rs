@@ -499,9 +499,13 @@ fn refuse<W: World>(
     act(world, desk, segment, begin, refusal.reason)
 }
 
-/// Passes the first `len` bytes of a segment's payload; the rest is judged when it is sent again.
+/// Passes the first `len` bytes of a segment's payload; the rest is judged when it is sent again. Where no length field
+/// can say what would be kept, all of it is: behind a loss TCP sends one segment at a time (RFC 5681 §3.1).
 #[inline(always)]
 fn cut<W: World>(world: &W, desk: &mut Desk, segment: &Segment, len: u32) -> Verdict {
+    if !reply::can_cut(segment, len) {
+        return drop_as(world, Event::Dropped);
+    }
     world.count(Count::Event(Event::Cut));
     desk.sum = Sum::new(reply::summed_from(segment), reply::summed(segment, len));
     world.drive_sum(&mut desk.sum, &mut desk.reading.window);
