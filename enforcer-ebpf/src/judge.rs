@@ -10,11 +10,13 @@
 //! - [`decision`]: one request
 //! - [`again`]: bytes that were judged before
 //! - [`sum`]: the checksum of a segment that is cut
-//! - [`kept`]: one that goes on although a request of it was refused
+//! - [`bare`]: segments that carry nothing; handshakes that wait for the first request
+//! - [`kept`]: a connection that goes on although a request of it was refused
 //! - [`told`]: the connection of a refused request whose client is answered
 //! - [`mod@watch`]: what the servers of forwarded connections say
 
 mod again;
+mod bare;
 mod decision;
 mod kept;
 mod reading;
@@ -275,8 +277,8 @@ fn guarded<W: World>(world: &W, desk: &mut Desk, segment: &mut Segment) -> Verdi
         return refuse_unread(world, desk, Reason::Unorderly);
     }
     if !carries {
-        let answers = desk.reading.service.flags & Service::ANSWER != 0;
-        return if answers { told::acknowledged(world, segment) } else { Verdict::PASS };
+        let begins = segment.has(flag::SYN);
+        return if begins || desk.reading.service.observes() { Verdict::PASS } else { bare::judge(world, segment) };
     }
     data(world, desk, segment)
 }
@@ -352,9 +354,8 @@ fn data<W: World>(world: &W, desk: &mut Desk, segment: &mut Segment) -> Verdict 
                 return refuse_unknown(world, desk, segment, at, Reason::FlowTableFull);
             };
             let flow = set.enter(way, hash, &segment.tuple, at, stage::FOLLOWED, now);
-            flow.local = u32::from(receiver.state >= receiver::STREAM);
             flow.server = receiver.server;
-            if flow.local == 0 {
+            if receiver.state < receiver::STREAM {
                 flow.server = handshake.server;
                 flow.written = handshake.server;
                 world.end_handshake(&segment.tuple);
@@ -384,10 +385,12 @@ fn data<W: World>(world: &W, desk: &mut Desk, segment: &mut Segment) -> Verdict 
     let Some(way) = way else { return Verdict::DROP };
     let flow = set.flow(way);
     flow.touched = now;
-    desk.written = flow.written(receiver);
     if receiver.state >= receiver::STREAM {
+        // Or from now on, where a SYN cookie stood in its place before.
+        flow.local = 1;
         flow.accepted = receiver.next;
     }
+    desk.written = flow.written(receiver);
     let piece = if course == Course::Again {
         if desk.reading.service.observes() {
             return Verdict::PASS;

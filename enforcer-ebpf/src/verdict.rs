@@ -175,6 +175,9 @@ labelled! {
         Penalty = "penalty",
         /// A RST sent to the client of a request that could not be answered.
         ResetClient = "reset_client",
+        /// An acknowledgment that would have completed a handshake before a request was judged, dropped; not of a service
+        /// that only observes.
+        Deferred = "deferred",
     }
 }
 
