@@ -122,6 +122,12 @@ pub trait World: Sized {
         set.room(now, refused)
     }
 
+    /// Whether the server's SYN-ACK of this handshake was met where what it sends can be translated.
+    #[inline(always)]
+    fn has_left(&self, tuple: &Tuple, client: u32, server: u32) -> bool {
+        self.handshake(&tuple.reversed()) == Handshake { client, server }
+    }
+
     /// [`refill`].
     #[inline(always)]
     fn refill(&self, reading: &mut Reading, flow: &mut Flow) -> Refill {
@@ -170,8 +176,8 @@ pub struct Desk {
     pub seq: u32,
     /// What it acknowledges, likewise.
     pub ack: u32,
-    /// 0.
-    pub reserved: u32,
+    /// 1 if its handshake waits for its end.
+    pub unaccepted: u32,
 }
 
 impl Scratch {
@@ -189,7 +195,7 @@ impl Scratch {
                 written: 0,
                 seq: 0,
                 ack: 0,
-                reserved: 0,
+                unaccepted: 0,
             },
         }
     }
@@ -319,6 +325,7 @@ fn data<W: World>(world: &W, desk: &mut Desk, segment: &mut Segment) -> Verdict 
     let found = world.find(&set, hash, &segment.tuple);
     desk.seq = segment.seq;
     desk.ack = segment.ack;
+    desk.unaccepted = u32::from(receiver.state == receiver::REQUEST);
     if let Some(way) = found {
         let flow = set.flow(way);
         if told::is_of(flow, segment, receiver, handshake) {
@@ -329,6 +336,9 @@ fn data<W: World>(world: &W, desk: &mut Desk, segment: &mut Segment) -> Verdict 
                 return kept::take(world, desk, segment, flow, now);
             }
             kept::shift(segment, flow);
+            if flow.waits() && receiver.state == receiver::REQUEST && !kept::begins(segment, flow) {
+                return kept::meanwhile(world, desk, segment, flow, now);
+            }
         }
     }
     let segment = &*segment;
@@ -430,7 +440,7 @@ fn refuse<W: World>(
     flow.reason = refusal.reason as u32;
     let level = world.refused(Source::of(&segment.tuple, &desk.reading.service), flow.touched, &desk.reading.service);
     if told::answer(desk, segment, flow, refusal.reason, level) {
-        if kept::keep(desk, segment, flow, begin, refusal.reason) {
+        if kept::keep(world, desk, segment, flow, begin, refusal.reason) {
             flow.told.keeps = 1;
         } else {
             flow.stage = stage::ANSWERED;

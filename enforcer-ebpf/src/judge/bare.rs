@@ -15,25 +15,30 @@ use crate::wire::Segment;
 pub(super) fn judge<W: World>(world: &W, segment: &Segment) -> Verdict {
     let hash = flow::hash(world.flow_secret(), &segment.tuple);
     let Some(mut set) = world.lock(hash) else { return drop_as(world, Event::Contended) };
+    let mut waits = false;
     if let Some(way) = world.find(&set, hash, &segment.tuple) {
         let flow = set.flow(way);
         if told::acknowledges(flow, segment) {
             return drop_as(world, Event::AfterRefusal);
         }
-        // Nothing else than this connection's own stands at this number.
-        if flow.stage == stage::FOLLOWED && segment.seq == flow.shift.behind.wrapping_add(flow.next()) {
+        waits = flow.waits();
+        if waits {
+            flow.shift.acknowledge(segment.ack);
+        } else if flow.stage == stage::FOLLOWED && segment.seq == flow.expected() {
+            // Nothing else than this connection's own stands at this number.
             return Verdict::PASS;
         }
     }
-    if ends_handshake(world, segment) { drop_as(world, Event::Deferred) } else { Verdict::PASS }
+    if is_early(world, segment, waits) { drop_as(world, Event::Deferred) } else { Verdict::PASS }
 }
 
-/// Whether the segment ends a handshake with a local socket that has taken no byte.
+/// Whether the segment is one of a handshake with a local socket that has taken no byte: its end, or of a connection that
+/// waits behind refused requests any.
 #[inline(always)]
-fn ends_handshake<W: World>(world: &W, segment: &Segment) -> bool {
+fn is_early<W: World>(world: &W, segment: &Segment, waits: bool) -> bool {
     let receiver = world.receiver(&segment.tuple);
     match receiver.state {
-        receiver::REQUEST => segment.ack == receiver.server,
+        receiver::REQUEST => waits || segment.ack == receiver.server,
         // The listener has kept nothing, and would know a SYN cookie again; so does who has seen it leave. Anything else it
         // answers with a RST, by which clients learn that a connection is gone.
         receiver::LISTENING => {

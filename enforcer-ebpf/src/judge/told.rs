@@ -34,7 +34,7 @@ pub(super) fn answer(desk: &Desk, segment: &Segment, flow: &mut Flow, reason: Re
     }
     let kind = match reason.answer() {
         Some(kind) => kind as u32,
-        None => u32::MAX,
+        None => Told::END,
     };
     let answers = desk.reading.service.flags & Service::ANSWER != 0
         && action == Action::Answer as u8
