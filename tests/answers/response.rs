@@ -44,7 +44,7 @@ impl Response {
         ensure!(self.field("Date")?.ends_with(" GMT"), "dated {}", self.field("Date")?);
         ensure!(self.field("Content-Type")? == "application/problem+json", "{:?}", self.fields);
         ensure!(self.field("Cache-Control")? == "no-store", "{:?}", self.fields);
-        ensure!(self.field("Connection")? == "close", "{:?}", self.fields);
+        ensure!(matches!(self.field("Connection")?, "close" | "keep-alive"), "{:?}", self.fields);
         let length: usize = self.field("Content-Length")?.parse()?;
         ensure!(length > 0, "it would have no body");
         if method == "HEAD" {
