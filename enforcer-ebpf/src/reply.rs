@@ -20,9 +20,11 @@ pub struct Rewrite {
     pub frame: u32,
 }
 
-/// Turns the segment into a RST with this sequence number.
+/// Turns the segment into a RST with this sequence number. It acknowledges what the segment does as its receiver counts: a
+/// handshake that waits for its end believes no other.
 #[inline(always)]
 pub fn reset(head: &mut Head, segment: &Segment, seq: u32) -> Rewrite {
+    head.set_u32(segment.tcp + 8, segment.ack);
     bare(head, segment, seq, flag::RST | flag::ACK)
 }
 
