@@ -6,6 +6,7 @@ use super::{Desk, Verdict, World, drop_as};
 use crate::abi::{AnswerKind, Service};
 use crate::answer;
 use crate::flow::{Flow, Handshake, Receiver, Told, after, due, receiver, stage};
+use crate::opaque::zero;
 use crate::reply;
 use crate::source::Level;
 use crate::verdict::{Action, Count, Event, Reason};
@@ -52,21 +53,28 @@ pub(super) fn answer(desk: &Desk, segment: &Segment, flow: &mut Flow, reason: Re
     flow.told.keeps = 0;
     flow.told.kind = kind;
     flow.told.bodiless = desk.reading.scan.bodiless();
-    let charge = &desk.reading.charge;
-    let claim = charge.refused();
-    let is_measured = kind >= AnswerKind::TooManyRequests as u32 && !charge.is_empty();
-    flow.told.policy = if is_measured { claim.policy } else { 0 };
-    // A limit tells more exactly when it is asked.
     let rules = &desk.reading.rules;
     let spread = if reason == Reason::KeyShared { &rules.sources_of_key } else { &rules.keys_of_source };
     flow.told.retry = answer::seconds(spread.window);
     flow.told.quota = spread.most;
     flow.told.window = flow.told.retry;
-    flow.told.table = claim.table;
-    flow.told.cost = charge.cost();
-    flow.told.scope.rule = claim.scope.rule;
-    flow.told.scope.subject[0] = claim.scope.subject[0];
-    flow.told.scope.subject[1] = claim.scope.subject[1];
+    flow.told.policy = zero() as u32;
+    flow.told.table = zero() as u32;
+    flow.told.cost = zero() as u32;
+    flow.told.scope.rule = zero();
+    flow.told.scope.subject[0] = zero();
+    flow.told.scope.subject[1] = zero();
+    // A limit tells more exactly when it is asked.
+    if matches!(reason, Reason::OverLimit | Reason::Guessing) {
+        let charge = &desk.reading.charge;
+        let claim = charge.refused();
+        flow.told.policy = claim.policy;
+        flow.told.table = claim.table;
+        flow.told.cost = charge.cost();
+        flow.told.scope.rule = claim.scope.rule;
+        flow.told.scope.subject[0] = claim.scope.subject[0];
+        flow.told.scope.subject[1] = claim.scope.subject[1];
+    }
     stamp(&mut flow.told, &desk.head, segment);
     answers
 }

@@ -13,9 +13,7 @@ use enforcer_ebpf::verdict::{Count, Event, Reason};
 use enforcer_ebpf::wire::Tuple;
 use enforcer_ebpf::words;
 
-use crate::maps::{
-    EXEMPT, EXEMPTIONS, HANDSHAKES, LEAVES, MARKS, PENALTIES, PROXIES, ROUTES, RULES, SOURCES, STATES,
-};
+use crate::maps::{EXEMPT, EXEMPTIONS, HANDSHAKES, LEAVES, MARKS, PENALTIES, PROXIES, ROUTES, RULES, SOURCES, STATES};
 use crate::packet::{Packet, TcPacket, XdpPacket};
 use crate::socket;
 use crate::world::Kernel;
