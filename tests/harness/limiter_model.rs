@@ -88,7 +88,18 @@ impl CalendarModel {
         sum(self.passed.iter().filter(|(window, _)| *window == start))
     }
 
-    /// Whether a request would pass, as long as the clock has never been set back by more than into the window before.
+    /// Sees a request, whether it passes or not.
+    pub fn meet(&mut self, limit: &Limit, now: Clock) {
+        let (start, end) = Self::window(limit, now);
+        let Some(open) = self.open.filter(|open| *open > end) else { return };
+        // Set back by more than into the window before: what is remembered is this window's.
+        let remembered = [self.last_before(open), Some(open)];
+        self.passed.retain(|(window, _)| remembered.contains(&Some(*window)));
+        self.passed.iter_mut().for_each(|passed| passed.0 = start);
+        self.open = Some(start);
+    }
+
+    /// Whether a request that has been met would pass.
     #[must_use]
     pub fn would_pass(&self, limit: &Limit, now: Clock, cost: u64) -> bool {
         let (start, end) = Self::window(limit, now);
@@ -225,7 +236,14 @@ impl Model {
         }
     }
 
-    /// Whether a request would pass.
+    /// Sees a request, whether it passes or not.
+    pub fn meet(&mut self, limit: &Limit, now: Clock) {
+        if let Self::Calendar(model) = self {
+            model.meet(limit, now);
+        }
+    }
+
+    /// Whether a request that has been met would pass.
     #[must_use]
     pub fn would_pass(&self, limit: &Limit, now: Clock, cost: u64) -> bool {
         match self {
