@@ -216,7 +216,7 @@ impl Charge {
         // Its own mask: below, the number is compared, and in a branch that is never taken nothing would be left of what
         // the verifier of kernels before 6.8 knows of it.
         let limit = &policy.limits[opaque(number as u32) as usize & (LIMITS - 1)];
-        self.now.enter(limit);
+        self.now.enter(limit, cells);
         let len = if policy.len > LIMITS as u32 { LIMITS as u32 } else { policy.len };
         let is_shadow = self.stage >= SHADOW_TEST;
         if !is_shadow && number == 0 {

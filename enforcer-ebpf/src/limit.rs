@@ -93,7 +93,9 @@ impl Moment {
     #[inline(always)]
     pub fn of(clock: Clock, limit: &Limit) -> Self {
         let mut moment = Self { clock, period: Period::NONE };
-        moment.enter(limit);
+        if is_aligned(limit) {
+            moment.period.find(limit, clock.unix_ns() / SECOND_NS);
+        }
         moment
     }
 
@@ -104,11 +106,20 @@ impl Moment {
         Self { clock: Clock::of_boot(boot), period: Period::NONE }
     }
 
-    /// Looks at the reading as `limit` does.
+    /// A reading as `limit` sees it, at which its bucket is to be charged.
     #[inline(always)]
-    pub(crate) fn enter(&mut self, limit: &Limit) {
-        if limit.algorithm == Algorithm::Fixed as u32 && limit.interval != align::NONE {
+    pub fn to_charge<C: Cell>(clock: Clock, limit: &Limit, cells: &Cells<C>) -> Self {
+        let mut moment = Self { clock, period: Period::NONE };
+        moment.enter(limit, cells);
+        moment
+    }
+
+    /// Turns to this limit and its bucket.
+    #[inline(always)]
+    pub(crate) fn enter<C: Cell>(&mut self, limit: &Limit, cells: &Cells<C>) {
+        if is_aligned(limit) {
             self.period.find(limit, self.clock.unix_ns() / SECOND_NS);
+            take_over(cells, &self.period);
         }
     }
 
@@ -124,6 +135,11 @@ impl Moment {
         let seconds = second.saturating_sub(unix / SECOND_NS);
         seconds.wrapping_mul(SECOND_NS).saturating_sub(unix % SECOND_NS)
     }
+}
+
+#[inline(always)]
+const fn is_aligned(limit: &Limit) -> bool {
+    limit.algorithm == Algorithm::Fixed as u32 && limit.interval != align::NONE
 }
 
 /// A word that CPUs share.
@@ -214,10 +230,10 @@ impl Window {
         Some(Self { start, ..self })
     }
 
-    /// Whether this one, to which `old` rolled, takes its counts over since the clock was set back.
+    /// Whether the clock was set back further than into the window before it.
     #[inline(always)]
-    const fn takes_over(self, old: Self, limit: &Limit) -> bool {
-        limit.interval != align::NONE && self.start < old.start
+    const fn is_lost(self, now: &Moment, limit: &Limit) -> bool {
+        limit.interval != align::NONE && self.start > now.period.end
     }
 
     /// Whether the clock was set back over its begin, so that the window before it counts.
@@ -313,7 +329,8 @@ const fn weighted(count: u64, left: u64, window: u64) -> u64 {
     if window == 0 { 0 } else { (count * left).div_ceil(window) }
 }
 
-/// Tries once to charge `cost` requests (1–[`MAX_COST`]) to one limit, at `now` as that sees it.
+/// Tries once to charge `cost` requests (1–[`MAX_COST`]) to one limit, at `now` as that sees it, which
+/// [`Moment::to_charge`] says anew for each try.
 #[inline(always)]
 pub fn attempt<C: Cell>(cells: &Cells<C>, limit: &Limit, now: &Moment, cost: u64) -> Outcome {
     if limit.algorithm == Algorithm::Gcra as u32 {
@@ -321,19 +338,22 @@ pub fn attempt<C: Cell>(cells: &Cells<C>, limit: &Limit, now: &Moment, cost: u64
     }
     let window_word = cells.window.load();
     let counts_word = cells.counts.load();
-    let old = Window::from_word(window_word);
-    let Some(mut counts) = Counts::from_word(counts_word).within(old) else { return Outcome::Raced };
-    let rolled = old.rolled(now, limit);
-    let window = rolled.unwrap_or(old);
-    let takes_over = window.takes_over(old, limit);
-    if rolled.is_some() {
-        let Some(moved) = counts.within(window) else { return Outcome::Raced };
-        counts = if takes_over { moved.together() } else { moved };
+    let mut window = Window::from_word(window_word);
+    let Some(mut counts) = Counts::from_word(counts_word).within(window) else { return Outcome::Raced };
+    if window.is_lost(now, limit) {
+        // Since [`Moment::enter`].
+        return Outcome::Raced;
+    }
+    let rolled = window.rolled(now, limit);
+    if let Some(next) = rolled {
+        let Some(moved) = counts.within(next) else { return Outcome::Raced };
+        counts = moved;
+        window = next;
     }
     if counts.used(window, now, limit) + cost > limit.count as u64 {
         return Outcome::Refused;
     }
-    if rolled.is_some() && !takes_over && !cells.window.swap(window_word, window.to_word()) {
+    if rolled.is_some() && !cells.window.swap(window_word, window.to_word()) {
         return Outcome::Raced;
     }
     // The window before has the sequence before, and its count further up in the word.
@@ -342,12 +362,24 @@ pub fn attempt<C: Cell>(cells: &Cells<C>, limit: &Limit, now: &Moment, cost: u64
     if !cells.counts.swap(counts_word, charged) {
         return Outcome::Raced;
     }
-    if takes_over {
-        // Behind the counts: whoever sees one of the two only takes over what is one count already. If another CPU was
-        // faster, it has done the same.
-        cells.window.swap(window_word, window.to_word());
-    }
     Outcome::Charged(counts.sequence.wrapping_sub(is_ahead as u64) & SEQUENCE_MASK)
+}
+
+/// Lets the window that the clock is in have the counts of later ones, if it was set back further than into the one before
+/// those. Done for requests that are refused too: else they would be, whatever time it became.
+#[inline(always)]
+fn take_over<C: Cell>(cells: &Cells<C>, period: &Period) {
+    let window_word = cells.window.load();
+    let window = Window::from_word(window_word);
+    if window.start <= period.end {
+        return;
+    }
+    let counts_word = cells.counts.load();
+    let Some(counts) = Counts::from_word(counts_word).within(window) else { return };
+    // The counts first: who sees them without the window takes over what is one count already.
+    if cells.counts.swap(counts_word, counts.together().to_word()) {
+        cells.window.swap(window_word, Window { start: period.start, ..window }.to_word());
+    }
 }
 
 #[inline(always)]
@@ -427,7 +459,7 @@ fn current(bucket: &Bucket, limit: &Limit, now: &Moment) -> (Counts, Window) {
     let counts = counts.within(old).unwrap_or(counts);
     let Some(window) = old.rolled(now, limit) else { return (counts, old) };
     let counts = counts.within(window).unwrap_or(counts);
-    (if window.takes_over(old, limit) { counts.together() } else { counts }, window)
+    (if old.is_lost(now, limit) { counts.together() } else { counts }, window)
 }
 
 /// The state of one limit at `now`, for people and for answers.

@@ -83,9 +83,8 @@ pub fn charge_all<C: Cell>(cells: &[Cells<C>; LIMITS], policy: &Policy, now: Clo
 
 /// Charges one limit alone, trying again while other threads are faster, as often as a [`Charge`] does.
 pub fn charge<C: Cell>(cells: &Cells<C>, limit: &Limit, now: Clock, cost: u64) -> Outcome {
-    let now = Moment::of(now, limit);
     (0..limit::ATTEMPTS)
-        .map(|_| limit::attempt(cells, limit, &now, cost))
+        .map(|_| limit::attempt(cells, limit, &Moment::to_charge(now, limit, cells), cost))
         .find(|outcome| *outcome != Outcome::Raced)
         .unwrap_or(Outcome::Refused)
 }
