@@ -203,6 +203,18 @@ impl Host {
         self.sets.iter().flat_map(|set| flows(&set.borrow())).collect()
     }
 
+    /// Changes what is known of a source; a penalty that begins with it is counted.
+    fn punish<T>(&self, source: Source, change: impl FnOnce(&mut Record) -> T) -> T {
+        let mut sources = self.sources.borrow_mut();
+        let record = sources.entry(source).or_default();
+        let before = record.until;
+        let result = change(record);
+        if record.until != before {
+            self.totals.borrow_mut()[Count::Event(Event::Penalty).index() as usize] += 1;
+        }
+        result
+    }
+
     /// Judges a frame.
     pub fn judge(&self, frame: &[u8]) -> Fate {
         self.now.set(self.now.get() + 1000);
@@ -425,7 +437,7 @@ impl<'m> World for Packet<'m> {
     }
 
     fn penalise(&self, source: Source, now: u64, service: &Service) {
-        self.host.sources.borrow_mut().entry(source).or_default().penalise(now, service);
+        self.host.punish(source, |record| record.penalise(now, service));
     }
 
     fn charge(&self, reading: &mut Reading) -> bool {
@@ -476,7 +488,7 @@ impl<'m> World for Packet<'m> {
     }
 
     fn refused(&self, source: Source, now: u64, service: &Service) -> Level {
-        self.host.sources.borrow_mut().entry(source).or_default().refuse(now, service)
+        self.host.punish(source, |record| record.refuse(now, service))
     }
 
     fn served(&self, source: Source, now: u64) {
