@@ -372,8 +372,8 @@ pub struct Meter {
     pub limited: u64,
     /// Requests refused because the key was disabled or outside its validity.
     pub denied: u64,
-    /// Requests that would have been refused, but the service or the limit observes (they were passed; where only a limit
-    /// observes they are in `allowed` too).
+    /// Requests that would have been refused, but the service or a limit that applies observes (they were passed; where only
+    /// a limit observes they are in `allowed` too).
     pub would_refuse: u64,
     /// Requests that the candidate of its policy would have refused.
     pub candidate: u64,

@@ -208,6 +208,9 @@ labelled! {
         KeyShared = "key_shared",
         /// A request with a query parameter that is named like a key; none is taken from there.
         KeyInUrl = "key_in_url",
+        /// An acknowledgment that would have completed a handshake before a request was judged, dropped; not of a service
+        /// that only observes.
+        Deferred = "deferred",
     }
 }
 

@@ -148,6 +148,46 @@ pub struct PolicyText {
     pub text: String,
 }
 
+/// `GET /v1/plan`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forecast {
+    /// Whom a candidate or a plan that observes would have refused, most often first.
+    pub principals: Vec<PrincipalForecast>,
+    /// Every rule that is counted by itself.
+    pub rules: Vec<RuleForecast>,
+}
+
+/// What a candidate, or a plan that observes, would have done to a principal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrincipalForecast {
+    /// Its name.
+    pub name: String,
+    /// Its limit.
+    pub limit: String,
+    /// The limit that is counted beside it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub candidate: Option<String>,
+    /// Requests passed.
+    pub allowed: u64,
+    /// Requests that the limit would have refused, were it enforced.
+    pub would_refuse: u64,
+    /// Requests that the candidate would have refused.
+    pub candidate_would_refuse: u64,
+}
+
+/// What a rule has refused, and would have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleForecast {
+    /// What it is called: `plan gold`, `route /search`, `source`.
+    pub rule: String,
+    /// Requests that its limits refused.
+    pub refused: u64,
+    /// Requests that they would have refused, were they enforced.
+    pub would_refuse: u64,
+    /// Requests that its candidate would have refused.
+    pub candidate_would_refuse: u64,
+}
+
 /// Answer to `POST /v1/policy/confirm` and `POST /v1/policy/rollback`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrialEnded {

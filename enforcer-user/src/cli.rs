@@ -111,6 +111,9 @@ enum Command {
     Confirm(policy::End),
     /// End a policy that was applied with --confirm
     Rollback(policy::End),
+    /// Show whom candidates, and rules that observe, would have refused
+    #[command(after_help = policy::PLAN_HELP)]
+    Plan(policy::Plan),
     /// List the sources that are kept out for a time, and let them in again
     #[command(subcommand)]
     Penalty(penalty::Command),
@@ -153,6 +156,7 @@ impl Cli {
             match command {
                 Command::Run(_) | Command::Doctor(_) | Command::Check(_) | Command::Import(_) => Ok(()),
                 Command::Apply(arguments) => arguments.execute(&client).await,
+                Command::Plan(arguments) => arguments.execute(&client).await,
                 Command::Export(arguments) => arguments.execute(&client).await,
                 Command::Confirm(arguments) => arguments.execute(&client, "confirm").await,
                 Command::Rollback(arguments) => arguments.execute(&client, "rollback").await,

@@ -17,6 +17,7 @@
 mod answering;
 mod coverage;
 mod exporter;
+mod forecast;
 mod penalties;
 mod policy;
 mod reaper;
@@ -69,7 +70,7 @@ pub enum Error {
     Kernel(#[from] kernel::Error),
     /// The policy in the store.
     #[error("the policy in the store cannot be laid out: {0}")]
-    Policy(registry::Error),
+    Policy(String),
     /// The texts of the answers.
     #[error(transparent)]
     Answer(#[from] crate::answer::Unsendable),
@@ -156,7 +157,8 @@ pub async fn run(settings: Settings, log: bool, shutdown: impl Future<Output = (
     };
     let kernel = Kernel::load(&options)?;
     let now = Timestamp::now();
-    let (policy, terms, book) = Registry::load(&store, secret, now).map_err(Error::Policy)?;
+    let (policy, terms, book) =
+        Registry::load(&store, secret, now).map_err(|error| Error::Policy(error.to_string()))?;
     let mut tables = Tables::reconcile(kernel, &terms, &store.keys()?, &Clocks::at(now))?;
     let answers = tables.kernel_mut().set_answers(0, &settings.answers.compile()?)?;
     let clock = tables.kernel().clock();

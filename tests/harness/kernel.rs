@@ -124,16 +124,16 @@ impl Loaded {
         Self::load(&mut EbpfLoader::new(), program, tables)
     }
 
-    /// Loads the attached program so that it understands the sockets of the network namespace that it is run in, with a
+    /// Loads an attached program so that it understands the sockets of the network namespace that it is run in, with a
     /// table of connections of so many sets, a power of two.
     ///
     /// # Errors
     /// As [`Loaded::new`], or when the kernel's type information cannot be read.
-    pub fn with_sockets(tables: &Tables, sets: u32) -> Result<Self> {
+    pub fn with_sockets(program: Program, tables: &Tables, sets: u32) -> Result<Self> {
         let (offsets, mask) = (socket_offsets()?, sets - 1);
         let mut loader = EbpfLoader::new();
         loader.override_global(global::SOCKET_OFFSETS, &offsets, true).override_global(global::FLOW_MASK, &mask, true);
-        Self::load(&mut loader, Program::Xdp, tables)
+        Self::load(&mut loader, program, tables)
     }
 
     fn load<'a>(loader: &mut EbpfLoader<'a>, program: Program, tables: &Tables) -> Result<Self> {
@@ -328,6 +328,23 @@ impl Loaded {
             flows.extend(world::flows(&set));
         }
         Ok(flows)
+    }
+
+    /// Lets it seem that the connections in the first `sets` sets have been seen to leave where they are translated: a test's
+    /// packet is no socket's, and so is none that does.
+    ///
+    /// # Errors
+    /// When the map cannot be read or written.
+    pub fn see_leaving(&mut self, sets: u32) -> Result<()> {
+        let mut map = self.array::<Set>(map::FLOWS)?;
+        for index in 0..sets {
+            let mut set = map.get(&index, 0)?;
+            for flow in &mut set.flows {
+                flow.leaves = 1;
+            }
+            map.set(index, set, 0)?;
+        }
+        Ok(())
     }
 
     /// What lies in the scratch and on the sheet of all CPUs between two packets.

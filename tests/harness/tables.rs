@@ -58,7 +58,7 @@ impl Tables {
         self
     }
 
-    /// Answers so, at this index: `date`, `retry`, `quota`, `window` and `limit` in braces are filled in.
+    /// Answers so, at this index: `date`, `retry`, `quota`, `window`, `limit` and `connection` in braces are filled in.
     ///
     /// # Panics
     /// When the text is too long or has too many places, or another name stands in braces.
@@ -76,6 +76,7 @@ impl Tables {
                 "quota" => Value::Quota,
                 "window" => Value::Window,
                 "limit" => Value::Name,
+                "connection" => Value::Connection,
                 other => panic!("{other} is not filled in"),
             };
             points.push(Point { at: text.len() as u16, value: value as u16 });

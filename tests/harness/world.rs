@@ -20,7 +20,7 @@ use enforcer_ebpf::reply;
 use enforcer_ebpf::source::{Address, Level, Record, Source};
 use enforcer_ebpf::spread;
 use enforcer_ebpf::verdict::{Count, Event};
-use enforcer_ebpf::wire::{HEAD, Segment, Tuple};
+use enforcer_ebpf::wire::{self, HEAD, Head, Segment, Tuple};
 
 use crate::bucket::Shared;
 use crate::reader::SECRET;
@@ -121,6 +121,23 @@ pub fn tuple(source: SocketAddr, destination: SocketAddr) -> Tuple {
 struct Packet<'m> {
     host: &'m Host,
     frame: &'m [u8],
+    /// The frame with the numbers that were replaced in it.
+    replaced: RefCell<Vec<u8>>,
+    /// The socket that sent it.
+    sender: Receiver,
+}
+
+impl<'m> Packet<'m> {
+    fn new(host: &'m Host, frame: &'m [u8]) -> Self {
+        Self { host, frame, replaced: RefCell::new(frame.to_vec()), sender: Receiver::ABSENT }
+    }
+
+    /// The frame's first bytes into `head`, and its length.
+    fn load_head(&self, head: &mut Head) -> u32 {
+        let len = self.frame.len().min(HEAD as usize);
+        head.bytes_mut()[..len].copy_from_slice(&self.frame[..len]);
+        self.frame.len() as u32
+    }
 }
 
 impl Host {
@@ -186,13 +203,25 @@ impl Host {
         self.sets.iter().flat_map(|set| flows(&set.borrow())).collect()
     }
 
+    /// Changes what is known of a source; a penalty that begins with it is counted.
+    fn punish<T>(&self, source: Source, change: impl FnOnce(&mut Record) -> T) -> T {
+        let mut sources = self.sources.borrow_mut();
+        let record = sources.entry(source).or_default();
+        let before = record.until;
+        let result = change(record);
+        if record.until != before {
+            self.totals.borrow_mut()[Count::Event(Event::Penalty).index() as usize] += 1;
+        }
+        result
+    }
+
     /// Judges a frame.
     pub fn judge(&self, frame: &[u8]) -> Fate {
         self.now.set(self.now.get() + 1000);
         let mut scratch = self.scratch.borrow_mut();
-        let head = frame.len().min(HEAD as usize);
-        scratch.desk.head.bytes_mut()[..head].copy_from_slice(&frame[..head]);
-        match judge::packet(&Packet { host: self, frame }, &mut scratch, frame.len() as u32) {
+        let packet = Packet::new(self, frame);
+        let len = packet.load_head(&mut scratch.desk.head);
+        match judge::packet(&packet, &mut scratch, len) {
             Verdict { fate: judge::Fate::Pass, .. } => Fate::Passed(frame.to_vec()),
             Verdict { fate: judge::Fate::Drop, .. } => Fate::Dropped,
             Verdict { fate: judge::Fate::Rewritten, rewrite } => {
@@ -207,25 +236,39 @@ impl Host {
     /// Shows it a frame that leaves for a client.
     pub fn watch(&self, frame: &[u8]) {
         let mut scratch = self.scratch.borrow_mut();
-        let head = frame.len().min(HEAD as usize);
-        scratch.desk.head.bytes_mut()[..head].copy_from_slice(&frame[..head]);
-        judge::watch(&Packet { host: self, frame }, &mut scratch, frame.len() as u32);
+        let packet = Packet::new(self, frame);
+        let len = packet.load_head(&mut scratch.desk.head);
+        judge::watch(&packet, &mut scratch, len);
     }
 
-    /// Shows what tells clients a frame that has passed the judge; the frame that it sends, if it sends one.
-    pub fn answer(&self, frame: &[u8]) -> Option<Vec<u8>> {
+    /// Hands a frame that has passed the judge to what tells clients: what becomes of it, and what its client is sent.
+    pub fn answer(&self, frame: &[u8]) -> (Fate, Option<Vec<u8>>) {
         let mut sheet = self.sheet.borrow_mut();
-        let head = frame.len().min(HEAD as usize);
-        sheet.head.bytes_mut()[..head].copy_from_slice(&frame[..head]);
-        let letter = answer::answer(&Packet { host: self, frame }, &mut sheet, frame.len() as u32);
-        if letter == Letter::NONE {
-            return None;
+        let packet = Packet::new(self, frame);
+        let len = packet.load_head(&mut sheet.head);
+        let Letter { envelope, text: payload, ends } = answer::answer(&packet, &mut sheet, len);
+        let fate = if ends { Fate::Dropped } else { Fate::Passed(packet.replaced.into_inner()) };
+        if envelope == 0 {
+            return (fate, None);
         }
-        let mut bytes = sheet.envelope.bytes_mut()[..letter.envelope as usize].to_vec();
+        let mut bytes = sheet.envelope.bytes_mut()[..envelope as usize].to_vec();
         let text = sheet.text.bytes_mut();
-        bytes.extend(&text[..letter.text as usize]);
+        bytes.extend(&text[..payload as usize]);
         text.fill(0);
-        Some(bytes)
+        (fate, Some(bytes))
+    }
+
+    /// What becomes of a frame that a socket of this host sends to a client.
+    pub fn leave(&self, frame: &[u8]) -> Fate {
+        let mut sheet = self.sheet.borrow_mut();
+        let mut packet = Packet::new(self, frame);
+        let len = packet.load_head(&mut sheet.head);
+        let mut segment = Segment::EMPTY;
+        if wire::parse(&sheet.head, len, &mut segment).is_ok() {
+            packet.sender = packet.receiver(&segment.tuple.reversed());
+        }
+        let leaves = answer::leave(&packet, &mut sheet, len);
+        if leaves { Fate::Passed(packet.replaced.into_inner()) } else { Fate::Dropped }
     }
 
     /// The counters, by [`Count::index`].
@@ -394,7 +437,7 @@ impl<'m> World for Packet<'m> {
     }
 
     fn penalise(&self, source: Source, now: u64, service: &Service) {
-        self.host.sources.borrow_mut().entry(source).or_default().penalise(now, service);
+        self.host.punish(source, |record| record.penalise(now, service));
     }
 
     fn charge(&self, reading: &mut Reading) -> bool {
@@ -416,15 +459,15 @@ impl<'m> World for Packet<'m> {
                 break;
             }
         }
+        let mut meters = self.host.meters.borrow_mut();
+        if (0..charge.len()).any(|claim| charge.would_refuse(claim, false)) {
+            meters.entry(reading.party.principal).or_default().would_refuse += 1;
+        }
         for claim in 0..charge.len() {
             let Claim { table, scope, .. } = *charge.at(claim);
-            if table != table::PRINCIPAL {
-                continue;
+            if table == table::PRINCIPAL && charge.would_refuse(claim, true) {
+                meters.entry(scope.subject[0] as u32).or_default().candidate += 1;
             }
-            let mut meters = self.host.meters.borrow_mut();
-            let meter = meters.entry(scope.subject[0] as u32).or_default();
-            meter.would_refuse += u64::from(charge.would_refuse(claim, false));
-            meter.candidate += u64::from(charge.would_refuse(claim, true));
         }
         charge.result().is_ok()
     }
@@ -445,7 +488,7 @@ impl<'m> World for Packet<'m> {
     }
 
     fn refused(&self, source: Source, now: u64, service: &Service) -> Level {
-        self.host.sources.borrow_mut().entry(source).or_default().refuse(now, service)
+        self.host.punish(source, |record| record.refuse(now, service))
     }
 
     fn served(&self, source: Source, now: u64) {
@@ -509,12 +552,23 @@ impl Post for Packet<'_> {
         });
     }
 
-    fn replace(&self, _segment: &Segment, _at: u32, _from: u32, _to: u32) {
-        unreachable!("no service of this world keeps connections");
+    /// By RFC 1624.
+    fn replace(&self, segment: &Segment, at: u32, from: u32, to: u32) {
+        let mut frame = self.replaced.borrow_mut();
+        let (at, sum) = (at as usize, segment.tcp as usize + 16);
+        assert_eq!(frame[at..at + 4], from.to_be_bytes(), "another number stands there");
+        frame[at..at + 4].copy_from_slice(&to.to_be_bytes());
+        let halves = |number: u32| (number >> 16) + (number & 0xffff);
+        let old = u16::from_be_bytes([frame[sum], frame[sum + 1]]);
+        let mut new = u32::from(!old) + halves(!from) + halves(to);
+        while new > 0xffff {
+            new = halves(new);
+        }
+        frame[sum..sum + 2].copy_from_slice(&(!new as u16).to_be_bytes());
     }
 
     fn sender(&self) -> Receiver {
-        unreachable!("no service of this world keeps connections");
+        self.sender
     }
 
     fn sum(&self, text: &Text) -> u64 {

@@ -59,8 +59,9 @@ fn a_candidate_counts_what_it_would_have_refused_beside_the_limit_that_does() ->
     let endings = site.flood(v4(1), 50, |_| keyed("/", &light))?;
     ensure!(endings == statuses([(200, 50)]), "a principal below both: {endings:?}");
     // Of the hundred that passed, forty were beyond the candidate; what the limit refused is not its doing.
-    ensure!(would_refuse(&enforcer, "heavy")? == 40, "counted: {}", would_refuse(&enforcer, "heavy")?);
-    ensure!(would_refuse(&enforcer, "light")? == 0, "counted: {}", would_refuse(&enforcer, "light")?);
+    let json: Value = serde_json::from_str(&enforcer.cli(&["plan", "-o", "json"])?)?;
+    ensure!(json["principals"][0]["candidate_would_refuse"] == 40, "counted: {json}");
+    ensure!(would_refuse(&enforcer, "heavy")? == 0, "its limit refuses what it counts");
     let plan = enforcer.cli(&["plan"])?;
     ensure!(plan.contains("heavy") && !plan.contains("light"), "whom the candidate would have refused: {plan}");
     ensure!(origin.executed()?.len() == 150, "the app executed {}", origin.executed()?.len());

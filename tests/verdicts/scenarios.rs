@@ -5,15 +5,15 @@
 use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
-use enforcer_ebpf::abi::{Key, Meter, Service, TOTALS};
+use enforcer_ebpf::abi::{Key, Meter, Ruleset, Service, TOTALS};
 use enforcer_ebpf::verdict::{Action, Count, Event, Malformation, Reason};
 use enforcer_tests::bucket::sliding;
 use enforcer_tests::client::get;
 use enforcer_tests::corpus::{self, Expected, KEY};
 use enforcer_tests::kernel::Loaded;
 use enforcer_tests::packet::{Frame, QINQ, VLAN, flag};
-use enforcer_tests::tables::Tables;
-use enforcer_tests::world::{Fate, Host};
+use enforcer_tests::tables::{Tables, policy};
+use enforcer_tests::world::{Fate, Host, tuple};
 use etherparse::{NetHeaders, PacketHeaders, TcpHeader, TransportHeader};
 
 const HOUR: u64 = 3600 * 1_000_000_000;
@@ -57,15 +57,15 @@ impl Both {
     }
 
     fn judge(&self, frame: &[u8]) -> Result<Fate> {
-        let host = self.host.judge(frame);
+        let mut host = self.host.judge(frame);
         if let Some(kernel) = &self.kernel {
             let kernel = kernel.judge(frame)?;
-            ensure!(kernel == host, "the kernel {kernel:02x?}, the host {host:02x?} for {frame:02x?}");
             if let Fate::Passed(bytes) = &host
                 && super::answers(module_path!())
             {
-                self.host.answer(bytes);
+                host = self.host.answer(bytes).0;
             }
+            ensure!(kernel == host, "the kernel {kernel:02x?}, the host {host:02x?} for {frame:02x?}");
         }
         Ok(host)
     }
@@ -776,5 +776,68 @@ fn frames_of_random_bytes_and_damaged_frames_are_judged_alike() -> Result<()> {
         both.judge(&frame)?;
     }
     both.count(Count::Event(Event::Allowed))?;
+    Ok(())
+}
+
+/// A request with a key, told to come from there.
+fn forwarded(key: Option<&str>, source: &str) -> Vec<u8> {
+    let mut request = get("/", key);
+    request.truncate(request.len() - 2);
+    request.extend(format!("X-Forwarded-For: {source}\r\n\r\n").into_bytes());
+    request
+}
+
+/// Tables in which the IPv4 client is a trusted proxy, and each source has one request.
+fn behind_a_proxy() -> Tables {
+    let mut tables = tables().with_rules(Ruleset { flags: Ruleset::FORWARDED, source: 9, ..Ruleset::default() });
+    tables.policies.insert(9, policy(&[sliding(1, HOUR)]));
+    let proxy = Connection { shape: Shape::V4, port: 1, seq: 0 };
+    tables.proxies.push(tuple(proxy.client(), proxy.server()).mapped_source());
+    tables
+}
+
+#[test]
+fn limits_by_source_are_by_the_address_that_a_trusted_proxy_tells() -> Result<()> {
+    let mut both = Both::new(&behind_a_proxy())?;
+    let refused = Outcome::Reset(BEGIN.wrapping_add(1));
+    let key = Some("other_key_3");
+    let one = forwarded(key, "192.0.2.1");
+    for (shape, request, expected) in [
+        (Shape::V4, &one, Outcome::Passed),
+        (Shape::V4, &one, refused.clone()),
+        (Shape::V4, &forwarded(key, "192.0.2.2, [::ffff:10.9.0.1]:80"), Outcome::Passed),
+        (Shape::V4, &forwarded(key, "192.0.2.3, 192.0.2.2"), refused.clone()),
+        (Shape::V4, &forwarded(key, "192.0.2.4, unknown"), Outcome::Passed),
+        (Shape::V4, &get("/", key), refused.clone()),
+        (Shape::V6, &forwarded(key, "192.0.2.5"), Outcome::Passed),
+        (Shape::V6, &forwarded(key, "192.0.2.6"), refused),
+        (Shape::V4, &forwarded(key, "192.0.2.5"), Outcome::Passed),
+    ] {
+        let outcome = both.stream(shape, [&request[..]])?;
+        ensure!(outcome == expected, "{}: {outcome:?}", String::from_utf8_lossy(request));
+    }
+    ensure!(both.count(Count::Refused(Reason::OverLimit))? == 4, "refusals were counted otherwise");
+    Ok(())
+}
+
+#[test]
+fn what_a_trusted_proxy_hands_on_brings_it_no_penalty() -> Result<()> {
+    let mut tables = behind_a_proxy();
+    let service = tables.services.entry(8000).or_insert(Service::DEFAULT);
+    (service.tolerated_per_second, service.penalty_ns, service.penalty_most_ns) = (5, HOUR, HOUR);
+    let mut both = Both::new(&tables)?;
+    let bad = forwarded(None, "fd09::1");
+    for _ in 0..10 {
+        let outcome = both.stream(Shape::V4, [&bad[..]])?;
+        ensure!(outcome == Outcome::Reset(BEGIN.wrapping_add(1)), "{outcome:?}");
+    }
+    ensure!(both.count(Count::Event(Event::Penalty))? == 0, "a proxy has a penalty, or who it tells of");
+    ensure!(both.stream(Shape::V4, [&forwarded(Some(KEY), "192.0.2.1")[..]])? == Outcome::Passed, "nobody is served");
+    for _ in 0..10 {
+        // Once it has its penalty, its connections do not begin.
+        drop(both.stream(Shape::V6, [&bad[..]]));
+    }
+    ensure!(both.count(Count::Event(Event::Penalty))? == 1, "another client has none");
+    ensure!(both.count(Count::Event(Event::Penalised))? > 0, "its connections begin");
     Ok(())
 }

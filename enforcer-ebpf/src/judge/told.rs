@@ -5,7 +5,8 @@
 use super::{Desk, Verdict, World, drop_as};
 use crate::abi::{AnswerKind, Service};
 use crate::answer;
-use crate::flow::{self, Flow, Handshake, Receiver, Told, after, due, receiver, stage};
+use crate::flow::{Flow, Handshake, Receiver, Told, after, due, receiver, stage};
+use crate::opaque::zero;
 use crate::reply;
 use crate::source::Level;
 use crate::verdict::{Action, Count, Event, Reason};
@@ -35,7 +36,7 @@ pub(super) fn answer(desk: &Desk, segment: &Segment, flow: &mut Flow, reason: Re
     }
     let kind = match reason.answer() {
         Some(kind) => kind as u32,
-        None => u32::MAX,
+        None => Told::END,
     };
     let answers = desk.reading.service.flags & Service::ANSWER != 0
         && action == Action::Answer as u8
@@ -52,21 +53,28 @@ pub(super) fn answer(desk: &Desk, segment: &Segment, flow: &mut Flow, reason: Re
     flow.told.keeps = 0;
     flow.told.kind = kind;
     flow.told.bodiless = desk.reading.scan.bodiless();
-    let charge = &desk.reading.charge;
-    let claim = charge.refused();
-    let is_measured = kind >= AnswerKind::TooManyRequests as u32 && !charge.is_empty();
-    flow.told.policy = if is_measured { claim.policy } else { 0 };
-    // A limit tells more exactly when it is asked.
     let rules = &desk.reading.rules;
     let spread = if reason == Reason::KeyShared { &rules.sources_of_key } else { &rules.keys_of_source };
     flow.told.retry = answer::seconds(spread.window);
     flow.told.quota = spread.most;
     flow.told.window = flow.told.retry;
-    flow.told.table = claim.table;
-    flow.told.cost = charge.cost();
-    flow.told.scope.rule = claim.scope.rule;
-    flow.told.scope.subject[0] = claim.scope.subject[0];
-    flow.told.scope.subject[1] = claim.scope.subject[1];
+    flow.told.policy = zero() as u32;
+    flow.told.table = zero() as u32;
+    flow.told.cost = zero() as u32;
+    flow.told.scope.rule = zero();
+    flow.told.scope.subject[0] = zero();
+    flow.told.scope.subject[1] = zero();
+    // A limit tells more exactly when it is asked.
+    if matches!(reason, Reason::OverLimit | Reason::Guessing) {
+        let charge = &desk.reading.charge;
+        let claim = charge.refused();
+        flow.told.policy = claim.policy;
+        flow.told.table = claim.table;
+        flow.told.cost = charge.cost();
+        flow.told.scope.rule = claim.scope.rule;
+        flow.told.scope.subject[0] = claim.scope.subject[0];
+        flow.told.scope.subject[1] = claim.scope.subject[1];
+    }
     stamp(&mut flow.told, &desk.head, segment);
     answers
 }
@@ -126,20 +134,12 @@ pub(super) fn go_on<W: World>(
     Verdict::rewritten(reply::reset(&mut desk.head, segment, next))
 }
 
-/// A bare acknowledgment: the host would answer one of an answered connection with a RST, which could overtake what the
-/// client has not read yet.
+/// Whether a bare acknowledgment is of this connection, and the connection is answered: the host would reply to it with a
+/// RST, which could overtake what the client has not read yet. One that begins a later connection of the same ends
+/// acknowledges another number.
 #[inline(always)]
-pub(super) fn acknowledged<W: World>(world: &W, segment: &Segment) -> Verdict {
-    let hash = flow::hash(world.flow_secret(), &segment.tuple);
-    let Some(mut set) = world.lock(hash) else { return drop_as(world, Event::Contended) };
-    let Some(way) = world.find(&set, hash, &segment.tuple) else { return Verdict::PASS };
-    let flow = set.flow(way);
-    // One that begins a later connection of the same ends acknowledges another number.
-    if flow.stage != stage::ANSWERED || segment.ack.wrapping_sub(flow.told.seq) > LONGEST {
-        return Verdict::PASS;
-    }
-    world.count(Count::Event(Event::AfterRefusal));
-    Verdict::DROP
+pub(super) const fn acknowledges(flow: &Flow, segment: &Segment) -> bool {
+    flow.stage == stage::ANSWERED && segment.ack.wrapping_sub(flow.told.seq) <= LONGEST
 }
 
 /// Takes note of the client's timestamps, where they stand as all systems write them (RFC 7323 appendix A).

@@ -84,17 +84,23 @@ pub(crate) fn find(place: u32, scope: &Scope) -> Option<*mut Buckets> {
 #[inline(never)]
 pub(crate) extern "C" fn count_refusals() -> u32 {
     let Some(scratch) = maps::scratch() else { return 0 };
-    let charge = &scratch.desk.reading.charge;
+    let Reading { party, charge, .. } = &scratch.desk.reading;
     if charge.result().is_err() {
         count(charge.refused(), tally::REFUSED);
     }
+    let mut observed = false;
     for claim in 0..CLAIMS {
         if charge.would_refuse(claim, false) {
             count(charge.at(claim), tally::WOULD_REFUSE);
+            observed = true;
         }
         if charge.would_refuse(claim, true) {
             count(charge.at(claim), tally::CANDIDATE);
         }
+    }
+    if observed && let Some(meter) = METERS.get_ptr_mut(party.principal) {
+        // SAFETY: an aligned word of a map's value.
+        unsafe { Word::new(&raw mut (*meter).would_refuse) }.add(1);
     }
     1
 }
@@ -106,17 +112,12 @@ fn count(claim: &Claim, what: usize) {
         // SAFETY: this CPU's own words, and the place is below the length.
         unsafe { *counts.cast::<u64>().add(what & (tally::LEN - 1)) += 1 };
     }
-    if claim.table != table::PRINCIPAL {
-        return;
-    }
-    let Some(meter) = METERS.get_ptr_mut(claim.scope.subject[0] as u32) else { return };
-    // SAFETY: aligned words of a map's value.
-    unsafe {
-        match what {
-            tally::WOULD_REFUSE => Word::new(&raw mut (*meter).would_refuse).add(1),
-            tally::CANDIDATE => Word::new(&raw mut (*meter).candidate).add(1),
-            _ => {}
-        }
+    if what == tally::CANDIDATE
+        && claim.table == table::PRINCIPAL
+        && let Some(meter) = METERS.get_ptr_mut(claim.scope.subject[0] as u32)
+    {
+        // SAFETY: an aligned word of a map's value.
+        unsafe { Word::new(&raw mut (*meter).candidate) }.add(1);
     }
 }
 

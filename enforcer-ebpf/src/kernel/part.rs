@@ -5,7 +5,7 @@
 use aya_ebpf::bindings::{__sk_buff, BPF_NOEXIST, xdp_md};
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use enforcer_ebpf::abi::{EXEMPTIONS as EXEMPTIONS_MOST, Edge, METHODS, Rule, Service, State};
-use enforcer_ebpf::flow::{Flow, Mark, Place, Receiver, Set, WAYS};
+use enforcer_ebpf::flow::{Flow, Handshake, Mark, Place, Receiver, Set, WAYS};
 use enforcer_ebpf::http::Step;
 use enforcer_ebpf::judge::{self, Decision, Reading, Refill, World as _};
 use enforcer_ebpf::source::{Record, Source};
@@ -13,7 +13,7 @@ use enforcer_ebpf::verdict::{Count, Event, Reason};
 use enforcer_ebpf::wire::Tuple;
 use enforcer_ebpf::words;
 
-use crate::maps::{EXEMPT, EXEMPTIONS, LEAVES, MARKS, PENALTIES, PROXIES, ROUTES, RULES, SOURCES, STATES};
+use crate::maps::{EXEMPT, EXEMPTIONS, HANDSHAKES, LEAVES, MARKS, PENALTIES, PROXIES, ROUTES, RULES, SOURCES, STATES};
 use crate::packet::{Packet, TcPacket, XdpPacket};
 use crate::socket;
 use crate::world::Kernel;
@@ -47,6 +47,19 @@ fn find_socket(packet: impl Packet, tuple: *const Tuple, known: *mut Receiver) -
     let (Some(tuple), Some(known)) = (unsafe { tuple.as_ref() }, unsafe { known.as_mut() }) else { return 0 };
     *known = socket::lookup(packet, tuple);
     1
+}
+
+/// [`enforcer_ebpf::judge::World::has_left`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn has_left(tuple: *const Tuple, client: u32, server: u32) -> u32 {
+    // SAFETY: of this size, or null.
+    let Some(tuple) = (unsafe { tuple.as_ref() }) else { return 0 };
+    // On the stack: see `refuse_source`.
+    let ends = tuple.reversed();
+    // SAFETY: copied at once.
+    let met = unsafe { HANDSHAKES.get(ends) }.copied().unwrap_or_default();
+    u32::from(met == Handshake { client, server })
 }
 
 /// [`Set::find`].

@@ -369,6 +369,11 @@ impl<P: Packet> World for Kernel<P> {
     }
 
     #[inline(always)]
+    fn has_left(&self, tuple: &Tuple, client: u32, server: u32) -> bool {
+        part::has_left(tuple, client, server) != 0
+    }
+
+    #[inline(always)]
     fn refill(&self, reading: &mut Reading, flow: &mut Flow) -> Refill {
         match self.packet.refill(reading, flow) {
             0 => Refill::Ready,

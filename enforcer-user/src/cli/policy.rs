@@ -1,4 +1,4 @@
-//! `enforcer apply`, `check`, `export`, `confirm`, `rollback`.
+//! `enforcer apply`, `check`, `export`, `confirm`, `rollback`, `plan`.
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -9,8 +9,10 @@ use hyper::Method;
 
 use super::exit::Usage;
 use super::lasts::Lasts;
-use super::output::{Format, say};
-use crate::api::{ApplyPolicy, Envelope, PolicyApplied, PolicyText, TrialEnded};
+use super::output::{Format, Watch, number, say, table, text};
+use crate::api::{
+    ApplyPolicy, Envelope, Forecast, PolicyApplied, PolicyText, PrincipalForecast, RuleForecast, TrialEnded,
+};
 use crate::client::Client;
 use crate::policy::file;
 
@@ -25,6 +27,11 @@ confirm` comes first.
   enforcer apply -f policy.toml --dry-run        show what would change
   enforcer apply -f policy.toml --confirm 60s    try it; then `enforcer confirm`, or `enforcer rollback`
   enforcer export | enforcer apply -f -";
+
+pub(super) const PLAN_HELP: &str = "\
+A `candidate` in a policy file is counted beside the limit that holds, on the same requests, and refuses nobody; a plan or \
+rule with `mode = \"observe\"` is counted as if it were enforced. CANDIDATE and OBSERVED are the requests that each would \
+have refused, of those that were passed.";
 
 /// Largest policy file in bytes.
 const MOST: u64 = 64 << 20;
@@ -119,6 +126,43 @@ fn show(PolicyApplied { changes, applied, on_trial_until }: &PolicyApplied) -> S
 
 fn things(count: usize) -> String {
     if count == 1 { "1 thing".to_owned() } else { format!("{count} things") }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Plan {
+    #[command(flatten)]
+    format: Format,
+    #[command(flatten)]
+    watch: Watch,
+}
+
+impl Plan {
+    pub(super) async fn execute(self, client: &Client) -> anyhow::Result<()> {
+        let Self { format, watch } = self;
+        watch.show(format, async || Ok(client.get::<Forecast>("/v1/plan").await?), |plan| forecast(&plan.body)).await
+    }
+}
+
+fn forecast(Forecast { principals, rules }: &Forecast) -> String {
+    let mut shown = String::new();
+    if principals.is_empty() {
+        shown.push_str("Nobody would have been refused by a candidate, or by a plan that observes.\n");
+    } else {
+        let row = |one: &PrincipalForecast| {
+            let candidate = one.candidate.as_deref().unwrap_or("-");
+            let [passed, would, by_candidate] = [one.allowed, one.would_refuse, one.candidate_would_refuse].map(number);
+            [text(&one.name), text(&one.limit), text(candidate), passed, by_candidate, would]
+        };
+        let head = ["NAME", "LIMIT", "CANDIDATE LIMIT", "PASSED", "CANDIDATE", "OBSERVED"];
+        shown.push_str(&table(head, principals.iter().map(row)));
+    }
+    let row = |one: &RuleForecast| {
+        let counts = [one.refused, one.candidate_would_refuse, one.would_refuse].map(number);
+        let [refused, candidate, observed] = counts;
+        [text(&one.rule), refused, candidate, observed]
+    };
+    shown.push_str(&table(["RULE", "REFUSED", "CANDIDATE", "OBSERVED"], rules.iter().map(row)));
+    shown
 }
 
 impl Check {

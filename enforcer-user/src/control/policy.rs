@@ -1,4 +1,4 @@
-//! `GET /v1/policy`, `POST /v1/policy`, `POST /v1/policy/confirm`, `POST /v1/policy/rollback`
+//! `GET /v1/policy`, `POST /v1/policy`, `POST /v1/policy/confirm`, `POST /v1/policy/rollback`, `GET /v1/plan`
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use super::body::Strict;
 use super::{Answer, Shared, answer};
-use crate::api::{ApplyPolicy, PolicyApplied, PolicyText, TrialEnded};
+use crate::api::{ApplyPolicy, Forecast, PolicyApplied, PolicyText, TrialEnded};
 use crate::daemon::Daemon;
 
 pub(super) fn routes() -> Router<Arc<Daemon>> {
@@ -17,6 +17,7 @@ pub(super) fn routes() -> Router<Arc<Daemon>> {
         .route("/v1/policy", get(export).post(apply))
         .route("/v1/policy/confirm", post(confirm))
         .route("/v1/policy/rollback", post(roll_back))
+        .route("/v1/plan", get(forecast))
 }
 
 async fn export(State(daemon): Shared) -> Answer<PolicyText> {
@@ -31,6 +32,10 @@ async fn apply(State(daemon): Shared, Strict(request): Strict<ApplyPolicy>) -> A
         }
     }
     answer(applied)
+}
+
+async fn forecast(State(daemon): Shared) -> Answer<Forecast> {
+    answer(daemon.with(move |registry| registry.forecast(Timestamp::now())).await?)
 }
 
 async fn confirm(State(daemon): Shared) -> Answer<TrialEnded> {

@@ -6,7 +6,7 @@ use aya::{
     Ebpf,
     maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, lpm_trie::Key},
 };
-use enforcer_ebpf::abi::{self, Buckets, Client, Edge, Leaf, Rule, Ruleset, Scope, Share, State, map, tally};
+use enforcer_ebpf::abi::{self, Buckets, Client, Edge, Leaf, Rule, Ruleset, Scope, Share, Sighting, State, map, tally};
 
 use crate::policy::exemptions::Entry;
 
@@ -31,6 +31,7 @@ pub(super) struct Rules {
     clients: HashMap<MapData, Client, u64>,
     buckets: HashMap<MapData, Scope, Buckets>,
     source_buckets: HashMap<MapData, Scope, Buckets>,
+    sightings: HashMap<MapData, Sighting, u64>,
     tallies: PerCpuArray<MapData, [u64; tally::LEN]>,
     trial: Array<MapData, u64>,
 }
@@ -64,6 +65,7 @@ impl Rules {
             clients: typed(object, map::CLIENTS)?,
             buckets: typed(object, map::BUCKETS)?,
             source_buckets: source_buckets.try_into().map_err(|error| failed(map::SOURCE_BUCKETS, "opened", error))?,
+            sightings: typed(object, map::SIGHTINGS)?,
             tallies: typed(object, map::TALLIES)?,
             trial: typed(object, map::TRIAL)?,
         })
@@ -78,6 +80,7 @@ impl Rules {
         vec![
             fill(map::BUCKETS, self.buckets.keys().count(), abi::BUCKETS),
             fill(map::SOURCE_BUCKETS, self.source_buckets.keys().count(), abi::SOURCE_BUCKETS),
+            fill(map::SIGHTINGS, self.sightings.keys().count(), abi::SIGHTINGS),
             fill(map::ROUTES, self.routes.keys().count(), abi::ROUTES),
             fill(map::CLIENTS, self.clients.keys().count(), abi::CLIENTS),
         ]
