@@ -460,8 +460,7 @@ proptest! {
         if cost > u64::from(count) {
             prop_assert_eq!(retry, u64::MAX);
         } else {
-            // A tick is the clock's own grain.
-            prop_assert!(remaining(retry + TICK_NS) >= cost);
+            prop_assert!(remaining(retry) >= cost);
             // Where the weights of long windows are rounded, a little later than need be; else not.
             let early = if shape == 0 { window >> 24 } else { 0 } + TICK_NS;
             prop_assert!(retry <= early || remaining(retry - early) < cost, "{} ns", retry);
