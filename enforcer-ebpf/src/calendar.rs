@@ -92,9 +92,8 @@ impl Period {
     /// None.
     pub const NONE: Self = Self { start: 0, end: 0 };
 
-    /// Becomes the window of `limit`, which has an [`align`], that a second of Unix time falls in. A function of its own,
-    /// so that its registers are not on its callers' stacks.
-    #[inline(never)]
+    /// Becomes the window of `limit`, which has an [`align`], that a second of Unix time falls in.
+    #[inline(always)]
     pub fn find(&mut self, limit: &Limit, unix: u64) {
         let days = (unix / DAY) as u32;
         match limit.interval {

@@ -122,11 +122,17 @@ impl Moment {
     #[inline(always)]
     pub(crate) fn enter<C: Cell>(&mut self, limit: &Limit, cells: &Cells<C>) {
         if is_aligned(limit) {
-            self.period.find(limit, self.clock.unix_ns() / SECOND_NS);
-            take_over(cells, &self.period);
+            self.turn(limit, cells.window, cells.counts);
         } else {
             self.period.end = Period::NONE.end;
         }
+    }
+
+    /// A function of its own, so that what it needs is not on the stack of a charge.
+    #[inline(never)]
+    fn turn<C: Cell>(&mut self, limit: &Limit, window: C, counts: C) {
+        self.period.find(limit, self.clock.unix_ns() / SECOND_NS);
+        take_over(window, counts, &self.period);
     }
 
     /// Whether the limit follows the calendar.
@@ -155,7 +161,7 @@ const fn is_aligned(limit: &Limit) -> bool {
 }
 
 /// A word that CPUs share.
-pub trait Cell {
+pub trait Cell: Copy {
     /// Its value now.
     fn load(&self) -> u64;
     /// Replaces `old` by `new`, or says that another CPU was first.
@@ -351,10 +357,6 @@ pub fn attempt<C: Cell>(cells: &Cells<C>, limit: &Limit, now: &Moment, cost: u64
     let counts_word = cells.counts.load();
     let mut window = Window::from_word(window_word);
     let Some(mut counts) = Counts::from_word(counts_word).within(window) else { return Outcome::Raced };
-    if now.is_aligned() && window.is_lost(&now.period) {
-        // Since [`Moment::enter`].
-        return Outcome::Raced;
-    }
     let rolled = window.rolled(now, limit);
     if let Some(next) = rolled {
         let Some(moved) = counts.within(next) else { return Outcome::Raced };
@@ -379,17 +381,17 @@ pub fn attempt<C: Cell>(cells: &Cells<C>, limit: &Limit, now: &Moment, cost: u64
 /// Lets the window that the clock is in have the counts of one of a wrong time. Done for requests that are refused too:
 /// else they would be, whatever time it became.
 #[inline(always)]
-fn take_over<C: Cell>(cells: &Cells<C>, period: &Period) {
-    let window_word = cells.window.load();
+fn take_over<C: Cell>(window_cell: C, counts_cell: C, period: &Period) {
+    let window_word = window_cell.load();
     let window = Window::from_word(window_word);
     if !window.is_lost(period) {
         return;
     }
-    let counts_word = cells.counts.load();
+    let counts_word = counts_cell.load();
     let Some(counts) = Counts::from_word(counts_word).within(window) else { return };
     // The counts first: who sees them without the window takes over what is one count already.
-    if cells.counts.swap(counts_word, counts.together().to_word()) {
-        cells.window.swap(window_word, window.found(period).to_word());
+    if counts_cell.swap(counts_word, counts.together().to_word()) {
+        window_cell.swap(window_word, window.found(period).to_word());
     }
 }
 
