@@ -1,39 +1,57 @@
-//! The limiters against plain models that remember every instant, and under threads.
+//! The limiters against plain models that remember every request, and under threads.
 //!
 //! Time is a number that the tests choose; nothing here reads a clock.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use enforcer_ebpf::abi::{Algorithm, LIMITS, Limit, Policy};
-use enforcer_ebpf::limit::{self, Outcome, TICK_NS};
-use enforcer_tests::bucket::{self, Shared, fixed, gcra, sliding};
-use enforcer_tests::limiter_model::{FixedModel, LeakyModel, SlidingModel};
+use enforcer_ebpf::abi::{Algorithm, Limit, align};
+use enforcer_ebpf::limit::{self, Clock, Outcome, TICK_NS};
+use enforcer_tests::bucket::{self, Shared, calendar, fixed, gcra, sliding};
+use enforcer_tests::limiter_model::{CalendarModel, FixedModel, LeakyModel, Model, SlidingModel};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use proptest::test_runner::TestCaseResult;
 
 /// Where the tests' clocks begin: any instant will do, but 0 is what marks an unused bucket.
 const BEGIN: u64 = 1 << 40;
 const SECOND: u64 = 1_000_000_000;
 const MINUTE: u64 = 60 * SECOND;
 const DAY: u64 = 86_400 * SECOND;
+/// 2026-01-31T23:59:50Z.
+const UNIX: u64 = 1_769_903_990;
 
-fn passes(bucket: &Shared, limit: &Limit, now: u64) -> bool {
-    matches!(bucket::charge(&bucket.cells(), limit, now, 1), Outcome::Charged(_))
+/// A reading of the clocks at which it is `boot` since [`BEGIN`] and, as the clock of the day has it, `unix` ns since
+/// [`UNIX`].
+const fn clock(boot: u64, unix: u64) -> Clock {
+    let boot = BEGIN + boot;
+    Clock { boot, offset: (UNIX * SECOND + unix).wrapping_sub(boot) }
 }
 
-/// Instants that rise by these steps from [`BEGIN`], until a machine would have been up for 70 years.
-fn instants(steps: &[u64]) -> impl Iterator<Item = u64> {
+fn charges(bucket: &Shared, limit: &Limit, now: Clock, cost: u64) -> bool {
+    matches!(bucket::charge(&bucket.cells(), limit, now, cost), Outcome::Charged(_))
+}
+
+fn passes(bucket: &Shared, limit: &Limit, now: u64) -> bool {
+    charges(bucket, limit, Clock::of_boot(now), 1)
+}
+
+/// Of requests that each come some ns behind the one before and cost something, the instants since [`BEGIN`] and the
+/// costs, until a machine would have been up for 70 years.
+fn instants(steps: &[(u64, u64)]) -> impl Iterator<Item = (u64, u64)> {
     let last = 70 * 365 * DAY;
-    steps.iter().scan(BEGIN, move |now, step| {
+    steps.iter().scan(BEGIN, move |now, (step, cost)| {
         *now = now.checked_add(*step).filter(|now| *now < last)?;
-        Some(*now)
+        Some((*now, *cost))
     })
 }
 
-/// Steps that are mostly small against `window`, with some of about a window and some longer.
-fn steps(window: u64) -> impl Strategy<Value = Vec<u64>> {
+/// Mostly 1.
+fn cost() -> impl Strategy<Value = u64> {
+    prop_oneof![6 => Just(1), 3 => 2u64..6, 1 => 6..=limit::MAX_COST]
+}
+
+/// Steps that are mostly small against `window`, with some of about a window and some longer; and costs.
+fn steps(window: u64) -> impl Strategy<Value = Vec<(u64, u64)>> {
     let step = prop_oneof![
         4 => Just(0),
         6 => 0..window / 10,
@@ -41,7 +59,7 @@ fn steps(window: u64) -> impl Strategy<Value = Vec<u64>> {
         1 => window - window / 10..window + window / 10,
         1 => window..window * 3,
     ];
-    vec(step, 1..300)
+    vec((step, cost()), 1..300)
 }
 
 /// Windows from a second to a year, in whole ticks.
@@ -49,96 +67,124 @@ fn windows() -> impl Strategy<Value = u64> {
     prop_oneof![Just(SECOND), Just(MINUTE), Just(3600 * SECOND), Just(DAY), Just(365 * DAY)]
 }
 
-/// The most of `admitted` (rising) in any interval of `length` that includes one of its ends.
-fn most_within(admitted: &[u64], length: u64) -> usize {
+/// A window and steps in it.
+fn traces() -> impl Strategy<Value = (u64, Vec<(u64, u64)>)> {
+    windows().prop_flat_map(|window| (Just(window), steps(window)))
+}
+
+/// Windows of the calendar, with their longest length.
+fn calendars() -> impl Strategy<Value = (Limit, u64)> {
+    let multiple = |window| (calendar(0, window, align::MULTIPLE), window);
+    let multiples = [SECOND, MINUTE, 900 * SECOND, 3600 * SECOND, DAY, 7 * DAY, 10 * DAY].map(multiple);
+    let month = (calendar(0, 30 * DAY, align::MONTH), 31 * DAY);
+    let year = (calendar(0, 365 * DAY, align::YEAR), 366 * DAY);
+    prop::sample::select([&multiples[..], &[month, year]].concat())
+}
+
+/// The most that passed in any interval of `length` that includes one of its ends, of what passed at these rising instants
+/// for these costs.
+fn most_within(passed: &[(u64, u64)], length: u64) -> u64 {
     let mut recent = VecDeque::new();
     let mut most = 0;
-    for &instant in admitted {
-        recent.push_back(instant);
-        while recent.front().is_some_and(|first| instant - first >= length) {
+    for &(instant, cost) in passed {
+        recent.push_back((instant, cost));
+        while recent.front().is_some_and(|(first, _)| instant - first >= length) {
             recent.pop_front();
         }
-        most = most.max(recent.len());
+        most = most.max(recent.iter().map(|(_, cost)| cost).sum());
     }
     most
 }
 
 proptest! {
     #[test]
-    fn fixed_is_the_first_hit_anchored_window(count in 0u32..20, (window, steps) in windows().prop_flat_map(|window| (Just(window), steps(window)))) {
+    fn fixed_is_the_first_hit_anchored_window(count in 0u32..20, (window, steps) in traces()) {
         let (bucket, limit) = (Shared::default(), fixed(count, window));
-        let mut model = FixedModel::default();
-        for now in instants(&steps) {
-            prop_assert_eq!(passes(&bucket, &limit, now), model.passes(&limit, now), "at {}", now - BEGIN);
+        let mut model = Model::of(&limit, BEGIN);
+        for (now, cost) in instants(&steps) {
+            let now = Clock::of_boot(now);
+            let expected = model.would_pass(&limit, now, cost);
+            prop_assert_eq!(charges(&bucket, &limit, now, cost), expected, "at {}", now.boot - BEGIN);
+            if expected {
+                model.admit(&limit, now, cost);
+            }
         }
     }
 
     #[test]
     fn fixed_is_the_first_hit_anchored_window_also_when_the_clock_goes_backwards(
-        count in 0u32..10, jumps in vec((any::<bool>(), 0..MINUTE * 2), 1..200),
+        count in 0u32..10, jumps in vec((any::<bool>(), 0..MINUTE * 2, cost()), 1..200),
     ) {
         let (bucket, limit) = (Shared::default(), fixed(count, MINUTE));
         let mut model = FixedModel::default();
         let mut now = BEGIN;
-        for (back, jump) in jumps {
+        for (back, jump, cost) in jumps {
             now = if back { now.saturating_sub(jump).max(BEGIN / 2) } else { now + jump };
-            prop_assert_eq!(passes(&bucket, &limit, now), model.passes(&limit, now));
+            let expected = model.would_pass(&limit, now, cost);
+            prop_assert_eq!(charges(&bucket, &limit, Clock::of_boot(now), cost), expected);
+            if expected {
+                model.admit(&limit, now, cost);
+            }
         }
     }
 
     #[test]
-    fn sliding_is_its_definition_and_for_long_windows_never_admits_more(
-        count in 0u32..20, (window, steps) in windows().prop_flat_map(|window| (Just(window), steps(window))),
-    ) {
+    fn fixed_never_admits_more_than_2n_in_any_interval_of_a_window(count in 1u32..20, (window, steps) in traces()) {
+        let (bucket, limit) = (Shared::default(), fixed(count, window));
+        let passed: Vec<_> =
+            instants(&steps).filter(|(now, cost)| charges(&bucket, &limit, Clock::of_boot(*now), *cost)).collect();
+        prop_assert!(most_within(&passed, window) <= 2 * u64::from(count));
+    }
+
+    #[test]
+    fn sliding_is_its_definition_and_for_long_windows_never_admits_more(count in 0u32..20, (window, steps) in traces()) {
         let (bucket, limit) = (Shared::default(), sliding(count, window));
         let mut model = SlidingModel::default();
-        for now in instants(&steps) {
-            let (expected, start) = model.would_pass(&limit, now);
-            let passed = passes(&bucket, &limit, now);
+        for (now, cost) in instants(&steps) {
+            let (expected, start) = model.would_pass(&limit, now, cost);
+            let passed = charges(&bucket, &limit, Clock::of_boot(now), cost);
             if limit.window >> 32 == 0 {
                 prop_assert_eq!(passed, expected, "at {}", now - BEGIN);
             } else {
                 prop_assert!(expected || !passed, "at {}", now - BEGIN);
             }
             if passed {
-                model.admit(start, now);
+                model.admit(start, cost);
             }
         }
     }
 
     #[test]
     fn sliding_never_admits_more_than_n_in_an_anchored_window_nor_2n_less_1_in_any(
-        count in 1u32..20, (window, steps) in windows().prop_flat_map(|window| (Just(window), steps(window))),
+        count in 1u32..20, (window, steps) in traces(),
     ) {
         let (bucket, limit) = (Shared::default(), sliding(count, window));
         let mut anchored = SlidingModel::default();
-        let mut admitted = Vec::new();
-        for now in instants(&steps) {
-            let (_, start) = anchored.would_pass(&limit, now);
-            if passes(&bucket, &limit, now) {
-                anchored.admit(start, now);
-                admitted.push(now / TICK_NS);
+        let mut passed = Vec::new();
+        for (now, cost) in instants(&steps) {
+            let (_, start) = anchored.would_pass(&limit, now, cost);
+            if charges(&bucket, &limit, Clock::of_boot(now), cost) {
+                anchored.admit(start, cost);
+                passed.push((now / TICK_NS, cost));
                 let within = anchored.within(start);
-                prop_assert!(within <= count as usize, "{} in one window", within);
+                prop_assert!(within <= u64::from(count), "{} in one window", within);
             }
         }
-        let most = most_within(&admitted, limit.window);
-        prop_assert!(most < 2 * count as usize, "{} in {} ticks", most, limit.window);
+        let most = most_within(&passed, limit.window);
+        prop_assert!(most < 2 * u64::from(count), "{} in {} ticks", most, limit.window);
     }
 
     #[test]
     fn after_a_burst_of_n_a_sliding_window_admits_at_most_its_share(
-        count in 1u32..50, times in vec(0..MINUTE, 1..200),
+        count in 1u32..50, times in vec((0..MINUTE, cost()), 1..200),
     ) {
         let (bucket, limit) = (Shared::default(), sliding(count, MINUTE));
-        for _ in 0..count {
-            prop_assert!(passes(&bucket, &limit, BEGIN));
-        }
+        prop_assert!(charges(&bucket, &limit, Clock::of_boot(BEGIN), u64::from(count)));
         let mut times = times;
         times.sort_unstable();
         let mut admitted = 0u64;
-        for time in times {
-            admitted += u64::from(passes(&bucket, &limit, BEGIN + MINUTE + time));
+        for (time, cost) in times {
+            admitted += cost * u64::from(charges(&bucket, &limit, Clock::of_boot(BEGIN + MINUTE + time), cost));
             let share = (u128::from(count) * u128::from(time) / u128::from(MINUTE)) as u64;
             prop_assert!(admitted <= share, "{} after {}, share {}", admitted, time, share);
         }
@@ -161,13 +207,15 @@ proptest! {
     }
 
     #[test]
-    fn gcra_is_the_continuous_leaky_bucket(
-        burst in 1u32..20, interval in 1..MINUTE, steps in steps(MINUTE),
-    ) {
+    fn gcra_is_the_continuous_leaky_bucket(burst in 1u32..20, interval in 1..MINUTE, steps in steps(MINUTE)) {
         let (bucket, limit) = (Shared::default(), gcra(burst, interval));
         let mut model = LeakyModel::at(BEGIN);
-        for now in instants(&steps) {
-            prop_assert_eq!(passes(&bucket, &limit, now), model.passes(&limit, now), "at {}", now - BEGIN);
+        for (now, cost) in instants(&steps) {
+            let expected = model.would_pass(&limit, now, cost);
+            prop_assert_eq!(charges(&bucket, &limit, Clock::of_boot(now), cost), expected, "at {}", now - BEGIN);
+            if expected {
+                model.admit(&limit, now, cost);
+            }
         }
     }
 
@@ -176,9 +224,72 @@ proptest! {
         burst in 1u32..20, interval in 1..MINUTE, steps in steps(MINUTE), length in 1..MINUTE * 10,
     ) {
         let (bucket, limit) = (Shared::default(), gcra(burst, interval));
-        let admitted: Vec<u64> = instants(&steps).filter(|&now| passes(&bucket, &limit, now)).collect();
-        let allowed = u64::from(burst) + length / interval;
-        prop_assert!(most_within(&admitted, length) as u64 <= allowed);
+        let passed: Vec<_> =
+            instants(&steps).filter(|(now, cost)| charges(&bucket, &limit, Clock::of_boot(*now), *cost)).collect();
+        prop_assert!(most_within(&passed, length) <= u64::from(burst) + length / interval);
+    }
+
+    #[test]
+    fn calendar_windows_are_those_of_utc_and_n_pass_in_each(
+        count in 0u32..20, ((shape, steps), skew) in calendars()
+            .prop_flat_map(|(limit, window)| (Just(limit), steps(window))).prop_flat_map(|trace| (Just(trace), 0..DAY)),
+    ) {
+        let (bucket, limit) = (Shared::default(), Limit { count, ..shape });
+        let mut model = CalendarModel::default();
+        for (now, cost) in instants(&steps) {
+            let now = clock(now - BEGIN, now - BEGIN + skew);
+            let expected = model.would_pass(&limit, now, cost);
+            prop_assert_eq!(charges(&bucket, &limit, now, cost), expected, "at {:?}", now);
+            if expected {
+                model.admit(&limit, now, cost);
+            }
+            prop_assert!(model.passed_within(&limit, now) <= u64::from(count));
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_set_to_and_fro_over_a_boundary_admits_n_in_each_window_of_utc(
+        count in 0u32..10, times in vec((-30i64..30, 0..SECOND, cost()), 1..200),
+    ) {
+        // A minute that the clock goes in, whose middle is a boundary of all windows; and a trace of it onwards.
+        for (limit, _) in [MINUTE, 3600 * SECOND, DAY].map(|window| (calendar(count, window, align::MULTIPLE), window))
+            .into_iter().chain([(calendar(count, 30 * DAY, align::MONTH), 0)])
+        {
+            let bucket = Shared::default();
+            let mut model = CalendarModel::default();
+            let mut boot = 0;
+            for (second, pause, cost) in &times {
+                boot += pause;
+                let now = clock(boot, 10 * SECOND).boot;
+                let unix = (UNIX as i64 + 10 + second) as u64 * SECOND;
+                let now = Clock { boot: now, offset: unix.wrapping_sub(now) };
+                let expected = model.would_pass(&limit, now, *cost);
+                prop_assert_eq!(charges(&bucket, &limit, now, *cost), expected);
+                if expected {
+                    model.admit(&limit, now, *cost);
+                }
+                prop_assert!(model.passed_within(&limit, now) <= u64::from(count));
+            }
+        }
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_for_a_time_admits_no_more_than_n_in_the_window_that_it_left(
+        count in 1u32..30, (shape, window) in calendars(), before in vec(cost(), 0..40), windows in 0..100u64,
+        meanwhile in vec(cost(), 0..20), behind in vec(cost(), 1..60),
+    ) {
+        let (bucket, limit) = (Shared::default(), Limit { count, ..shape });
+        let (now, ahead) = (clock(0, DAY), clock(0, DAY + windows * window));
+        let charge = |now, costs: &[u64]| -> u64 {
+            costs.iter().map(|cost| cost * u64::from(charges(&bucket, &limit, now, *cost))).sum()
+        };
+        let mut passed = charge(now, &before);
+        let elsewhere = charge(ahead, &meanwhile);
+        if CalendarModel::window(&limit, ahead) == CalendarModel::window(&limit, now) {
+            passed += elsewhere;
+        }
+        passed += charge(now, &behind);
+        prop_assert!(passed <= u64::from(count), "{} of {}", passed, count);
     }
 
     #[test]
@@ -209,6 +320,52 @@ proptest! {
     }
 
     #[test]
+    fn a_count_that_changes_at_any_time_holds_from_then_on(
+        shape in 0..4usize, counts in vec((1usize..40, 0u32..30), 1..10), steps in steps(MINUTE),
+    ) {
+        let limit = |count| [
+            sliding(count, MINUTE), fixed(count, MINUTE), gcra(count, SECOND), calendar(count, MINUTE, align::MULTIPLE),
+        ][shape];
+        let counts: Vec<u32> = counts.iter().flat_map(|(times, count)| vec![*count; *times]).collect();
+        let bucket = Shared::default();
+        let mut model = Model::of(&limit(1), BEGIN);
+        for ((now, cost), count) in instants(&steps).zip(counts) {
+            let (now, limit) = (clock(now - BEGIN, now - BEGIN), limit(count));
+            let expected = model.would_pass(&limit, now, cost);
+            prop_assert_eq!(charges(&bucket, &limit, now, cost), expected, "at {:?} under {:?}", now, limit);
+            if expected {
+                model.admit(&limit, now, cost);
+            }
+        }
+    }
+
+    #[test]
+    fn a_window_that_changes_at_any_time_holds_from_then_on(
+        shape in 0..4usize,
+        limits in vec((1u32..20, prop::sample::select(vec![SECOND, 10 * SECOND, MINUTE]), steps(10 * SECOND)), 1..6),
+    ) {
+        let bucket = Shared::default();
+        let mut begin = BEGIN;
+        for (count, window, steps) in limits {
+            let limit = [
+                sliding(count, window), fixed(count, window), gcra(count, window / u64::from(count)),
+                calendar(count, window, align::MULTIPLE),
+            ][shape];
+            let mut passed = Vec::new();
+            let mut last = begin;
+            for (now, cost) in instants(&steps) {
+                let now = now - BEGIN + begin;
+                last = now;
+                if charges(&bucket, &limit, clock(now - BEGIN, now - BEGIN), cost) {
+                    passed.push((now / TICK_NS, cost));
+                }
+            }
+            begin = last;
+            prop_assert!(most_within(&passed, window / TICK_NS) <= 2 * u64::from(count));
+        }
+    }
+
+    #[test]
     fn a_changed_limit_keeps_the_count(before in 1u32..100, sent in 1u32..150, after in 0u32..150) {
         for shape in [sliding as fn(u32, u64) -> Limit, fixed] {
             let bucket = Shared::default();
@@ -219,7 +376,7 @@ proptest! {
             prop_assert_eq!(used, sent.min(before));
             let now = BEGIN + SECOND;
             let changed = shape(after, MINUTE);
-            prop_assert_eq!(limit::usage(&bucket.bucket(), &changed, now).used, u64::from(used));
+            prop_assert_eq!(limit::usage(&bucket.bucket(), &changed, Clock::of_boot(now)).used, u64::from(used));
             let mut more = 0;
             for _ in 0..200 {
                 more += u32::from(passes(&bucket, &changed, now));
@@ -242,79 +399,99 @@ proptest! {
     }
 
     #[test]
-    fn what_remains_is_what_passes(
-        count in 1u32..60, shape in 0..3usize, steps in steps(MINUTE),
+    fn a_limit_that_turns_to_the_calendar_and_back_lets_nobody_wait_for_years(
+        count in 1u32..30, sent in vec(cost(), 0..40), shape in any::<bool>(), days in 1..2000u64,
     ) {
-        let limit = [sliding(count, MINUTE), fixed(count, MINUTE), gcra(count, SECOND)][shape];
+        // The same words mean ticks to one of them and seconds to the other.
+        let plain = if shape { sliding(count, MINUTE) } else { fixed(count, MINUTE) };
+        let aligned = calendar(count, MINUTE, align::MULTIPLE);
+        for (before, behind) in [(plain, aligned), (aligned, plain)] {
+            let bucket = Shared::default();
+            let now = clock(days * DAY, days * DAY);
+            for cost in &sent {
+                charges(&bucket, &before, now, *cost);
+            }
+            charges(&bucket, &behind, now, 1);
+            let later = clock(days * DAY + 2 * MINUTE, days * DAY + 2 * MINUTE);
+            prop_assert_eq!(limit::remaining(&bucket.bucket(), &behind, later), u64::from(count));
+        }
+    }
+
+    #[test]
+    fn what_remains_is_what_passes(count in 1u32..60, shape in 0..4usize, steps in steps(MINUTE)) {
+        let limit = [
+            sliding(count, MINUTE), fixed(count, MINUTE), gcra(count, SECOND), calendar(count, MINUTE, align::MULTIPLE),
+        ][shape];
         let bucket = Shared::default();
-        let mut last = BEGIN;
-        for now in instants(&steps) {
-            passes(&bucket, &limit, now);
-            last = now;
+        let mut last = clock(0, 0);
+        for (now, cost) in instants(&steps) {
+            last = clock(now - BEGIN, now - BEGIN);
+            charges(&bucket, &limit, last, cost);
         }
         let remaining = limit::remaining(&bucket.bucket(), &limit, last);
         for _ in 0..remaining {
-            prop_assert!(passes(&bucket, &limit, last));
+            prop_assert!(charges(&bucket, &limit, last, 1));
         }
-        prop_assert!(!passes(&bucket, &limit, last));
+        prop_assert!(!charges(&bucket, &limit, last, 1));
     }
 
     #[test]
-    fn after_the_time_to_retry_a_request_passes_and_after_the_reset_all_do(
-        count in 1u32..60, shape in 0..3usize, steps in steps(MINUTE),
+    fn after_the_time_to_retry_a_cost_passes_and_after_the_reset_all_do(
+        count in 1u32..60, shape in 0..4usize, (window, steps) in traces(), cost in 1u64..70, skew in 0..2 * MINUTE,
     ) {
-        let limit = [sliding(count, MINUTE), fixed(count, MINUTE), gcra(count, SECOND)][shape];
+        let limit = [
+            sliding(count, window), fixed(count, window), gcra(count, window / u64::from(count)),
+            calendar(count, window, align::MULTIPLE),
+        ][shape];
         let bucket = Shared::default();
-        let mut last = BEGIN;
-        for now in instants(&steps) {
-            passes(&bucket, &limit, now);
-            last = now;
+        let mut last = clock(0, skew);
+        for (now, cost) in instants(&steps) {
+            last = clock(now - BEGIN, now - BEGIN + skew);
+            charges(&bucket, &limit, last, cost);
         }
+        let later = |time| Clock { boot: last.boot + time, ..last };
+        let remaining = |time| limit::remaining(&bucket.bucket(), &limit, later(time));
         let usage = limit::usage(&bucket.bucket(), &limit, last);
-        prop_assert_eq!(usage.retry == 0, usage.remaining > 0);
-        // A tick is the clock's own grain.
-        prop_assert!(limit::remaining(&bucket.bucket(), &limit, last + usage.retry + TICK_NS) > 0);
-        let after = last + usage.reset + TICK_NS;
-        prop_assert_eq!(limit::usage(&bucket.bucket(), &limit, after).used, 0);
-        prop_assert_eq!(limit::remaining(&bucket.bucket(), &limit, after), u64::from(count));
+        prop_assert_eq!(usage.retry, limit::retry(&bucket.bucket(), &limit, last, 1));
+        let retry = limit::retry(&bucket.bucket(), &limit, last, cost);
+        prop_assert_eq!(retry == 0, usage.remaining >= cost);
+        if cost > u64::from(count) {
+            prop_assert_eq!(retry, u64::MAX);
+        } else {
+            // A tick is the clock's own grain.
+            prop_assert!(remaining(retry + TICK_NS) >= cost);
+            // Where the weights of long windows are rounded, a little later than need be; else not.
+            let early = if shape == 0 { window >> 24 } else { 0 } + TICK_NS;
+            prop_assert!(retry <= early || remaining(retry - early) < cost, "{} ns", retry);
+        }
+        let after = usage.reset + TICK_NS;
+        prop_assert_eq!(limit::usage(&bucket.bucket(), &limit, later(after)).used, 0);
+        prop_assert_eq!(remaining(after), u64::from(count));
     }
 
     #[test]
-    fn several_limits_charge_all_or_none(
-        counts in vec((1u32..10, 0..4usize), 1..=LIMITS), steps in steps(MINUTE),
+    fn a_clock_that_was_set_back_over_a_boundary_tells_when_a_cost_passes(
+        count in 1u32..10, before in vec(cost(), 0..20), behind in vec(cost(), 0..20), cost in 1u64..10,
     ) {
-        let limits: Vec<Limit> = counts
-            .iter()
-            .map(|&(count, window)| fixed(count, [SECOND, 10 * SECOND, MINUTE, 3600 * SECOND][window]))
-            .collect();
-        several(&limits, &steps)?;
-    }
-}
-
-/// Runs one policy beside one model for each limit, and holds them equal after every request.
-fn several(limits: &[Limit], steps: &[u64]) -> TestCaseResult {
-    let mut policy = Policy { limits: [Limit::default(); LIMITS], len: limits.len() as u32, flags: Policy::IN_USE };
-    policy.limits[..limits.len()].copy_from_slice(limits);
-    let buckets: [Shared; LIMITS] = Default::default();
-    let singles: Vec<Shared> = limits.iter().map(|_| Shared::default()).collect();
-    for now in instants(steps) {
-        let refusing =
-            limits.iter().zip(&singles).position(|(limit, single)| limit::remaining(&single.bucket(), limit, now) == 0);
-        let cells = std::array::from_fn(|index| buckets[index].cells());
-        let charged = limit::charge_all(&cells, &policy, now, 1);
-        prop_assert_eq!(charged.err(), refusing.map(|index| index as u32));
-        for (limit, single) in limits.iter().zip(&singles) {
-            if refusing.is_none() {
-                prop_assert!(passes(single, limit, now));
+        let (bucket, limit) = (Shared::default(), calendar(count, MINUTE, align::MULTIPLE));
+        for (costs, now) in [(before, clock(0, 9 * SECOND)), (behind, clock(1, 10 * SECOND))] {
+            for cost in costs {
+                charges(&bucket, &limit, now, cost);
             }
         }
-        for ((limit, single), bucket) in limits.iter().zip(&singles).zip(&buckets) {
-            let (ours, model) =
-                (limit::usage(&bucket.bucket(), limit, now), limit::usage(&single.bucket(), limit, now));
-            prop_assert_eq!(ours, model);
+        let now = clock(2, 9 * SECOND + 5);
+        let retry = limit::retry(&bucket.bucket(), &limit, now, cost);
+        if cost > u64::from(count) {
+            prop_assert_eq!(retry, u64::MAX);
+        } else {
+            prop_assert!([0, SECOND - 5, SECOND - 5 + MINUTE].contains(&retry), "{}", retry);
+            for earlier in [0, SECOND - 5, SECOND - 5 + MINUTE] {
+                let remaining = limit::remaining(&bucket.bucket(), &limit, Clock { boot: now.boot + earlier, ..now });
+                prop_assert!(earlier >= retry || remaining < cost);
+                prop_assert!(earlier != retry || remaining >= cost);
+            }
         }
     }
-    Ok(())
 }
 
 #[test]
@@ -323,7 +500,7 @@ fn a_count_of_zero_refuses_everything() {
         let bucket = Shared::default();
         let limit = Limit { algorithm: algorithm as u32, window: MINUTE / TICK_NS, interval: 1, ..Limit::default() };
         assert!(!passes(&bucket, &limit, BEGIN), "{algorithm:?}");
-        assert_eq!(limit::usage(&bucket.bucket(), &limit, BEGIN).retry, u64::MAX, "{algorithm:?}");
+        assert_eq!(limit::usage(&bucket.bucket(), &limit, Clock::of_boot(BEGIN)).retry, u64::MAX, "{algorithm:?}");
     }
 }
 
@@ -331,40 +508,75 @@ fn a_count_of_zero_refuses_everything() {
 fn the_largest_count_and_window_do_not_overflow() {
     let limit = sliding(limit::MAX_COUNT, 366 * DAY);
     let bucket = Shared::default();
-    let cost = u64::from(limit::MAX_COUNT);
-    assert!(matches!(bucket::charge(&bucket.cells(), &limit, BEGIN, cost), Outcome::Charged(_)));
+    assert!(charges(&bucket, &limit, Clock::of_boot(BEGIN), u64::from(limit::MAX_COUNT)));
     assert!(!passes(&bucket, &limit, BEGIN + 366 * DAY));
     assert!(passes(&bucket, &limit, BEGIN + 366 * DAY + DAY));
 }
 
 #[test]
+fn the_largest_count_of_the_calendar_does_not_overflow_when_counts_are_taken_over() {
+    let limit = calendar(limit::MAX_COUNT, DAY, align::MULTIPLE);
+    let (bucket, most) = (Shared::default(), u64::from(limit::MAX_COUNT));
+    assert!(charges(&bucket, &limit, clock(0, 10 * DAY), most));
+    assert!(charges(&bucket, &limit, clock(0, 20 * DAY), most));
+    assert!(!charges(&bucket, &limit, clock(0, 10 * DAY), 1));
+    assert_eq!(limit::usage(&bucket.bucket(), &limit, clock(0, 10 * DAY)).used, most);
+}
+
+#[test]
+fn what_was_used_in_a_time_far_ahead_counts_in_the_window_that_it_really_was_and_in_no_other() {
+    let limit = calendar(3, DAY, align::MULTIPLE);
+    for asked in [0, 5] {
+        let bucket = Shared::default();
+        assert!((0..3).all(|_| charges(&bucket, &limit, clock(0, 4000 * DAY), 1)));
+        assert!((0..asked).all(|_| !charges(&bucket, &limit, clock(0, 0), 1)));
+        let usage = limit::usage(&bucket.bucket(), &limit, clock(0, 0));
+        assert_eq!((usage.used, usage.remaining, usage.retry), (3, 0, 10 * SECOND));
+        assert_eq!(charges(&bucket, &limit, clock(0, 10 * SECOND), 1), asked > 0);
+    }
+}
+
+#[test]
+fn a_charge_to_the_window_before_is_given_back_to_that() {
+    let (bucket, limit) = (Shared::default(), calendar(10, MINUTE, align::MULTIPLE));
+    let (before, behind) = (clock(0, 9 * SECOND), clock(0, 10 * SECOND));
+    let used = |now| limit::usage(&bucket.bucket(), &limit, now).used;
+    assert!(charges(&bucket, &limit, before, 3));
+    assert!(charges(&bucket, &limit, behind, 5));
+    let Outcome::Charged(token) = bucket::charge(&bucket.cells(), &limit, before, 4) else { panic!("refused") };
+    assert_eq!((used(before), used(behind)), (7, 5));
+    assert!(limit::refund(&bucket.cells(), &limit, token, 4));
+    assert_eq!((used(before), used(behind)), (3, 5));
+}
+
+#[test]
 fn a_cost_above_what_remains_is_refused_and_charges_nothing() {
     let burst = gcra(10, SECOND);
-    for limit in [sliding(10, MINUTE), fixed(10, MINUTE), burst] {
-        let bucket = Shared::default();
-        assert_eq!(bucket::charge(&bucket.cells(), &limit, BEGIN, 11), Outcome::Refused);
-        assert_eq!(limit::remaining(&bucket.bucket(), &limit, BEGIN), 10);
-        assert!(matches!(bucket::charge(&bucket.cells(), &limit, BEGIN, 10), Outcome::Charged(_)));
+    for limit in [sliding(10, MINUTE), fixed(10, MINUTE), burst, calendar(10, MINUTE, align::MULTIPLE)] {
+        let (bucket, now) = (Shared::default(), clock(0, 0));
+        assert_eq!(bucket::charge(&bucket.cells(), &limit, now, 11), Outcome::Refused);
+        assert_eq!(limit::remaining(&bucket.bucket(), &limit, now), 10);
+        assert!(charges(&bucket, &limit, now, 10));
     }
 }
 
 #[test]
 fn an_idle_bucket_is_as_good_as_new_after_any_number_of_windows() {
     for windows in [2u64, 3, 127, 128, 254, 255, 256, 257, 1000] {
-        for limit in [sliding(3, SECOND), fixed(3, SECOND)] {
+        for limit in [sliding(3, SECOND), fixed(3, SECOND), calendar(3, SECOND, align::MULTIPLE)] {
             let bucket = Shared::default();
-            let mut now = BEGIN;
+            let mut time = 0;
             for _ in 0..600 {
-                let admitted = (0..5).filter(|_| passes(&bucket, &limit, now)).count();
+                let admitted = (0..5).filter(|_| charges(&bucket, &limit, clock(time, time), 1)).count();
                 assert_eq!(admitted, 3, "after {windows} windows");
-                now += windows * SECOND;
+                time += windows * SECOND;
             }
         }
     }
 }
 
-/// Lets four threads send until `tries` requests have been sent; gives how many passed.
-fn hammer(limit: &Limit, tries: u64, now: impl Fn(u64) -> u64 + Sync) -> u64 {
+/// Lets four threads send until `tries` requests have been sent; gives what passed.
+fn hammer(limit: &Limit, tries: u64, cost: u64, now: impl Fn(u64) -> Clock + Sync) -> u64 {
     let bucket = Shared::default();
     let (sent, passed) = (AtomicU64::new(0), AtomicU64::new(0));
     std::thread::scope(|scope| {
@@ -375,8 +587,8 @@ fn hammer(limit: &Limit, tries: u64, now: impl Fn(u64) -> u64 + Sync) -> u64 {
                     if number >= tries {
                         break;
                     }
-                    if passes(&bucket, limit, now(number)) {
-                        passed.fetch_add(1, Ordering::Relaxed);
+                    if charges(&bucket, limit, now(number), cost) {
+                        passed.fetch_add(cost, Ordering::Relaxed);
                     }
                 }
             });
@@ -389,9 +601,21 @@ fn hammer(limit: &Limit, tries: u64, now: impl Fn(u64) -> u64 + Sync) -> u64 {
 fn exactly_n_pass_however_many_threads_send() {
     for count in [1u32, 100, 100_000] {
         let burst = gcra(count, DAY);
-        for limit in [sliding(count, MINUTE), fixed(count, MINUTE), burst] {
-            let passed = hammer(&limit, u64::from(count) * 2 + 1000, |_| BEGIN);
+        for limit in [sliding(count, MINUTE), fixed(count, MINUTE), burst, calendar(count, MINUTE, align::MULTIPLE)] {
+            let passed = hammer(&limit, u64::from(count) * 2 + 1000, 1, |_| clock(0, 0));
             assert_eq!(passed, u64::from(count), "of {count} under {limit:?}");
+        }
+    }
+}
+
+#[test]
+fn as_many_as_fit_pass_of_requests_that_cost_more_however_many_threads_send() {
+    for cost in [3, 7, limit::MAX_COST] {
+        let burst = gcra(10_000, DAY);
+        for limit in [sliding(10_000, MINUTE), fixed(10_000, MINUTE), burst, calendar(10_000, MINUTE, align::MULTIPLE)]
+        {
+            let passed = hammer(&limit, 10_000, cost, |_| clock(0, 0));
+            assert_eq!(passed, 10_000 / cost * cost, "of {cost} each under {limit:?}");
         }
     }
 }
@@ -399,7 +623,17 @@ fn exactly_n_pass_however_many_threads_send() {
 #[test]
 fn exactly_n_pass_in_each_of_many_windows_however_many_threads_send() {
     // 1000 tries in each window, of which the threads race to open the next.
-    let passed = hammer(&fixed(100, SECOND), 50_000, |number| BEGIN + number / 1000 * SECOND);
-    // A thread that is late with a try meets the next window, or a much later one: it counts there, and once.
-    assert_eq!(passed, 5000);
+    for limit in [fixed(100, SECOND), calendar(100, SECOND, align::MULTIPLE)] {
+        let passed = hammer(&limit, 50_000, 1, |number| clock(number / 1000 * SECOND, number / 1000 * SECOND));
+        // A thread that is late with a try meets the next window, or a much later one: it counts there, and once.
+        assert_eq!(passed, 5000);
+    }
+}
+
+#[test]
+fn exactly_n_pass_in_each_of_two_windows_whose_boundary_threads_see_apart() {
+    // Every other one is still before it.
+    let limit = calendar(1000, MINUTE, align::MULTIPLE);
+    let passed = hammer(&limit, 10_000, 1, |number| clock(0, 10 * SECOND - number % 2));
+    assert_eq!(passed, 2000);
 }

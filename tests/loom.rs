@@ -1,8 +1,10 @@
-//! The limiter under loom: all interleavings of threads that charge one bucket, not only those that happen to occur.
+//! The limiter under loom: all interleavings of threads that charge the same buckets, not only those that happen to occur.
 
-use enforcer_ebpf::abi::{Algorithm, Limit};
-use enforcer_ebpf::limit::{Cell, Cells, Outcome, TICK_NS};
-use enforcer_tests::bucket::{self, fixed, gcra, sliding};
+use enforcer_ebpf::abi::{self, Algorithm, LIMITS, Limit, Policy, Scope, align};
+use enforcer_ebpf::charge::{Charge, Claim, Place, table};
+use enforcer_ebpf::limit::{self, Cell, Cells, Clock, Outcome, TICK_NS};
+use enforcer_tests::bucket::{self, calendar, fixed, gcra, sliding};
+use enforcer_tests::tables;
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
@@ -34,9 +36,22 @@ impl Bucket {
         Arc::new(Self { window: AtomicU64::new(0), counts: AtomicU64::new(0), arrival: AtomicU64::new(0) })
     }
 
+    fn cells(&self) -> Cells<Word<'_>> {
+        Cells { window: Word(&self.window), counts: Word(&self.counts), arrival: Word(&self.arrival) }
+    }
+
+    fn charges(&self, limit: &Limit, now: Clock) -> u64 {
+        u64::from(matches!(bucket::charge(&self.cells(), limit, now, 1), Outcome::Charged(_)))
+    }
+
     fn passes(&self, limit: &Limit, now: u64) -> u64 {
-        let cells = Cells { window: Word(&self.window), counts: Word(&self.counts), arrival: Word(&self.arrival) };
-        u64::from(matches!(bucket::charge(&cells, limit, now, 1), Outcome::Charged(_)))
+        self.charges(limit, Clock::of_boot(now))
+    }
+
+    fn used(&self, limit: &Limit, now: Clock) -> u64 {
+        let Cells { window, counts, arrival } = self.cells();
+        let bucket = abi::Bucket { window: window.load(), counts: counts.load(), arrival: arrival.load() };
+        limit::usage(&bucket, limit, now).used
     }
 }
 
@@ -129,6 +144,110 @@ fn a_thread_that_sleeps_over_several_windows_disturbs_none_of_them() {
             // the one that an earlier window had room for.
             let last = u64::from(limit.count);
             assert!(own + late + rest <= 2 + late.min(last - 1) + last, "{own} + {late} + {rest}");
+        });
+    }
+}
+
+/// An instant this many seconds behind a boundary of days.
+fn second(second: i64) -> Clock {
+    let unix = (1_767_225_600 + second) as u64 * 1_000_000_000;
+    Clock { boot: BEGIN, offset: unix.wrapping_sub(BEGIN) }
+}
+
+#[test]
+fn threads_on_either_side_of_a_boundary_of_the_calendar_get_each_window_once() {
+    let limit = calendar(1, 86_400_000_000_000, align::MULTIPLE);
+    loom::model(move || {
+        let bucket = Bucket::new();
+        let other = {
+            let bucket = Arc::clone(&bucket);
+            thread::spawn(move || (bucket.charges(&limit, second(-1)), bucket.charges(&limit, second(1))))
+        };
+        let own: u64 = (0..2).map(|_| bucket.charges(&limit, second(1))).sum();
+        let (before, behind) = other.join().expect("no panic");
+        assert_eq!((before, own + behind), (1, 1));
+        assert_eq!((bucket.used(&limit, second(-1)), bucket.used(&limit, second(1))), (1, 1));
+    });
+}
+
+#[test]
+fn threads_that_race_to_take_the_counts_of_a_wrong_time_over_take_them_once() {
+    let limit = calendar(3, 86_400_000_000_000, align::MULTIPLE);
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(4);
+    model.check(move || {
+        let bucket = Bucket::new();
+        for days in [100, 200] {
+            assert_eq!(bucket.charges(&limit, second(days * 86_400)), 1);
+        }
+        let other = {
+            let bucket = Arc::clone(&bucket);
+            thread::spawn(move || bucket.charges(&limit, second(0)))
+        };
+        let passed = bucket.charges(&limit, second(0)) + other.join().expect("no panic");
+        assert_eq!((passed, bucket.used(&limit, second(0))), (1, 3));
+    });
+}
+
+/// Charges one request to these buckets, each under limits of its own; whether it passed.
+fn charge(subjects: &[(&Bucket, Limit)]) -> u64 {
+    let mut charge = Charge::default();
+    charge.begin(BEGIN, 1);
+    for policy in 1..=subjects.len() {
+        charge.claim(Claim { table: table::NAMED, policy: policy as u32, scope: Scope::default() });
+    }
+    let policies: Vec<Policy> = subjects.iter().map(|(_, limit)| tables::policy(&[*limit])).collect();
+    loop {
+        let Place { claim, limit, .. } = charge.place();
+        // Of the others there is no limit.
+        let cells = subjects[claim].0.cells();
+        assert!(limit < LIMITS);
+        if !charge.step(&cells, &policies[claim]) {
+            return u64::from(charge.result().is_ok());
+        }
+    }
+}
+
+#[test]
+fn threads_that_race_for_the_last_place_of_a_limit_leave_no_charge_on_the_others() {
+    for shape in [sliding as fn(u32, u64) -> Limit, fixed, gcra] {
+        let (own, shared) = (shape(2, WINDOW), shape(1, WINDOW));
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(3);
+        model.check(move || {
+            let [first, second, both] = [Bucket::new(), Bucket::new(), Bucket::new()];
+            let other = {
+                let (second, both) = (Arc::clone(&second), Arc::clone(&both));
+                // The same limits in another order.
+                thread::spawn(move || charge(&[(&both, shared), (&second, own)]))
+            };
+            let passed = charge(&[(&first, own), (&both, shared)]);
+            let others = other.join().expect("no panic");
+            let now = Clock::of_boot(BEGIN);
+            assert!(passed + others <= 1, "{passed} and {others}");
+            assert_eq!(both.used(&shared, now), passed + others);
+            assert_eq!((first.used(&own, now), second.used(&own, now)), (passed, others));
+        });
+    }
+}
+
+#[test]
+fn threads_that_race_for_the_last_places_of_two_limits_never_get_more_than_those() {
+    for shape in [sliding as fn(u32, u64) -> Limit, fixed, gcra] {
+        let limit = shape(1, WINDOW);
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(3);
+        model.check(move || {
+            let [left, right] = [Bucket::new(), Bucket::new()];
+            let other = {
+                let (left, right) = (Arc::clone(&left), Arc::clone(&right));
+                thread::spawn(move || charge(&[(&right, limit), (&left, limit)]))
+            };
+            let passed = charge(&[(&left, limit), (&right, limit)]) + other.join().expect("no panic");
+            let now = Clock::of_boot(BEGIN);
+            // Both may have been refused.
+            assert!(passed <= 1);
+            assert_eq!((left.used(&limit, now), right.used(&limit, now)), (passed, passed));
         });
     }
 }

@@ -372,8 +372,8 @@ pub struct Meter {
     pub limited: u64,
     /// Requests refused because the key was disabled or outside its validity.
     pub denied: u64,
-    /// Requests that would have been refused, but the service or the limit observes (they were passed; where only a limit
-    /// observes they are in `allowed` too).
+    /// Requests that would have been refused, but the service or a limit that applies observes (they were passed; where only
+    /// a limit observes they are in `allowed` too).
     pub would_refuse: u64,
     /// Requests that the candidate of its policy would have refused.
     pub candidate: u64,
@@ -483,6 +483,18 @@ pub struct Ruleset {
     pub keys_of_source: Spread,
     /// Distinct sources of one key.
     pub sources_of_key: Spread,
+    /// For the daemon: where its paths lie in [`map::STATES`], [`map::LEAVES`] and [`map::RULES`].
+    pub extents: [Extent; 3],
+}
+
+/// Entries of an array side by side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[repr(C)]
+pub struct Extent {
+    /// The first.
+    pub first: u32,
+    /// How many.
+    pub len: u32,
 }
 
 impl Ruleset {
@@ -795,7 +807,7 @@ const _: () = {
     assert!(size_of::<Meter>() == 240);
     assert!(size_of::<Scope>() == 24);
     assert!(size_of::<Sighting>() == 48);
-    assert!(size_of::<Ruleset>() == 104);
+    assert!(size_of::<Ruleset>() == 128);
     assert!(size_of::<Edge>() == 24);
     assert!(size_of::<State>() == 8);
     assert!(size_of::<Leaf>() == 64);

@@ -13,10 +13,10 @@ mod date;
 mod text;
 mod translation;
 
-use crate::abi::{ANSWERS_EACH, Buckets, LIMITS, Policy, Service, scope};
-use crate::flow::{self, Receiver, Told, due, receiver};
+use crate::abi::{ANSWERS_EACH, Bucket, Buckets, LIMITS, Limit, Policy, Service, scope};
+use crate::flow::{self, Handshake, Receiver, Told, due, receiver};
 use crate::judge::World;
-use crate::limit::{self, Moment};
+use crate::limit;
 use crate::opaque::opaque;
 use crate::reply::{self, TCP_HEADER};
 use crate::shift::Shift;
@@ -157,6 +157,14 @@ pub fn leave<P: Post>(post: &P, sheet: &mut Sheet, frame: u32) -> bool {
     {
         return true;
     }
+    if sheet.segment.has(flag::SYN) {
+        let Segment { seq, ack, .. } = sheet.segment;
+        if sheet.segment.has(flag::ACK) {
+            // Under the ends as this packet names them: a forwarded connection's is under its client's.
+            post.put_handshake(&sheet.segment.tuple, Handshake { client: ack, server: seq.wrapping_add(1) });
+        }
+        return true;
+    }
     match translation::find(post, sheet, Toward::Client) {
         Counts::Alike => true,
         Counts::Shifted => {
@@ -172,8 +180,10 @@ pub fn leave<P: Post>(post: &P, sheet: &mut Sheet, frame: u32) -> bool {
 fn translate<P: Post>(post: &P, sheet: &Sheet, known: Receiver, toward: Toward) -> bool {
     let Sheet { head, segment, shift, ends: [base, server], .. } = sheet;
     match known.state {
-        // These wait for the first packets of another connection between the same ends.
-        receiver::LISTENING | receiver::REQUEST => return true,
+        // What is sent to a connection that is gone is replied to with a RST, which its client must know for its own.
+        receiver::ABSENT | receiver::LISTENING => return true,
+        // Likewise, or it waits for the first packets of another connection between the same ends.
+        receiver::REQUEST if known.base != *base || known.server != *server => return true,
         // Another connection, of which nothing was judged yet, or a socket that tells numbers that do not belong together,
         // since it takes a segment meanwhile. Wrongly counted, bytes would be taken elsewhere than where they were judged;
         // what is lost comes again.
@@ -215,8 +225,9 @@ fn take<P: Post>(post: &P, sheet: &mut Sheet) -> bool {
             post.measure(&mut sheet.told, flow.touched);
         }
     }
+    let ends = sheet.told.kind == Told::END;
     let index = sheet.service.answers.wrapping_add(sheet.told.kind & (ANSWERS_EACH - 1));
-    if !post.write(index, &sheet.told, &mut sheet.text) {
+    if !ends && !post.write(index, &sheet.told, &mut sheet.text) {
         return false;
     }
     // A FIN takes a number, too.
@@ -224,27 +235,37 @@ fn take<P: Post>(post: &P, sheet: &mut Sheet) -> bool {
     flow.shift.told_behind = flow.shift.told_before.wrapping_add(sheet.told.len);
     words::copy(&sheet.told, &mut flow.told);
     flow.told.due = due::NOTHING;
-    post.count(Count::Event(if is_first { Event::Answered } else { Event::AnsweredAgain }));
+    if !ends {
+        post.count(Count::Event(if is_first { Event::Answered } else { Event::AnsweredAgain }));
+    }
     true
 }
 
-/// Notes in `told` which limit of its claim keeps a request of its cost out for longest, and for how long.
+/// Notes in `told` which limit of its claim keeps a request of its cost out for longest, and for how long; `retry` is
+/// [`crate::limit::retry`] at `now` (CLOCK_BOOTTIME in ns), which the kernel makes a function of that its verifier checks
+/// once.
 #[inline(always)]
-pub fn measure(told: &mut Told, policy: &Policy, buckets: &Buckets, now: Moment) {
+pub fn measure(
+    told: &mut Told,
+    policy: &Policy,
+    buckets: &Buckets,
+    now: u64,
+    retry: impl Fn(&Bucket, &Limit, u64) -> u64,
+) {
     let cost = u64::from(told.cost);
     let (mut longest, mut worst) = (0, 0);
     for index in 0..LIMITS {
         if index as u32 >= policy.len {
             break;
         }
-        let retry = limit::retry(&buckets.limits[index], &policy.limits[index], now, cost);
+        let retry = retry(&buckets.limits[index], &policy.limits[index], cost);
         if retry >= longest {
             longest = retry;
             worst = index;
         }
     }
     if told.scope.rule == scope::GUESSES {
-        let blocked = buckets.candidate[0].arrival.saturating_sub(now.boot);
+        let blocked = buckets.candidate[0].arrival.saturating_sub(now);
         longest = if blocked > longest { blocked } else { longest };
     }
     let limit = &policy.limits[worst & (LIMITS - 1)];

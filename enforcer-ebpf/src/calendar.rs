@@ -79,7 +79,8 @@ impl Date {
 }
 
 /// A window of the calendar.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
 pub struct Period {
     /// Its first second, in Unix time.
     pub start: u64,
@@ -88,35 +89,41 @@ pub struct Period {
 }
 
 impl Period {
-    /// The window of `limit`, which has an [`align`], that a second of Unix time falls in.
-    #[must_use]
-    #[inline(always)]
-    pub const fn of(limit: &Limit, unix: u64) -> Self {
+    /// None.
+    pub const NONE: Self = Self { start: 0, end: 0 };
+
+    /// Becomes the window of `limit`, which has an [`align`], that a second of Unix time falls in. A function of its own,
+    /// so that its registers are not on its callers' stacks.
+    #[inline(never)]
+    pub fn find(&mut self, limit: &Limit, unix: u64) {
         let days = (unix / DAY) as u32;
         match limit.interval {
             align::MONTH => {
                 let start = first_of_month(days);
                 // 31 days on it is the next month, whichever this is.
-                Self::of_days(start, first_of_month(start + 31))
+                self.reach(start, first_of_month(start + 31));
             }
             align::YEAR => {
                 let start = first_of_year(days);
                 // Likewise.
-                Self::of_days(start, first_of_year(start + 366))
+                self.reach(start, first_of_year(start + 366));
             }
             _ => {
                 let window = limit.window / SECOND;
                 let window = if window == 0 { 1 } else { window };
                 let since = if window == WEEK { unix + SINCE_MONDAY } else { unix };
                 let elapsed = since % window;
-                Self { start: unix.saturating_sub(elapsed), end: unix + (window - elapsed) }
+                self.start = unix.saturating_sub(elapsed);
+                self.end = unix + (window - elapsed);
             }
         }
     }
 
+    /// From the begin of one day to that of another.
     #[inline(always)]
-    const fn of_days(start: u32, end: u32) -> Self {
-        Self { start: start as u64 * DAY, end: end as u64 * DAY }
+    const fn reach(&mut self, start: u32, end: u32) {
+        self.start = start as u64 * DAY;
+        self.end = end as u64 * DAY;
     }
 }
 
@@ -160,19 +167,25 @@ mod tests {
         }
     }
 
+    fn period(limit: &Limit, unix: u64) -> Period {
+        let mut period = Period::default();
+        period.find(limit, unix);
+        period
+    }
+
     #[test]
     fn a_month_and_a_year_reach_from_their_first_day_to_the_next_ones() {
         let limit = |interval| Limit { interval, ..Limit::default() };
         let (mut month, mut year) = (None, None);
         for (days, [_, _, day, of_year]) in every_day_until(2200) {
             let unix = u64::from(days) * DAY;
-            for (first, interval, period) in
+            for (first, interval, open) in
                 [(day == 1, align::MONTH, &mut month), (of_year == 1, align::YEAR, &mut year)]
             {
-                let (now, last) = (Period::of(&limit(interval), unix), Period::of(&limit(interval), unix + DAY - 1));
+                let (now, last) = (period(&limit(interval), unix), period(&limit(interval), unix + DAY - 1));
                 assert_eq!(now, last);
-                match period {
-                    Some(period) if !first => assert_eq!(now, *period),
+                match open {
+                    Some(open) if !first => assert_eq!(now, *open),
                     before => {
                         assert_eq!(now.start, unix);
                         assert!(before.is_none_or(|before| before.end == unix));
@@ -197,9 +210,10 @@ mod tests {
             (WEEK, unix - unix % DAY - 3 * DAY),
             (10 * DAY, 2_045 * 10 * DAY),
         ] {
-            assert_eq!(Period::of(&multiple(seconds), unix), Period { start, end: start + seconds }, "{seconds} s");
+            let expected = Period { start, end: start + seconds };
+            assert_eq!(period(&multiple(seconds), unix), expected, "{seconds} s");
         }
         // Before the first Monday of all.
-        assert_eq!(Period::of(&multiple(WEEK), DAY), Period { start: 0, end: 4 * DAY });
+        assert_eq!(period(&multiple(WEEK), DAY), Period { start: 0, end: 4 * DAY });
     }
 }

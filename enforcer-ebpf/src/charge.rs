@@ -10,7 +10,7 @@
 
 use crate::abi::{LIMITS, Policy, Scope};
 use crate::limit::{ATTEMPTS, Cell, Cells, Moment, Outcome, attempt, refund, would_pass};
-use crate::opaque::zero;
+use crate::opaque::{opaque, zero};
 
 /// Most claims of one request; a power of two.
 pub const CLAIMS: usize = 8;
@@ -46,6 +46,17 @@ pub struct Place {
     pub candidate: bool,
     /// Which limit.
     pub limit: usize,
+}
+
+impl Place {
+    #[inline(always)]
+    const fn of(index: u64) -> Self {
+        Self {
+            claim: (index / PLACES) as usize & (CLAIMS - 1),
+            candidate: index & LIMITS as u64 != 0,
+            limit: index as usize & (LIMITS - 1),
+        }
+    }
 }
 
 /// A charge under way.
@@ -89,7 +100,7 @@ impl Default for Charge {
         Self {
             claims: [Claim::default(); CLAIMS],
             tokens: [0; CLAIMS * LIMITS],
-            now: Moment { boot: 0, offset: 0 },
+            now: Moment::default(),
             cost: 0,
             len: 0,
             stage: TEST,
@@ -109,7 +120,7 @@ impl Charge {
     /// Begins a charge of `cost` requests (1–[`crate::limit::MAX_COST`]) at `now` (ns of CLOCK_BOOTTIME), to nothing yet.
     #[inline(always)]
     pub fn begin(&mut self, now: u64, cost: u64) {
-        self.now.boot = now;
+        self.now.clock.boot = now;
         self.cost = cost;
         self.len = zero();
         self.stage = TEST;
@@ -120,11 +131,11 @@ impl Charge {
         self.would_refuse = zero();
     }
 
-    /// Says what the time of day is, for limits that follow the calendar: [`Moment::offset`]. Whoever drives the steps
+    /// Says what the time of day is, for limits that follow the calendar: [`Clock::offset`](crate::limit::Clock::offset). Whoever drives the steps
     /// does, before the first.
     #[inline(always)]
     pub fn set_offset(&mut self, offset: u64) {
-        self.now.offset = offset;
+        self.now.clock.offset = offset;
     }
 
     /// Adds a claim; a policy slot of 0 adds none. `false` if there is no room, which a caller never meets.
@@ -167,13 +178,19 @@ impl Charge {
         &self.claims[claim & (CLAIMS - 1)]
     }
 
+    /// Likewise, to be changed.
+    #[inline(always)]
+    pub const fn at_mut(&mut self, claim: usize) -> &mut Claim {
+        &mut self.claims[claim & (CLAIMS - 1)]
+    }
+
     /// The claim that refused; where none did, the first.
     #[must_use]
     #[inline(always)]
     pub const fn refused(&self) -> &Claim {
         self.at(match self.result() {
             Ok(()) => 0,
-            Err(claim) => claim,
+            Err(place) => place.claim,
         })
     }
 
@@ -188,11 +205,7 @@ impl Charge {
     #[must_use]
     #[inline(always)]
     pub const fn place(&self) -> Place {
-        Place {
-            claim: (self.index / PLACES) as usize & (CLAIMS - 1),
-            candidate: self.index & LIMITS as u64 != 0,
-            limit: self.index as usize & (LIMITS - 1),
-        }
+        Place::of(self.index)
     }
 
     /// One attempt on the limit at [`Charge::place`], whose state is `cells`; `policy` is the claim's, or its candidate
@@ -200,7 +213,10 @@ impl Charge {
     #[inline(always)]
     pub fn step<C: Cell>(&mut self, cells: &Cells<C>, policy: &Policy) -> bool {
         let Place { claim, candidate, limit: number } = self.place();
-        let limit = &policy.limits[number];
+        // Its own mask: below, the number is compared, and in a branch that is never taken nothing would be left of what
+        // the verifier of kernels before 6.8 knows of it.
+        let limit = &policy.limits[opaque(number as u32) as usize & (LIMITS - 1)];
+        self.now.enter(limit, cells);
         let len = if policy.len > LIMITS as u32 { LIMITS as u32 } else { policy.len };
         let is_shadow = self.stage >= SHADOW_TEST;
         if !is_shadow && number == 0 {
@@ -214,7 +230,7 @@ impl Charge {
         let is_over = number as u32 >= len || (!is_shadow && policy.flags & Policy::OBSERVE != 0);
         match self.stage {
             TEST | CHARGE if is_over => self.next_claim(),
-            TEST if would_pass(cells, limit, self.now, self.cost) => {
+            TEST if would_pass(cells, limit, &self.now, self.cost) => {
                 self.index += 1;
                 self.settle_end()
             }
@@ -222,7 +238,7 @@ impl Charge {
                 self.refused = self.index;
                 false
             }
-            CHARGE => match attempt(cells, limit, self.now, self.cost) {
+            CHARGE => match attempt(cells, limit, &self.now, self.cost) {
                 Outcome::Charged(token) => {
                     self.tokens[(claim * LIMITS + number) & (CLAIMS * LIMITS - 1)] = token;
                     self.tries = 0;
@@ -254,7 +270,7 @@ impl Charge {
                 self.stage = SHADOW_CHARGE;
                 true
             }
-            SHADOW_TEST if would_pass(cells, limit, self.now, self.cost) => {
+            SHADOW_TEST if would_pass(cells, limit, &self.now, self.cost) => {
                 self.index += 1;
                 // Behind the last limit there is no place of the same set.
                 if self.index & (LIMITS as u64 - 1) == 0 {
@@ -270,7 +286,7 @@ impl Charge {
             _ if number as u32 >= len => self.next_shadow(),
             _ => {
                 // Who was faster took a place that was there before: a shadow need not be exact.
-                if matches!(attempt(cells, limit, self.now, self.cost), Outcome::Raced)
+                if matches!(attempt(cells, limit, &self.now, self.cost), Outcome::Raced)
                     && self.tries < u64::from(ATTEMPTS)
                 {
                     self.tries += 1;
@@ -379,10 +395,10 @@ impl Charge {
     /// What it came to, once a step has ended it.
     ///
     /// # Errors
-    /// The number of the claim that refused.
+    /// The limit that refused.
     #[inline(always)]
-    pub const fn result(&self) -> Result<(), usize> {
-        if self.refused == NONE { Ok(()) } else { Err((self.refused / PLACES) as usize & (CLAIMS - 1)) }
+    pub const fn result(&self) -> Result<(), Place> {
+        if self.refused == NONE { Ok(()) } else { Err(Place::of(self.refused)) }
     }
 
     /// Whether anything is charged that refuses nobody.

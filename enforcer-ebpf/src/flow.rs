@@ -89,7 +89,7 @@ pub struct Told {
     pub ack: u32,
     /// TCP timestamps (RFC 7323) for the client: value and echo; both 0 if it sends none.
     pub stamps: [u32; 2],
-    /// Which answer: an [`crate::abi::AnswerKind`].
+    /// Which answer: an [`crate::abi::AnswerKind`], or [`Told::END`].
     pub kind: u32,
     /// 1 if it has no body, since its request's method is HEAD.
     pub bodiless: u32,
@@ -116,6 +116,9 @@ pub struct Told {
 }
 
 impl Told {
+    /// No answer, but the server's end of a connection behind its last one.
+    pub const END: u32 = u32::MAX;
+
     /// Nothing.
     pub const NOTHING: Self = Self {
         at: 0,
@@ -453,6 +456,21 @@ impl Flow {
     #[inline(always)]
     pub const fn written(&self, receiver: Receiver) -> u32 {
         if self.local != 0 { receiver.written } else { self.written }
+    }
+
+    /// Whether its client goes on behind refused requests, of which its server knows nothing but the SYN: the handshake waits
+    /// for the first request that passes.
+    #[must_use]
+    #[inline(always)]
+    pub const fn waits(&self) -> bool {
+        self.stage == stage::FOLLOWED && self.shift.is_kept != 0 && self.judged == 0 && self.finished == 0
+    }
+
+    /// Sequence number of the next byte to judge, as the client counts.
+    #[must_use]
+    #[inline(always)]
+    pub const fn expected(&self) -> u32 {
+        self.next().wrapping_add(self.shift.behind)
     }
 
     /// Goes back to the connection's first byte, as if none had been judged.

@@ -10,11 +10,13 @@
 //! - [`decision`]: one request
 //! - [`again`]: bytes that were judged before
 //! - [`sum`]: the checksum of a segment that is cut
-//! - [`kept`]: one that goes on although a request of it was refused
+//! - [`bare`]: segments that carry nothing; handshakes that wait for the first request
+//! - [`kept`]: a connection that goes on although a request of it was refused
 //! - [`told`]: the connection of a refused request whose client is answered
 //! - [`mod@watch`]: what the servers of forwarded connections say
 
 mod again;
+mod bare;
 mod decision;
 mod kept;
 mod reading;
@@ -24,7 +26,7 @@ mod watch;
 
 use core::ops::DerefMut;
 
-use crate::abi::{Client, Key, KeyTag, Rule, Ruleset, Scope, Service, Share, Spread};
+use crate::abi::{Client, Key, KeyTag, Rule, Ruleset, Service, Share};
 use crate::flow::{self, Course, Flow, Handshake, Mark, Place, Plan, Receiver, Set, receiver, stage};
 use crate::http::bytes::Window;
 use crate::http::{Lookup, Refusal, Step};
@@ -33,7 +35,7 @@ use crate::source::{Address, Level, Source};
 use crate::verdict::{Action, Count, Event, Reason};
 use crate::wire::{self, Head, NotTcp, Segment, Tuple, flag};
 use again::Memory;
-pub use decision::{Decision, claim, decide, guess, is_blocked, spread};
+pub use decision::{Decision, Party, claim, decide, identify, is_paid, open, party, pay, spread};
 pub use reading::{Piece, Reading, Refill, Scan, advance, read, refill, step};
 pub use sum::{Sum, sum_step};
 pub use watch::watch;
@@ -100,18 +102,14 @@ pub trait World: Lookup + Sized {
     fn policy(&self, principal: u32, now: u64) -> u32;
     /// What a client id has of its principal's budget: as declared, or what all others share; `None` if nothing is said.
     fn share(&self, client: Client) -> Option<Share>;
-    /// Whether a source has buckets.
-    fn is_open(&self, scope: Scope) -> bool;
-    /// Whether buckets are there, be it from now on; a [`crate::charge::table`].
-    fn open(&self, table: u32, scope: Scope) -> bool;
-    /// Charges one more source to the limits in a slot; `true` also where that is 0.
-    fn admit(&self, policy: u32, now: u64) -> bool;
-    /// Until when a source is refused for the bad keys that it has sent; 0 if it is not.
-    fn blocked_until(&self, scope: Scope) -> u64;
-    /// Refuses a source until then.
-    fn block(&self, scope: Scope, until: u64);
-    /// [`crate::spread::sight`].
-    fn sight(&self, table: u32, scope: Scope, spread: &Spread, source: [u64; 2], key: [u64; 2], now: u64) -> bool;
+    /// [`open`] for each of the reading's claims.
+    fn open(&self, reading: &mut Reading);
+    /// Whether the source of the reading's first claim is refused for the bad keys that it has sent.
+    fn is_blocked(&self, reading: &Reading) -> bool;
+    /// Refuses that source for as long as the rules say.
+    fn block(&self, reading: &Reading);
+    /// [`crate::spread::sight`] of the reading's pair, in the buckets of a claim.
+    fn sight(&self, reading: &mut Reading, claim: usize) -> bool;
     /// Begins a penalty of a source.
     fn penalise(&self, source: Source, now: u64, service: &Service);
     /// Runs the reading's charge to its end, and counts what its limits have refused; whether it may pass.
@@ -143,6 +141,12 @@ pub trait World: Lookup + Sized {
         set.room(now, refused)
     }
 
+    /// Whether the server's SYN-ACK of this handshake was met where what it sends can be translated.
+    #[inline(always)]
+    fn has_left(&self, tuple: &Tuple, client: u32, server: u32) -> bool {
+        self.handshake(&tuple.reversed()) == Handshake { client, server }
+    }
+
     /// [`refill`].
     #[inline(always)]
     fn refill(&self, reading: &mut Reading, flow: &mut Flow) -> Refill {
@@ -161,31 +165,34 @@ pub trait World: Lookup + Sized {
         decide(self, reading, flow, position)
     }
 
-    /// [`claim`].
-    ///
-    /// # Errors
-    /// Likewise.
+    /// [`is_paid`].
     #[inline(always)]
-    fn claim(&self, reading: &mut Reading, flow: &Flow, source: Source) -> Result<u32, (u32, Reason)> {
-        claim(self, reading, flow, source)
+    fn is_paid(&self, reading: &Reading, flow: &Flow, position: u64) -> bool {
+        is_paid(self, reading, flow, position)
     }
 
-    /// [`guess`].
+    /// [`pay`].
     #[inline(always)]
-    fn guess(&self, reading: &mut Reading, source: Source, reason: Reason) -> Reason {
-        guess(self, reading, source, reason)
+    fn pay(&self, reading: &Reading, flow: &mut Flow, position: u64) {
+        pay(self, reading, flow, position);
     }
 
-    /// [`is_blocked`].
+    /// [`identify`].
     #[inline(always)]
-    fn is_blocked(&self, source: Source, now: u64) -> bool {
-        is_blocked(self, source, now)
+    fn identify(&self, reading: &mut Reading, flow: &Flow) -> Option<Reason> {
+        identify(self, reading, flow)
     }
 
     /// [`spread`].
     #[inline(always)]
-    fn spread(&self, reading: &mut Reading, source: Source, tag: KeyTag) -> Option<Reason> {
-        spread(self, reading, source, tag)
+    fn spread(&self, reading: &mut Reading) -> Option<Reason> {
+        spread(self, reading)
+    }
+
+    /// [`claim`].
+    #[inline(always)]
+    fn claim(&self, reading: &mut Reading, flow: &Flow) -> Option<Reason> {
+        claim(self, reading, flow)
     }
 }
 
@@ -217,8 +224,8 @@ pub struct Desk {
     pub seq: u32,
     /// What it acknowledges, likewise.
     pub ack: u32,
-    /// 0.
-    pub reserved: u32,
+    /// 1 if its handshake waits for its end.
+    pub unaccepted: u32,
 }
 
 impl Scratch {
@@ -236,7 +243,7 @@ impl Scratch {
                 written: 0,
                 seq: 0,
                 ack: 0,
-                reserved: 0,
+                unaccepted: 0,
             },
         }
     }
@@ -324,8 +331,8 @@ fn guarded<W: World>(world: &W, desk: &mut Desk, segment: &mut Segment) -> Verdi
         return refuse_unread(world, desk, Reason::Unorderly);
     }
     if !carries {
-        let answers = desk.reading.service.flags & Service::ANSWER != 0;
-        return if answers { told::acknowledged(world, segment) } else { Verdict::PASS };
+        let begins = segment.has(flag::SYN);
+        return if begins || desk.reading.service.observes() { Verdict::PASS } else { bare::judge(world, segment) };
     }
     data(world, desk, segment)
 }
@@ -366,6 +373,7 @@ fn data<W: World>(world: &W, desk: &mut Desk, segment: &mut Segment) -> Verdict 
     let found = world.find(&set, hash, &segment.tuple);
     desk.seq = segment.seq;
     desk.ack = segment.ack;
+    desk.unaccepted = u32::from(receiver.state == receiver::REQUEST);
     if let Some(way) = found {
         let flow = set.flow(way);
         if told::is_of(flow, segment, receiver, handshake) {
@@ -376,6 +384,9 @@ fn data<W: World>(world: &W, desk: &mut Desk, segment: &mut Segment) -> Verdict 
                 return kept::take(world, desk, segment, flow, now);
             }
             kept::shift(segment, flow);
+            if flow.waits() && receiver.state == receiver::REQUEST && !kept::begins(segment, flow) {
+                return kept::meanwhile(world, desk, segment, flow, now);
+            }
         }
     }
     let segment = &*segment;
@@ -401,9 +412,8 @@ fn data<W: World>(world: &W, desk: &mut Desk, segment: &mut Segment) -> Verdict 
                 return refuse_unknown(world, desk, segment, at, Reason::FlowTableFull);
             };
             let flow = set.enter(way, hash, &segment.tuple, at, stage::FOLLOWED, now);
-            flow.local = u32::from(receiver.state >= receiver::STREAM);
             flow.server = receiver.server;
-            if flow.local == 0 {
+            if receiver.state < receiver::STREAM {
                 flow.server = handshake.server;
                 flow.written = handshake.server;
                 world.end_handshake(&segment.tuple);
@@ -433,11 +443,13 @@ fn data<W: World>(world: &W, desk: &mut Desk, segment: &mut Segment) -> Verdict 
     let Some(way) = way else { return Verdict::DROP };
     let flow = set.flow(way);
     flow.touched = now;
-    desk.written = flow.written(receiver);
     if receiver.state >= receiver::STREAM {
+        // Or from now on, where a SYN cookie stood in its place before.
+        flow.local = 1;
         flow.accepted = receiver.next;
     }
     world.rules(&desk.reading.service, &mut desk.reading.rules);
+    desk.written = flow.written(receiver);
     let piece = if course == Course::Again {
         if desk.reading.service.observes() {
             return Verdict::PASS;
@@ -489,7 +501,7 @@ fn refuse<W: World>(
         world.refused(Source::of(&segment.tuple, &desk.reading.service), flow.touched, &desk.reading.service)
     };
     if told::answer(desk, segment, flow, refusal.reason, level) {
-        if kept::keep(desk, segment, flow, begin, refusal.reason) {
+        if kept::keep(world, desk, segment, flow, begin, refusal.reason) {
             flow.told.keeps = 1;
         } else {
             flow.stage = stage::ANSWERED;
@@ -500,9 +512,13 @@ fn refuse<W: World>(
     act(world, desk, segment, begin, refusal.reason)
 }
 
-/// Passes the first `len` bytes of a segment's payload; the rest is judged when it is sent again.
+/// Passes the first `len` bytes of a segment's payload; the rest is judged when it is sent again. Where no length field
+/// can say what would be kept, all of it is: behind a loss TCP sends one segment at a time (RFC 5681 §3.1).
 #[inline(always)]
 fn cut<W: World>(world: &W, desk: &mut Desk, segment: &Segment, len: u32) -> Verdict {
+    if !reply::can_cut(segment, len) {
+        return drop_as(world, Event::Dropped);
+    }
     world.count(Count::Event(Event::Cut));
     desk.sum = Sum::new(reply::summed_from(segment), reply::summed(segment, len));
     world.drive_sum(&mut desk.sum, &mut desk.reading.window);

@@ -21,12 +21,14 @@
 //! Those of a limit with an [`align`] begin where a day, say, does in UTC; `start` is in seconds of Unix time then. They
 //! go by a clock that is set, and slewed, so a window is told by where it begins, and not by how much of it has passed:
 //! - Within a window nothing that the clock does changes a count.
-//! - Set on, the clock is in a later window, which begins with nothing used.
-//! - Set back into the window just before, what comes is still counted in the one that is open: a window once used can
-//!   not become as good as new by the clock's going back over its begin and forth again. Nor does it by CPUs that see the
-//!   daemon's latest reading of the clock a little apart.
-//! - Set back further, the clock was wrong. The window that it is in now takes the counts over: they do not stand until
-//!   the wrong time comes, and nothing used is forgotten.
+//! - Set on, the clock is in a later window, which begins with nothing used; `previous` is the count of the last one used
+//!   before it.
+//! - Set back into the window just before, that one counts again, from `previous` on, which is at least what it used; the
+//!   later one's count waits until the clock is back in it. So no window has more than N by the clock's going to and fro
+//!   over a boundary, nor by CPUs that see the daemon's latest reading of it a little apart.
+//! - Set back further, the clock is right now and was wrong, or the other way round. The window that it is in takes both
+//!   counts over: nothing used in it is forgotten if it was left for a wrong time, and it is not refused until that comes.
+//!   If the wrong time is the earlier one, the later window begins anew when the clock is right again.
 //!
 //! # GCRA
 //! One word: the theoretical arrival time (ITU-T I.371); at most N + burst in any W.
@@ -48,10 +50,10 @@ const COUNT_BITS: u32 = 28;
 const COUNT_MASK: u64 = (1 << COUNT_BITS) - 1;
 const SEQUENCE_MASK: u64 = 0xff;
 
-/// An instant on the clocks that limits go by.
+/// A reading of the clocks that limits go by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(C)]
-pub struct Moment {
+pub struct Clock {
     /// CLOCK_BOOTTIME in ns.
     pub boot: u64,
     /// CLOCK_REALTIME − CLOCK_BOOTTIME in ns, modulo 2⁶⁴: [`crate::abi::map::CLOCK`]. Only limits with an [`align`] look
@@ -59,17 +61,12 @@ pub struct Moment {
     pub offset: u64,
 }
 
-impl Moment {
-    /// An instant for limits that do not follow the calendar.
+impl Clock {
+    /// A reading for limits that do not follow the calendar.
     #[must_use]
     #[inline(always)]
     pub const fn of_boot(boot: u64) -> Self {
         Self { boot, offset: 0 }
-    }
-
-    #[inline(always)]
-    const fn ticks(self) -> u64 {
-        self.boot / TICK_NS
     }
 
     /// ns of Unix time.
@@ -77,6 +74,72 @@ impl Moment {
     const fn unix_ns(self) -> u64 {
         self.boot.wrapping_add(self.offset)
     }
+}
+
+/// A reading of the clocks as one limit sees it: with the window of the calendar, for one that has such.
+///
+/// It is taken apart from what is done with it, since on the BPF stack there is no room for the calendar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Moment {
+    pub(crate) clock: Clock,
+    /// Means nothing for other limits.
+    period: Period,
+}
+
+impl Moment {
+    /// A reading as `limit` sees it.
+    #[must_use]
+    #[inline(always)]
+    pub fn of(clock: Clock, limit: &Limit) -> Self {
+        let mut moment = Self { clock, period: Period::NONE };
+        if is_aligned(limit) {
+            moment.period.find(limit, clock.unix_ns() / SECOND_NS);
+        }
+        moment
+    }
+
+    /// A reading of CLOCK_BOOTTIME in ns, for limits that do not follow the calendar.
+    #[must_use]
+    #[inline(always)]
+    pub const fn of_boot(boot: u64) -> Self {
+        Self { clock: Clock::of_boot(boot), period: Period::NONE }
+    }
+
+    /// A reading as `limit` sees it, at which its bucket is to be charged.
+    #[inline(always)]
+    pub fn to_charge<C: Cell>(clock: Clock, limit: &Limit, cells: &Cells<C>) -> Self {
+        let mut moment = Self { clock, period: Period::NONE };
+        moment.enter(limit, cells);
+        moment
+    }
+
+    /// Turns to this limit and its bucket.
+    #[inline(always)]
+    pub(crate) fn enter<C: Cell>(&mut self, limit: &Limit, cells: &Cells<C>) {
+        if is_aligned(limit) {
+            self.period.find(limit, self.clock.unix_ns() / SECOND_NS);
+            take_over(cells, &self.period);
+        }
+    }
+
+    #[inline(always)]
+    const fn ticks(&self) -> u64 {
+        self.clock.boot / TICK_NS
+    }
+
+    /// ns until a second of Unix time, two windows ahead at most: then no product wraps.
+    #[inline(always)]
+    const fn until(&self, second: u64) -> u64 {
+        let unix = self.clock.unix_ns();
+        let seconds = second.saturating_sub(unix / SECOND_NS);
+        seconds.wrapping_mul(SECOND_NS).saturating_sub(unix % SECOND_NS)
+    }
+}
+
+#[inline(always)]
+const fn is_aligned(limit: &Limit) -> bool {
+    limit.algorithm == Algorithm::Fixed as u32 && limit.interval != align::NONE
 }
 
 /// A word that CPUs share.
@@ -129,41 +192,54 @@ impl Window {
 
     /// Ticks of it that have passed; means nothing if it follows the calendar.
     #[inline(always)]
-    const fn elapsed(self, now: Moment) -> u64 {
+    const fn elapsed(self, now: &Moment) -> u64 {
         now.ticks().saturating_sub(self.start)
     }
 
     /// ns until it ends.
     #[inline(always)]
-    const fn left(self, now: Moment, limit: &Limit) -> u64 {
+    fn left(self, now: &Moment, limit: &Limit) -> u64 {
         if limit.interval == align::NONE {
             return limit.window.saturating_sub(self.elapsed(now)).saturating_mul(TICK_NS);
         }
-        Period::of(limit, self.start).end.saturating_mul(SECOND_NS).saturating_sub(now.unix_ns())
+        let mut period = Period::NONE;
+        period.find(limit, self.start);
+        now.until(period.end)
     }
 
     /// The window that counts at `now`; `None` if it is this one.
     #[inline(always)]
-    const fn rolled(self, now: Moment, limit: &Limit) -> Option<Self> {
+    const fn rolled(self, now: &Moment, limit: &Limit) -> Option<Self> {
         if limit.interval == align::NONE {
             self.rolled_in_ticks(now.ticks(), limit)
         } else {
-            self.rolled_in_calendar(now.unix_ns() / SECOND_NS, limit)
+            self.rolled_in_calendar(&now.period)
         }
     }
 
     #[inline(always)]
-    const fn rolled_in_calendar(self, unix: u64, limit: &Limit) -> Option<Self> {
-        let Period { start, end } = Period::of(limit, unix);
-        // The clock was set back over the begin of this one.
+    const fn rolled_in_calendar(self, period: &Period) -> Option<Self> {
+        let Period { start, end } = *period;
         if self.start == start || self.start == end {
             return None;
         }
         if self.start < start {
-            return Some(Self { start, carry: false, sequence: (self.sequence + 1) & SEQUENCE_MASK });
+            return Some(Self { start, carry: true, sequence: (self.sequence + 1) & SEQUENCE_MASK });
         }
         // Of the same sequence, so that the counts are of this one too.
         Some(Self { start, ..self })
+    }
+
+    /// Whether the clock was set back further than into the window before it.
+    #[inline(always)]
+    const fn is_lost(self, now: &Moment, limit: &Limit) -> bool {
+        limit.interval != align::NONE && self.start > now.period.end
+    }
+
+    /// Whether the clock was set back over its begin, so that the window before it counts.
+    #[inline(always)]
+    const fn is_ahead(self, now: &Moment, limit: &Limit) -> bool {
+        limit.interval != align::NONE && self.start == now.period.end
     }
 
     #[inline(always)]
@@ -215,9 +291,20 @@ impl Counts {
         Some(Self { sequence: window.sequence, previous, current })
     }
 
-    /// Requests that weigh on the window now.
+    /// Both counts as one.
     #[inline(always)]
-    const fn used(self, elapsed: u64, limit: &Limit) -> u64 {
+    const fn together(self) -> Self {
+        let sum = self.previous + self.current;
+        Self { previous: 0, current: if sum > COUNT_MASK { COUNT_MASK } else { sum }, ..self }
+    }
+
+    /// Requests that weigh on the window, or on the one before it, which `now` is in.
+    #[inline(always)]
+    const fn used(self, window: Window, now: &Moment, limit: &Limit) -> u64 {
+        if window.is_ahead(now, limit) {
+            return self.previous;
+        }
+        let elapsed = window.elapsed(now);
         if self.previous == 0 || limit.algorithm != Algorithm::Sliding as u32 {
             return self.current;
         }
@@ -242,30 +329,57 @@ const fn weighted(count: u64, left: u64, window: u64) -> u64 {
     if window == 0 { 0 } else { (count * left).div_ceil(window) }
 }
 
-/// Tries once to charge `cost` requests (1–[`MAX_COST`]) at `now` to one limit.
+/// Tries once to charge `cost` requests (1–[`MAX_COST`]) to one limit, at `now` as that sees it, which
+/// [`Moment::to_charge`] says anew for each try.
 #[inline(always)]
-pub fn attempt<C: Cell>(cells: &Cells<C>, limit: &Limit, now: Moment, cost: u64) -> Outcome {
+pub fn attempt<C: Cell>(cells: &Cells<C>, limit: &Limit, now: &Moment, cost: u64) -> Outcome {
     if limit.algorithm == Algorithm::Gcra as u32 {
-        return attempt_gcra(cells, limit, now.boot, cost);
+        return attempt_gcra(cells, limit, now.clock.boot, cost);
     }
     let window_word = cells.window.load();
     let counts_word = cells.counts.load();
     let mut window = Window::from_word(window_word);
     let Some(mut counts) = Counts::from_word(counts_word).within(window) else { return Outcome::Raced };
+    if window.is_lost(now, limit) {
+        // Since [`Moment::enter`].
+        return Outcome::Raced;
+    }
     let rolled = window.rolled(now, limit);
     if let Some(next) = rolled {
         let Some(moved) = counts.within(next) else { return Outcome::Raced };
         counts = moved;
         window = next;
     }
-    if counts.used(window.elapsed(now), limit) + cost > limit.count as u64 {
+    if counts.used(window, now, limit) + cost > limit.count as u64 {
         return Outcome::Refused;
     }
     if rolled.is_some() && !cells.window.swap(window_word, window.to_word()) {
         return Outcome::Raced;
     }
-    let charged = Counts { current: counts.current + cost, ..counts };
-    if cells.counts.swap(counts_word, charged.to_word()) { Outcome::Charged(counts.sequence) } else { Outcome::Raced }
+    // The window before has the sequence before, and its count further up in the word.
+    let is_ahead = window.is_ahead(now, limit);
+    let charged = counts.to_word() + if is_ahead { cost << COUNT_BITS } else { cost };
+    if !cells.counts.swap(counts_word, charged) {
+        return Outcome::Raced;
+    }
+    Outcome::Charged(counts.sequence.wrapping_sub(is_ahead as u64) & SEQUENCE_MASK)
+}
+
+/// Lets the window that the clock is in have the counts of later ones, if it was set back further than into the one before
+/// those. Done for requests that are refused too: else they would be, whatever time it became.
+#[inline(always)]
+fn take_over<C: Cell>(cells: &Cells<C>, period: &Period) {
+    let window_word = cells.window.load();
+    let window = Window::from_word(window_word);
+    if window.start <= period.end {
+        return;
+    }
+    let counts_word = cells.counts.load();
+    let Some(counts) = Counts::from_word(counts_word).within(window) else { return };
+    // The counts first: who sees them without the window takes over what is one count already.
+    if cells.counts.swap(counts_word, counts.together().to_word()) {
+        cells.window.swap(window_word, Window { start: period.start, ..window }.to_word());
+    }
 }
 
 #[inline(always)]
@@ -298,11 +412,11 @@ pub fn refund<C: Cell>(cells: &Cells<C>, limit: &Limit, token: u64, cost: u64) -
     cells.counts.swap(word, counts.to_word())
 }
 
-/// Whether a charge would pass now; changes nothing.
+/// Whether a charge would pass, likewise; changes nothing.
 #[inline(always)]
-pub fn would_pass<C: Cell>(cells: &Cells<C>, limit: &Limit, now: Moment, cost: u64) -> bool {
+pub fn would_pass<C: Cell>(cells: &Cells<C>, limit: &Limit, now: &Moment, cost: u64) -> bool {
     let bucket = Bucket { window: cells.window.load(), counts: cells.counts.load(), arrival: cells.arrival.load() };
-    remaining(&bucket, limit, now) >= cost
+    remaining_at(&bucket, limit, now) >= cost
 }
 
 /// A limit's state as a person reads it.
@@ -312,52 +426,55 @@ pub struct Usage {
     pub used: u64,
     /// Requests that would pass now.
     pub remaining: u64,
-    /// ns until all of `used` has left the limit, if nothing more is sent.
+    /// ns until all of `used` has left the limit, if nothing more is sent and the clock is not set.
     pub reset: u64,
     /// ns until one more request would pass; 0 if it would now, `u64::MAX` if never.
     pub retry: u64,
 }
 
 /// Requests that would pass at `now`.
-#[inline(always)]
 #[must_use]
-pub fn remaining(bucket: &Bucket, limit: &Limit, now: Moment) -> u64 {
+pub fn remaining(bucket: &Bucket, limit: &Limit, now: Clock) -> u64 {
+    remaining_at(bucket, limit, &Moment::of(now, limit))
+}
+
+#[inline(always)]
+fn remaining_at(bucket: &Bucket, limit: &Limit, now: &Moment) -> u64 {
     if limit.algorithm == Algorithm::Gcra as u32 {
-        let ahead = bucket.arrival.saturating_sub(now.boot);
+        let ahead = bucket.arrival.saturating_sub(now.clock.boot);
         if limit.count == 0 || ahead > limit.tolerance || limit.interval == 0 {
             return 0;
         }
         return (limit.tolerance - ahead) / limit.interval + 1;
     }
     let (counts, window) = current(bucket, limit, now);
-    (limit.count as u64).saturating_sub(counts.used(window.elapsed(now), limit))
+    (limit.count as u64).saturating_sub(counts.used(window, now, limit))
 }
 
 #[inline(always)]
-fn current(bucket: &Bucket, limit: &Limit, now: Moment) -> (Counts, Window) {
-    let mut window = Window::from_word(bucket.window);
+fn current(bucket: &Bucket, limit: &Limit, now: &Moment) -> (Counts, Window) {
+    let old = Window::from_word(bucket.window);
     let counts = Counts::from_word(bucket.counts);
     // A torn read shows counts that are newer than the window: they are the ones that hold.
-    let mut counts = counts.within(window).unwrap_or(counts);
-    if let Some(next) = window.rolled(now, limit) {
-        counts = counts.within(next).unwrap_or(counts);
-        window = next;
-    }
-    (counts, window)
+    let counts = counts.within(old).unwrap_or(counts);
+    let Some(window) = old.rolled(now, limit) else { return (counts, old) };
+    let counts = counts.within(window).unwrap_or(counts);
+    (if old.is_lost(now, limit) { counts.together() } else { counts }, window)
 }
 
 /// The state of one limit at `now`, for people and for answers.
 #[must_use]
-pub fn usage(bucket: &Bucket, limit: &Limit, now: Moment) -> Usage {
-    let remaining = remaining(bucket, limit, now);
+pub fn usage(bucket: &Bucket, limit: &Limit, now: Clock) -> Usage {
     let retry = retry(bucket, limit, now, 1);
+    let now = &Moment::of(now, limit);
+    let remaining = remaining_at(bucket, limit, now);
     if limit.algorithm == Algorithm::Gcra as u32 {
-        let ahead = bucket.arrival.saturating_sub(now.boot);
+        let ahead = bucket.arrival.saturating_sub(now.clock.boot);
         let used = if limit.interval == 0 { 0 } else { ahead.div_ceil(limit.interval) };
         return Usage { used, remaining, reset: ahead, retry };
     }
     let (counts, window) = current(bucket, limit, now);
-    let used = counts.used(window.elapsed(now), limit);
+    let used = counts.used(window, now, limit);
     let left = window.left(now, limit);
     let sliding = limit.algorithm == Algorithm::Sliding as u32;
     let reset = match (used, sliding, counts.current) {
@@ -372,7 +489,7 @@ pub fn usage(bucket: &Bucket, limit: &Limit, now: Moment) -> Usage {
 /// ns until `cost` more requests at once would pass, if nothing is sent until then; 0 if they would now, `u64::MAX` if
 /// never.
 #[must_use]
-pub fn retry(bucket: &Bucket, limit: &Limit, now: Moment, cost: u64) -> u64 {
+pub fn retry(bucket: &Bucket, limit: &Limit, now: Clock, cost: u64) -> u64 {
     if limit.count == 0 {
         return u64::MAX;
     }
@@ -386,15 +503,17 @@ pub fn retry(bucket: &Bucket, limit: &Limit, now: Moment, cost: u64) -> u64 {
     if cost > limit.count as u64 {
         return u64::MAX;
     }
+    let now = &Moment::of(now, limit);
     let (counts, window) = current(bucket, limit, now);
-    let elapsed = window.elapsed(now);
     let most = limit.count as u64 - cost;
-    if counts.used(elapsed, limit) <= most {
+    if counts.used(window, now, limit) <= most {
         return 0;
     }
     if limit.algorithm != Algorithm::Sliding as u32 {
-        return window.left(now, limit);
+        let is_next_free = window.is_ahead(now, limit) && counts.current <= most;
+        return if is_next_free { now.until(window.start) } else { window.left(now, limit) };
     }
+    let elapsed = window.elapsed(now);
     let ticks = if counts.current > most {
         // It weighs on in the next window.
         let left = limit.window.saturating_sub(elapsed);

@@ -4,7 +4,10 @@
 
 use aya::Pod;
 
-use crate::abi::{Answer, Key, KeyTag, Meter, Policy, Service, SocketOffsets};
+use crate::abi::{
+    Answer, Buckets, Client, Edge, Key, KeyTag, Leaf, Meter, Policy, Rule, Ruleset, Scope, Service, Sighting,
+    SocketOffsets, State,
+};
 use crate::flow::Set;
 use crate::source::{Record, Source};
 
@@ -14,6 +17,24 @@ unsafe impl Pod for KeyTag {}
 unsafe impl Pod for Key {}
 // SAFETY: as above.
 unsafe impl Pod for Policy {}
+// SAFETY: as above.
+unsafe impl Pod for Buckets {}
+// SAFETY: as above.
+unsafe impl Pod for Scope {}
+// SAFETY: as above.
+unsafe impl Pod for Ruleset {}
+// SAFETY: as above.
+unsafe impl Pod for Edge {}
+// SAFETY: as above.
+unsafe impl Pod for State {}
+// SAFETY: as above.
+unsafe impl Pod for Leaf {}
+// SAFETY: as above.
+unsafe impl Pod for Rule {}
+// SAFETY: as above.
+unsafe impl Pod for Client {}
+// SAFETY: as above.
+unsafe impl Pod for Sighting {}
 // SAFETY: as above.
 unsafe impl Pod for Meter {}
 // SAFETY: as above.

@@ -8,6 +8,9 @@ use crate::wire::{Head, Segment, Tuple, flag};
 /// Bytes of a TCP header without options.
 pub(crate) const TCP_HEADER: u32 = 20;
 
+/// Longest packet whose length both IP versions can say; IPv6 could say 40 bytes more.
+const LONGEST: u32 = u16::MAX as u32;
+
 /// What a rewritten frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rewrite {
@@ -17,9 +20,11 @@ pub struct Rewrite {
     pub frame: u32,
 }
 
-/// Turns the segment into a RST with this sequence number.
+/// Turns the segment into a RST with this sequence number. It acknowledges what the segment does as its receiver counts: a
+/// handshake that waits for its end believes no other.
 #[inline(always)]
 pub fn reset(head: &mut Head, segment: &Segment, seq: u32) -> Rewrite {
+    head.set_u32(segment.tcp + 8, segment.ack);
     bare(head, segment, seq, flag::RST | flag::ACK)
 }
 
@@ -41,7 +46,15 @@ fn bare(head: &mut Head, segment: &Segment, seq: u32, flags: u8) -> Rewrite {
     Rewrite { head: tcp + TCP_HEADER, frame: tcp + TCP_HEADER }
 }
 
-/// Keeps the first `len` bytes of the payload and takes the rest and a FIN away; `sum` is the [`add`]ed sum of the
+/// Whether [`cut`] can keep `len` bytes of payload: what hosts merge beyond what its length field can say
+/// (`gso_max_size`, ip-link(8)) has a length of 0 and ends with its frame, which XDP does not shorten.
+#[must_use]
+#[inline(always)]
+pub const fn can_cut(segment: &Segment, len: u32) -> bool {
+    segment.payload + len - segment.ip <= LONGEST
+}
+
+/// Keeps the first `len` bytes of the payload, which [`can_cut`] must allow, and takes the rest and a FIN away; `sum` is the [`add`]ed sum of the
 /// TCP options and those bytes.
 #[inline(always)]
 pub fn cut(head: &mut Head, segment: &Segment, len: u32, sum: u64) -> Rewrite {
@@ -114,4 +127,47 @@ pub(crate) fn set_checksum(head: &mut Head, ends: &Tuple, tcp: u32, len: u32, su
         sum = add(sum, u64::from(head.u32_raw(tcp + at)));
     }
     head.set_u16(tcp + 16, u16::from_be(!folded(sum)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{can_cut, cut};
+    use crate::wire::{self, Head, Segment};
+
+    /// The headers of a segment that was merged to `frame` bytes, and says no length.
+    fn merged(v6: bool, frame: u32) -> (Head, Segment) {
+        let mut head = Head::new();
+        let tcp = if v6 {
+            head.set_u16(12, 0x86dd);
+            head.set_u8(14, 0x60);
+            head.set_u8(20, wire::TCP);
+            54
+        } else {
+            head.set_u16(12, 0x0800);
+            head.set_u8(14, 0x45);
+            head.set_u8(23, wire::TCP);
+            34
+        };
+        head.set_u8(tcp + 12, 5 << 4);
+        let mut segment = Segment::EMPTY;
+        assert_eq!(wire::parse(&head, frame, &mut segment), Ok(()));
+        assert_eq!((segment.tcp, segment.payload + segment.len), (tcp, frame));
+        (head, segment)
+    }
+
+    #[test]
+    fn what_is_kept_of_a_merged_segment_has_a_length_that_can_be_said_or_is_not_cut() {
+        for v6 in [false, true] {
+            let (mut head, segment) = merged(v6, 200_000);
+            let most = 0xffff - (segment.payload - segment.ip);
+            assert!(can_cut(&segment, most) && !can_cut(&segment, most + 1), "v6: {v6}");
+            let rewrite = cut(&mut head, &segment, most, 0);
+            let mut kept = Segment::EMPTY;
+            assert_eq!(wire::parse(&head, rewrite.frame, &mut kept), Ok(()));
+            assert_eq!(kept.len, most);
+            // What follows it in a frame that is not shortened is not of it.
+            assert_eq!(wire::parse(&head, 200_000, &mut kept), Ok(()));
+            assert_eq!(kept.len, most);
+        }
+    }
 }

@@ -3,8 +3,9 @@
 //! Each pair is counted once a window. That it was seen is an entry of a table that takes each once; how many there were
 //! is one word, changed by compare-and-swap. So any number of CPUs counts a pair once, and lets in no more than the most.
 
-use crate::abi::{Scope, Sighting, Spread, SpreadAction};
+use crate::abi::{Sighting, Spread, SpreadAction};
 use crate::limit::Cell;
+use crate::opaque::zero;
 
 /// Unit of the word's time, as a shift: about a millisecond.
 const UNIT: u32 = 20;
@@ -23,7 +24,8 @@ pub trait Sightings {
     fn remove(&self, sighting: &Sighting);
 }
 
-/// Counts a pair in the word of its scope at `now` (ns of CLOCK_BOOTTIME); whether it is one too many.
+/// Counts a pair, which `sighting` names but for the window, in its word at `now` (ns of CLOCK_BOOTTIME); whether it is one
+/// too many.
 ///
 /// Where the spread only alerts, all are counted, and each beyond the most is one too many once. Else those beyond it are
 /// not let in, and are so each time.
@@ -31,16 +33,14 @@ pub trait Sightings {
 pub fn sight<C: Cell>(
     word: &C,
     spread: &Spread,
-    scope: &Scope,
-    source: [u64; 2],
-    key: [u64; 2],
+    sighting: &mut Sighting,
     now: u64,
     sightings: &impl Sightings,
 ) -> bool {
     let lets_in = spread.action == SpreadAction::Alert as u32;
     // 0 marks a word never used.
     let now = (now >> UNIT) + 1;
-    let mut sighting = Sighting { rule: scope.rule, window: 0, source, key };
+    sighting.window = zero();
     let mut is_ours = false;
     for _ in 0..ATTEMPTS {
         let old = word.load();
@@ -52,17 +52,17 @@ pub fn sight<C: Cell>(
         }
         if sighting.window != start {
             sighting.window = start;
-            if sightings.knows(&sighting) {
+            if sightings.knows(sighting) {
                 return false;
             }
-            is_ours = sightings.insert(&sighting);
+            is_ours = sightings.insert(sighting);
         }
         if !is_ours {
             return false;
         }
         let is_beyond = count >= u64::from(spread.most);
         if is_beyond && !lets_in {
-            sightings.remove(&sighting);
+            sightings.remove(sighting);
             return true;
         }
         if word.swap(old, old + 1) {

@@ -84,6 +84,13 @@ labelled! {
 }
 
 impl Reason {
+    /// Whether a request that is refused for this has tried a key that is not good.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_guess(self) -> bool {
+        matches!(self, Self::UnknownKey | Self::KeyDisabled | Self::KeyExpired)
+    }
+
     /// How a request that is refused for this can be answered; `None` where it is not known what would be answered.
     #[must_use]
     pub const fn answer(self) -> Option<AnswerKind> {
@@ -201,6 +208,9 @@ labelled! {
         KeyShared = "key_shared",
         /// A request with a query parameter that is named like a key; none is taken from there.
         KeyInUrl = "key_in_url",
+        /// An acknowledgment that would have completed a handshake before a request was judged, dropped; not of a service
+        /// that only observes.
+        Deferred = "deferred",
     }
 }
 

@@ -10,6 +10,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use crate::policy::diff::Change;
+
 /// Version of these types; a change that breaks a reader changes it.
 pub const SCHEMA: &str = "v1";
 
@@ -75,6 +77,122 @@ pub struct AddKey {
     /// Its limit; the default one if the principal is new, and its own if it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<String>,
+    /// First valid instant, to the second; at once without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Timestamp>,
+    /// First instant no longer valid, to the second; never without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Timestamp>,
+}
+
+/// `POST /v1/keys/rotate`
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RotateKey {
+    /// A key's id, or the name of a principal with one good key.
+    pub key: String,
+    /// For how long the old key goes on.
+    pub overlap_seconds: u64,
+}
+
+/// Answer to [`RotateKey`]. Its debug form would show the key, so it has none.
+#[derive(Serialize, Deserialize)]
+pub struct KeyRotated {
+    /// The new key in clear; nobody can ask for it again.
+    pub key: Zeroizing<String>,
+    /// Its id.
+    pub id: String,
+    /// Its principal, which is the old one's.
+    pub name: String,
+    /// Id of the old key.
+    pub old: String,
+    /// When that ends.
+    pub old_expires: Timestamp,
+}
+
+/// `POST /v1/policy`
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApplyPolicy {
+    /// The policy file.
+    pub text: String,
+    /// Its name, for errors.
+    pub file: String,
+    /// Only say what would change.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// It ends by itself unless it is confirmed within so many seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirm_seconds: Option<u64>,
+    /// Remove principals without keys that it does not name.
+    #[serde(default)]
+    pub prune: bool,
+}
+
+/// Answer to [`ApplyPolicy`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyApplied {
+    /// What differs from what held.
+    pub changes: Vec<Change>,
+    /// Whether it holds now.
+    pub applied: bool,
+    /// Until when it must be confirmed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_trial_until: Option<Timestamp>,
+}
+
+/// `GET /v1/policy`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyText {
+    /// The policy that holds, as a file.
+    pub text: String,
+}
+
+/// `GET /v1/plan`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forecast {
+    /// Whom a candidate or a plan that observes would have refused, most often first.
+    pub principals: Vec<PrincipalForecast>,
+    /// Every rule that is counted by itself.
+    pub rules: Vec<RuleForecast>,
+}
+
+/// What a candidate, or a plan that observes, would have done to a principal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrincipalForecast {
+    /// Its name.
+    pub name: String,
+    /// Its limit.
+    pub limit: String,
+    /// The limit that is counted beside it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub candidate: Option<String>,
+    /// Requests passed.
+    pub allowed: u64,
+    /// Requests that the limit would have refused, were it enforced.
+    pub would_refuse: u64,
+    /// Requests that the candidate would have refused.
+    pub candidate_would_refuse: u64,
+}
+
+/// What a rule has refused, and would have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleForecast {
+    /// What it is called: `plan gold`, `route /search`, `source`.
+    pub rule: String,
+    /// Requests that its limits refused.
+    pub refused: u64,
+    /// Requests that they would have refused, were they enforced.
+    pub would_refuse: u64,
+    /// Requests that its candidate would have refused.
+    pub candidate_would_refuse: u64,
+}
+
+/// Answer to `POST /v1/policy/confirm` and `POST /v1/policy/rollback`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrialEnded {
+    /// Whether it was kept.
+    pub kept: bool,
 }
 
 /// `POST /v1/keys/import`
@@ -111,6 +229,9 @@ impl std::fmt::Debug for ImportEntry {
 pub struct SetLimit {
     /// The new limit.
     pub limit: String,
+    /// When the plan's limit holds again; for good without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
 }
 
 /// Answer to [`AddKey`]. Its debug form would show the key, so it has none.

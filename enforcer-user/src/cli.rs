@@ -6,19 +6,24 @@
 //! # Layout
 //! - `run`: the daemon's settings from flags and environment
 //! - `doctor`: what is not guarded, asked of the system itself
-//! - `status`, `key`, `limit`, `penalty`, `detach`: the commands
+//! - `status`, `key`, `limit`, `policy`, `penalty`, `detach`: the commands
+//! - `lasts`: a length of time on the command line
 //! - `import`: the lines of `key import`
+//! - `flask_limiter`: an app's own limits as a policy
 //! - `output`: tables, JSON, repetition
 //! - `exit`: which error ends with which code
 
 mod detach;
 mod doctor;
 mod exit;
+mod flask_limiter;
 mod import;
 mod key;
+mod lasts;
 mod limit;
 mod output;
 mod penalty;
+mod policy;
 mod run;
 mod status;
 
@@ -37,10 +42,12 @@ Examples:
   enforcer key add alice --limit '100/minute'     make a key, shown once
   enforcer key import keys.csv                    take over keys that exist
   enforcer limit set alice '100/minute; 10/second'
+  enforcer apply -f policy.toml                   plans, routes, sources: everything in one file
   enforcer limits --watch                         limit, used, remaining, reset
   enforcer status                                 where it is attached, what was refused and why
   enforcer penalty ls                             who is kept out for flooding, and for how long
   enforcer doctor                                 what reaches the app unguarded, and what to do
+  enforcer import flask-limiter app:app           the app's own limits as a policy
   enforcer detach                                 end enforcement
 
 Limits: COUNT/UNIT or COUNT per N UNITS, up to four separated by `;`, as Flask-Limiter writes them.
@@ -93,15 +100,39 @@ enum Command {
     Limit(limit::Command),
     /// Show limits, and what is used and left of them
     Limits(limit::ListArguments),
+    /// Make a policy file the policy that holds
+    #[command(after_help = policy::APPLY_HELP)]
+    Apply(policy::Apply),
+    /// Read a policy file, and say what is wrong with it; needs no daemon
+    Check(policy::Check),
+    /// Print the policy that holds, as a file
+    Export(policy::Export),
+    /// Keep a policy that was applied with --confirm
+    Confirm(policy::End),
+    /// End a policy that was applied with --confirm
+    Rollback(policy::End),
+    /// Show whom candidates, and rules that observe, would have refused
+    #[command(after_help = policy::PLAN_HELP)]
+    Plan(policy::Plan),
     /// List the sources that are kept out for a time, and let them in again
     #[command(subcommand)]
     Penalty(penalty::Command),
     /// Name every way around the guard, and check the system; needs no daemon
     Doctor(doctor::Arguments),
+    /// Make a policy of the limits that an app has; needs no daemon
+    #[command(subcommand)]
+    Import(Import),
     /// End enforcement: detach the program and remove all pins
     Detach(detach::Arguments),
     /// Show the version of this program and of the maps' layout
     Version(output::Format),
+}
+
+#[derive(Debug, Subcommand)]
+enum Import {
+    /// The limits of a Flask app with Flask-Limiter, as a policy
+    #[command(after_help = flask_limiter::HELP)]
+    FlaskLimiter(flask_limiter::Arguments),
 }
 
 impl Cli {
@@ -114,6 +145,8 @@ impl Cli {
         let command = match command {
             Command::Run(arguments) => return arguments.execute(socket),
             Command::Doctor(arguments) => return arguments.execute(),
+            Command::Check(arguments) => return arguments.execute(),
+            Command::Import(Import::FlaskLimiter(arguments)) => return arguments.execute(),
             command => command,
         };
         let socket = socket.unwrap_or_else(|| config::DEFAULT_SOCKET.into());
@@ -121,7 +154,12 @@ impl Cli {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             match command {
-                Command::Run(_) | Command::Doctor(_) => Ok(()),
+                Command::Run(_) | Command::Doctor(_) | Command::Check(_) | Command::Import(_) => Ok(()),
+                Command::Apply(arguments) => arguments.execute(&client).await,
+                Command::Plan(arguments) => arguments.execute(&client).await,
+                Command::Export(arguments) => arguments.execute(&client).await,
+                Command::Confirm(arguments) => arguments.execute(&client, "confirm").await,
+                Command::Rollback(arguments) => arguments.execute(&client, "rollback").await,
                 Command::Status(arguments) => arguments.execute(&client).await,
                 Command::Key(command) => command.execute(&client).await,
                 Command::Limit(command) => command.execute(&client).await,
@@ -159,9 +197,18 @@ mod tests {
 
     #[test]
     fn every_command_understands_the_socket() {
-        for line in
-            ["status", "key ls", "limit set a 1/second", "limits a", "penalty ls", "doctor", "detach", "version", "run"]
-        {
+        for line in [
+            "status",
+            "key ls",
+            "limit set a 1/second",
+            "limits a",
+            "penalty ls",
+            "doctor",
+            "import flask-limiter a:b",
+            "detach",
+            "version",
+            "run",
+        ] {
             let arguments = ["enforcer"].into_iter().chain(line.split(' ')).chain(["--socket", "/x"]);
             let cli = Cli::try_parse_from(arguments).unwrap_or_else(|error| panic!("{line}: {error}"));
             assert_eq!(cli.socket, Some("/x".into()), "{line}");

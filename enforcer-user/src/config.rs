@@ -6,6 +6,7 @@
 
 mod answers;
 pub(crate) mod bounds;
+mod choice;
 mod penalty;
 mod refusals;
 mod sizes;
@@ -24,6 +25,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 pub use bounds::{HeadTimeout, OpenHeads, OutOfBounds};
+use choice::Choice;
 pub use penalty::{Penalty, Rate, Switch, Term, Width};
 pub use refusals::{OnRefuse, Refusals};
 use sizes::Written;
@@ -296,7 +298,7 @@ struct File {
     interfaces: Option<Vec<Spanned<String>>>,
     ports: Option<Vec<Spanned<u16>>>,
     hook: Option<Spanned<String>>,
-    on_refuse: Option<Spanned<refusals::Written>>,
+    on_refuse: Option<Spanned<Choice<refusals::Table>>>,
     answers: Option<Spanned<answers::Written>>,
     mode: Option<Spanned<String>>,
     existing: Option<Spanned<String>>,
@@ -306,7 +308,7 @@ struct File {
     max_fields: Option<Spanned<u64>>,
     max_target: Option<Spanned<u64>>,
     max_body: Option<Spanned<u64>>,
-    penalty: Option<Spanned<penalty::Written>>,
+    penalty: Option<Spanned<Choice<penalty::Table>>>,
     default_limit: Option<Spanned<String>>,
     state_dir: Option<PathBuf>,
     socket: Option<PathBuf>,

@@ -7,7 +7,7 @@
 //! # Layout
 //! - `peer`: who asks
 //! - `body`: a request's JSON, read strictly
-//! - `keys`, `limits`, `penalties`, `status`, `detach`: the routes, by noun
+//! - `keys`, `limits`, `policy`, `penalties`, `status`, `detach`: the routes, by noun
 
 mod body;
 mod detach;
@@ -15,6 +15,7 @@ mod keys;
 mod limits;
 mod peer;
 mod penalties;
+mod policy;
 mod status;
 
 use std::sync::Arc;
@@ -40,6 +41,7 @@ pub(crate) fn router(daemon: Arc<Daemon>) -> Router {
         .merge(keys::routes())
         .merge(limits::routes())
         .merge(penalties::routes())
+        .merge(policy::routes())
         .merge(detach::routes())
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
@@ -116,14 +118,14 @@ async fn admit(Extension(peer): Extension<Option<Peer>>, request: Request, next:
 /// The route's first two segments, without what the client chose.
 fn route(path: &str) -> &'static str {
     let is = |prefix: &str| path == prefix || path.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('/'));
-    let routes = ["/v1/keys", "/v1/limits", "/v1/penalties", "/v1/status", "/v1/detach"];
+    let routes = ["/v1/keys", "/v1/limits", "/v1/penalties", "/v1/policy", "/v1/status", "/v1/detach"];
     routes.into_iter().find(|prefix| is(prefix)).unwrap_or("elsewhere")
 }
 
 async fn no_such_route() -> Failure {
     Failure::new(
         StatusCode::NOT_FOUND,
-        Refusal::new("there is nothing at this path; see /v1/status, /v1/keys, /v1/limits, /v1/penalties"),
+        Refusal::new("there is nothing at this path; see /v1/status, /v1/keys, /v1/limits, /v1/policy, /v1/penalties"),
     )
 }
 

@@ -17,15 +17,19 @@
 mod answering;
 mod coverage;
 mod exporter;
+mod forecast;
 mod penalties;
+mod policy;
 mod reaper;
 pub(crate) mod registry;
 mod report;
+mod rulebook;
 mod serving;
 mod slots;
 pub mod socket;
 pub mod state_dir;
 mod tables;
+mod trial;
 
 use std::future::Future;
 use std::io;
@@ -45,6 +49,7 @@ use enforcer_ebpf::flow;
 use reaper::Reaper;
 use reaper::tally::Tally;
 use registry::Registry;
+use rulebook::Clocks;
 use state_dir::StateDir;
 use tables::Tables;
 
@@ -63,6 +68,9 @@ pub enum Error {
     /// The kernel.
     #[error(transparent)]
     Kernel(#[from] kernel::Error),
+    /// The policy in the store.
+    #[error("the policy in the store cannot be laid out: {0}")]
+    Policy(String),
     /// The texts of the answers.
     #[error(transparent)]
     Answer(#[from] crate::answer::Unsendable),
@@ -147,11 +155,18 @@ pub async fn run(settings: Settings, log: bool, shutdown: impl Future<Output = (
         flows: abi::FLOW_SETS * flow::WAYS as u32,
         log,
     };
-    let mut tables = Tables::reconcile(Kernel::load(&options)?, &store.principals()?, &store.keys()?)?;
+    let kernel = Kernel::load(&options)?;
+    let now = Timestamp::now();
+    let (policy, terms, book) =
+        Registry::load(&store, secret, now).map_err(|error| Error::Policy(error.to_string()))?;
+    let mut tables = Tables::reconcile(kernel, &terms, &store.keys()?, &Clocks::at(now))?;
     let answers = tables.kernel_mut().set_answers(0, &settings.answers.compile()?)?;
     let clock = tables.kernel().clock();
     clock.set();
-    tables.kernel_mut().set_service(0, &Service { answers, ..settings.service() })?;
+    let Service { rules, rules_trial, .. } = tables.kernel().service(0)?;
+    tables.kernel_mut().set_service(0, &Service { answers, rules, rules_trial, ..settings.service() })?;
+    let switch = tables.lay_out(&book, &[], Vec::new())?;
+    tables.settle(switch)?;
     tables.kernel_mut().set_ports(0, &settings.ports)?;
     tables.kernel_mut().attach(&options)?;
     answering::fall_back(&settings, tables.kernel_mut())?;
@@ -168,7 +183,14 @@ pub async fn run(settings: Settings, log: bool, shutdown: impl Future<Output = (
     }
     let reaper = Reaper::new(&settings, tables.kernel().connections(), Arc::clone(&reaped));
 
-    let registry = Registry { store, tables, secret, default_limit: settings.default_limit.clone() };
+    let registry = Registry {
+        store,
+        tables,
+        secret,
+        default_limit: settings.default_limit.clone(),
+        plans: policy.plans,
+        trial: None,
+    };
     let (stop, stopped) = watch::channel(false);
     let registry = Mutex::new(Some(registry));
     let daemon = Arc::new(Daemon { settings, since: Timestamp::now(), reaped, registry, stop });
@@ -181,6 +203,7 @@ pub async fn run(settings: Settings, log: bool, shutdown: impl Future<Output = (
     }
     ends.spawn(reaper.run(stopped.clone()));
     ends.spawn(keep_time(clock, stopped.clone()));
+    ends.spawn(policy::watch(Arc::clone(&daemon), stopped.clone()));
     ends.spawn(answering::watch(Arc::clone(&daemon), stopped.clone()));
 
     let mut stopped = stopped;

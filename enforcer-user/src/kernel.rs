@@ -13,6 +13,7 @@
 //! - `classifier`: traffic control, with tcx or with filters
 //! - `tables`, `mapped`: the typed maps
 //! - `connections`, `sources`: those that the program follows, and those that it has refused
+//! - `kept`: connections that end with what they rest on
 //! - `plan`, `attach`, `replace`: links and filters made, taken over, and ended
 //! - `guard`: what is pinned, for those who only look
 //! - `log`: the program's log lines
@@ -28,6 +29,7 @@ mod filter_pin;
 mod forwarding;
 mod guard;
 pub(crate) mod interface;
+mod kept;
 mod load;
 mod log;
 mod mapped;
@@ -35,6 +37,7 @@ mod pins;
 mod plan;
 mod replace;
 mod role;
+mod rules;
 mod sources;
 pub(crate) mod syscall;
 mod tables;
@@ -59,6 +62,7 @@ pub use self::{
     forwarding::Endpoints,
     guard::{Guard, Guarded, guard},
     log::Logger,
+    rules::Paths,
     tables::{Clock, MapFill},
 };
 
@@ -179,7 +183,8 @@ impl Kernel {
     /// earlier program again (without CAP_SYS_ADMIN, which opening that needs, they keep this one, on the same maps).
     pub fn attach(&mut self, options: &Options) -> Result<(), Error> {
         let plan = Plan::make(options, &self.pins)?;
-        self.attachments = attach::execute(plan, &mut self.object, options.hook, &self.pins)?;
+        let connections = self.connections();
+        self.attachments = attach::execute(plan, &mut self.object, options.hook, &self.pins, &connections)?;
         self.added.keep();
         Ok(())
     }
@@ -232,7 +237,7 @@ impl Kernel {
     /// A pin that cannot be removed.
     pub fn detach(mut self) -> Result<Vec<String>, Error> {
         self.added.keep();
-        self.pins.remove_all()
+        kept::end_with(&self.connections(), |_| true, || self.pins.remove_all())
     }
 }
 

@@ -23,6 +23,8 @@ pub(crate) enum Client {
     Node,
     /// Java's `HttpClient`.
     Java,
+    /// Headless Chromium's `fetch`, in a page of the server; it keeps connections where the server does.
+    Chromium,
 }
 
 /// A request, as the clients make it.
@@ -54,6 +56,8 @@ pub(crate) struct Response {
     pub(crate) fields: Vec<(String, String)>,
     /// The body.
     pub(crate) body: String,
+    /// The client's number of the connection, if it has such.
+    pub(crate) connection: Option<u64>,
 }
 
 /// What came of a request.
@@ -66,29 +70,32 @@ enum Outcome {
 
 impl Client {
     /// All of them.
-    pub(crate) const ALL: [Self; 6] = [Self::Curl, Self::Requests, Self::Httpx, Self::Aiohttp, Self::Node, Self::Java];
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Curl, Self::Requests, Self::Httpx, Self::Aiohttp, Self::Node, Self::Java, Self::Chromium];
 
     /// Whether it lets its user ask for an upgrade.
     pub(crate) const fn can_upgrade(self) -> bool {
-        !matches!(self, Self::Node | Self::Java)
+        !matches!(self, Self::Node | Self::Java | Self::Chromium)
     }
 
-    /// Makes the requests of the server at each of the URLs, one after the other, each on a connection of its own.
+    /// Makes the requests of the server at each of the URLs, one after the other, each on a connection of its own if the server keeps
+    /// none.
     ///
     /// # Errors
     /// When the client cannot be started, or one of its requests was not answered.
     pub(crate) fn run(self, namespace: &Namespace, urls: &[String], requests: &[Request]) -> Result<Vec<Response>> {
         let clients = folder().join("clients");
-        let python = |name: &str| -> Result<_> {
+        let python = |script: &str, name: &[&str]| -> Result<_> {
             let mut command = namespace.command(venv("python")?);
-            command.arg("-B").arg(clients.join("refused.py")).arg(name);
+            command.arg("-B").arg(clients.join(script)).args(name);
             Ok(command)
         };
         let mut command = match self {
-            Self::Curl => python("curl")?,
-            Self::Requests => python("requests")?,
-            Self::Httpx => python("httpx")?,
-            Self::Aiohttp => python("aiohttp")?,
+            Self::Curl => python("refused.py", &["curl"])?,
+            Self::Requests => python("refused.py", &["requests"])?,
+            Self::Httpx => python("refused.py", &["httpx"])?,
+            Self::Aiohttp => python("refused.py", &["aiohttp"])?,
+            Self::Chromium => python("browser.py", &[])?,
             Self::Node => {
                 let mut command = namespace.command("node");
                 command.arg(clients.join("refused.mjs"));

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use enforcer_tests::capture::Heard;
 use enforcer_tests::raw::Received;
 use enforcer_tests::receiver;
@@ -12,6 +12,10 @@ use crate::site::PORT;
 
 /// Frames that a connection takes besides those with the client's data: handshake, answer, ends, and their acknowledgments.
 const BESIDES: usize = 10;
+
+/// Of how many segments one may come again without one being lost: a probe of its last (RFC 8985 §7), while the server
+/// acknowledges late.
+const AGAIN: usize = 10;
 
 /// A frame from the server's side.
 pub(crate) struct FromServer {
@@ -23,28 +27,24 @@ pub(crate) struct FromServer {
 /// Those of one connection.
 pub(crate) struct Frames {
     from_server: Vec<FromServer>,
-    /// How many the client sent, with data and in all.
-    sent: [usize; 2],
+    from_client: Vec<Received>,
 }
 
 impl Frames {
     /// Those of the client's connection from `port`.
     pub(crate) fn of(heard: &[Heard], port: u16) -> Self {
-        let (mut from_server, mut sent) = (Vec::new(), [0; 2]);
+        let (mut from_server, mut from_client) = (Vec::new(), Vec::new());
         for Heard { at, frame } in heard {
             let Some(segment) = Received::read(frame) else { continue };
             match (segment.source.port(), segment.destination.port()) {
                 (PORT, to) if to == port => {
                     from_server.push(FromServer { at: *at, right: receiver::read(frame).is_some(), segment });
                 }
-                (from, PORT) if from == port => {
-                    sent[0] += usize::from(!segment.payload.is_empty());
-                    sent[1] += 1;
-                }
+                (from, PORT) if from == port => from_client.push(segment),
                 _ => {}
             }
         }
-        Self { from_server, sent }
+        Self { from_server, from_client }
     }
 
     /// All that brought bytes of an answer.
@@ -62,11 +62,25 @@ impl Frames {
             ensure!(!segment.rst || *at > read, "a RST came before the answer was read: {segment:?}");
         }
         let answers = self.answers();
-        let [answer] = answers[..] else { anyhow::bail!("{} answers: {answers:?}", answers.len()) };
+        let [answer] = answers[..] else { bail!("{} answers: {answers:?}", answers.len()) };
         ensure!(answer.fin, "the answer does not end the connection: {answer:?}");
-        let [with_data, sent] = self.sent;
-        let (most, all) = (BESIDES + 3 * with_data, sent + self.from_server.len());
+        let with_data = self.from_client.iter().filter(|segment| !segment.payload.is_empty()).count();
+        let (most, all) = (BESIDES + 3 * with_data, self.from_client.len() + self.from_server.len());
         ensure!(all <= most, "{all} frames for {with_data} with data");
+        Ok(())
+    }
+
+    /// Fails if a checksum or a length was wrong, anything but the client ended the connection, a byte of either side came
+    /// before an earlier one or changed, or more was sent again than timers do where a worker takes its time.
+    pub(crate) fn expect_orderly(&self) -> Result<()> {
+        let wrong = self.from_server.iter().find(|from| !from.right || from.segment.rst);
+        ensure!(wrong.is_none(), "a wrong frame, or a RST: {:?}", wrong.map(|from| &from.segment));
+        ensure!(self.from_client.iter().any(|segment| segment.fin), "the client has not ended it");
+        let from_server: Vec<&Received> = self.from_server.iter().map(|from| &from.segment).collect();
+        for (side, segments) in [("server", from_server), ("client", self.from_client.iter().collect())] {
+            let again = stream(&segments).with_context(|| format!("from the {side}"))?;
+            ensure!(again <= segments.len() / AGAIN, "{again} segments of the {side}'s {} again", segments.len());
+        }
         Ok(())
     }
 
@@ -79,4 +93,32 @@ impl Frames {
         ensure!(different.len() == 1 && different.values().sum::<usize>() == count, "answers: {different:?}");
         Ok(())
     }
+}
+
+/// Puts a side's segments together; how many came again.
+fn stream(segments: &[&Received]) -> Result<usize> {
+    let Some((first, rest)) = segments.split_first().filter(|(first, _)| first.syn) else {
+        bail!("its SYN is missing")
+    };
+    let (mut bytes, mut acknowledged, mut again) = (Vec::<u8>::new(), rest.first().map_or(0, |second| second.ack), 0);
+    for segment in rest.iter().filter(|segment| !segment.rst) {
+        let Received { seq, ack, payload, .. } = segment;
+        let told = || format!("{seq} to {}, acknowledging {ack}", seq.wrapping_add(payload.len() as u32));
+        ensure!(ack.wrapping_sub(acknowledged) as i32 >= 0, "{acknowledged} was acknowledged before {}", told());
+        acknowledged = *ack;
+        let at = seq.wrapping_sub(first.seq).wrapping_sub(1) as usize;
+        // A FIN is behind the last byte.
+        // Behind the FIN there is an acknowledgment at most.
+        ensure!(
+            at <= bytes.len() + usize::from(payload.is_empty()),
+            "after {} bytes, {at} come before {}",
+            bytes.len(),
+            told()
+        );
+        let known = bytes.len().saturating_sub(at).min(payload.len());
+        ensure!(bytes.get(at..at + known).unwrap_or_default() == &payload[..known], "other bytes in {}", told());
+        again += usize::from(known > 0);
+        bytes.extend(&payload[known..]);
+    }
+    Ok(again)
 }

@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use enforcer_tests::client::get;
+use enforcer_tests::client::{get, last};
 use enforcer_tests::process::PATIENCE;
 
 /// Long enough for an answer to come, and for what must not follow it.
@@ -50,11 +50,12 @@ impl Manner {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         let port = stream.local_addr()?.port();
-        let head = format!("POST /upload HTTP/1.1\r\nHost: app.test\r\nContent-Length: {LATE}\r\n\r\n").into_bytes();
+        let length = format!("Content-Length: {LATE}\r\n");
+        let head = format!("POST /upload HTTP/1.1\r\nHost: app.test\r\nConnection: close\r\n{length}\r\n").into_bytes();
         if self == Self::EndWithRequest {
             hold_back(&stream)?;
         }
-        stream.write_all(&if self == Self::LateBody { head } else { get("/", None) })?;
+        stream.write_all(&if self == Self::LateBody { head } else { last(get("/", None)) })?;
         if self == Self::EndWithRequest {
             stream.shutdown(Shutdown::Write)?;
         }

@@ -35,8 +35,9 @@ impl Response {
         self.fields.iter().any(|(known, _)| known.eq_ignore_ascii_case(name))
     }
 
-    /// Fails if this is not a right answer with `status` to a request of `method` that was made behind `since`.
-    pub(crate) fn expect(&self, status: u16, method: &str, since: Timestamp) -> Result<()> {
+    /// Fails if this is not a right answer with `status` to a request of `method` that was made behind `since`, or says
+    /// another word of the connection's future.
+    pub(crate) fn expect(&self, status: u16, method: &str, since: Timestamp, connection: &str) -> Result<()> {
         ensure!(self.status == status, "{} instead of {status}: {}", self.status, self.body);
         let date = jiff::fmt::rfc2822::parse(self.field("Date")?)?.timestamp();
         let (earliest, latest) = (since - SECONDS_OFF.seconds(), Timestamp::now() + SECONDS_OFF.seconds());
@@ -44,7 +45,7 @@ impl Response {
         ensure!(self.field("Date")?.ends_with(" GMT"), "dated {}", self.field("Date")?);
         ensure!(self.field("Content-Type")? == "application/problem+json", "{:?}", self.fields);
         ensure!(self.field("Cache-Control")? == "no-store", "{:?}", self.fields);
-        ensure!(self.field("Connection")? == "close", "{:?}", self.fields);
+        ensure!(self.field("Connection")? == connection, "{:?}", self.fields);
         let length: usize = self.field("Content-Length")?.parse()?;
         ensure!(length > 0, "it would have no body");
         if method == "HEAD" {

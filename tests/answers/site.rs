@@ -1,11 +1,13 @@
 //! An app behind the enforcer, in each place where the enforcer can stand.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use enforcer_tests::client::url;
 use enforcer_tests::enforcer::Enforcer;
-use enforcer_tests::netns::{Link, Way};
+use enforcer_tests::netns::{Link, Namespace, Way};
 use enforcer_tests::origin::{Origin, Workers};
 use enforcer_tests::process;
 use enforcer_tests::program::{Kind, Program};
@@ -97,7 +99,35 @@ impl Site<'_> {
     }
 }
 
-/// Runs a test's body in these places, with an app and an enforcer of its own in each.
+/// How long a server may take to be rid of its clients.
+const REST: Duration = Duration::from_secs(10);
+
+/// Fails if the app does not come to rest once its clients have gone: if a connection is left that a worker could wait
+/// on, or one waits for a worker.
+pub(crate) fn comes_to_rest(server: &Namespace) -> Result<()> {
+    let begin = Instant::now();
+    loop {
+        let mut ss = server.command("ss");
+        let listed = process::run(ss.args(["--no-header", "--tcp", "--numeric", "--all", "sport", "=", ":8000"]))?;
+        let waits = |line: &&str| {
+            let mut words = line.split_whitespace();
+            match (words.next(), words.next()) {
+                (Some("TIME-WAIT"), _) => false,
+                // Connections that nobody has accepted.
+                (Some("LISTEN"), received) => received != Some("0"),
+                _ => true,
+            }
+        };
+        let left: Vec<&str> = listed.lines().filter(waits).collect();
+        if left.is_empty() {
+            return Ok(());
+        }
+        ensure!(begin.elapsed() < REST, "after {REST:?} the server has left: {left:#?}");
+        sleep(Duration::from_millis(20));
+    }
+}
+
+/// Runs a test's body in these places, with an app and an enforcer of its own in each, and sees that the app comes to rest behind it.
 pub(crate) fn everywhere(
     places: &[Place],
     app: &str,
@@ -115,7 +145,8 @@ pub(crate) fn everywhere(
         let origin = Origin::start(&link.server, app, workers, SocketAddr::new(Ipv6Addr::LOCALHOST.into(), PORT))?;
         let enforcer = Enforcer::guard(&link, PORT, arguments)?;
         let site = Site { link: &link, origin: &origin, enforcer: &enforcer };
-        body(&site).with_context(|| format!("{place:?}, daemon: {:?}", enforcer.log()))?;
+        let tested = body(&site).and_then(|()| comes_to_rest(&link.server));
+        tested.with_context(|| format!("{place:?}, daemon: {:?}", enforcer.log()))?;
     }
     Ok(())
 }

@@ -8,7 +8,11 @@ from flask_limiter import Limiter
 
 from execution import recorded
 
-LIMITS = {"good_client_0123456789": "1000000/minute", "spent_client_012345678": "100/minute"}
+LIMITS = {
+    "good_client_0123456789": "1000000/minute",
+    "first_request_01234567": "1000000/minute",
+    "spent_client_012345678": "100/minute",
+}
 
 app = Flask(__name__)
 app.wsgi_app = recorded(app.wsgi_app)

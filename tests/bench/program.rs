@@ -61,9 +61,9 @@ impl Judge {
         let limit = Limit { algorithm: Algorithm::Sliding as u32, count, window: DAY, ..Limit::default() };
         let mut limits = [Limit::default(); LIMITS];
         limits[0] = limit;
-        self.array::<Policy>(map::POLICIES)?.set(index, Policy { limits, len: 1, flags: Policy::IN_USE }, 0)?;
-        self.array::<u64>(map::PRINCIPALS)?.set(index, Principal { policy: index }.to_word(), 0)?;
-        let key = Key { principal: index, flags: 0, not_before: 0, expires: u64::MAX };
+        self.array::<Policy>(map::POLICIES)?.set(index, Policy { limits, len: 1, ..Policy::UNLIMITED }, 0)?;
+        self.array::<u64>(map::PRINCIPALS)?.set(index, Principal { policy: index, trial: 0 }.to_word(), 0)?;
+        let key = Key { principal: index, flags: 0, not_before: 0, expires: u64::MAX, policy: 0, reserved: 0 };
         let keys = self.object.map_mut(map::KEYS).context("the object has no map KEYS")?;
         let mut keys: HashMap<&mut MapData, abi::KeyTag, Key> = keys.try_into()?;
         keys.insert(key::tag(SECRET, value.as_bytes()), key, 0)?;

@@ -1,6 +1,7 @@
 """Sends served and refused requests in turn on one connection, checks every response, and prints a summary as JSON.
 
-Usage: alternating.py URL KEY COUNT SEED. Every second request has the key; the others have none, or one that nobody knows.
+Usage: alternating.py URL KEY COUNT SEED. Every second request has the key; the others, the first among them, have none, or
+one that nobody knows.
 Bodies and large responses are among both. Ends with an error at the first response that is wrong or out of order, and at
 the first new connection.
 """
@@ -15,7 +16,7 @@ import urllib.parse
 
 def planned(draw, number, key):
     """Method, path, body and fields of a request."""
-    keyed = number % 2 == 0
+    keyed = number % 2 == 1
     fields = {"X-API-Key": key} if keyed else draw.choice([{}, {"X-API-Key": "nobody_knows_this_key"}])
     fields["X-Number"] = str(number)
     kind = draw.choice(["get", "get", "head", "upload", "download"])

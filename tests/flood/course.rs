@@ -10,10 +10,10 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{
     cpu::{self, Usage},
-    flooder::{self, Counts, Tally},
+    flooder::{self, BEGINNING, Counts, Tally},
     good::{self, Service},
-    kind::Flood,
-    peer::Running,
+    kind::{Flood, Reuse},
+    peer::{Peer, Running},
     stage::{GOOD, Stage},
 };
 
@@ -23,6 +23,8 @@ const WARM_UP: Duration = Duration::from_millis(300);
 const LULL: Duration = Duration::from_millis(100);
 /// … and so long it may take until it is.
 const SETTLING: Duration = Duration::from_secs(5);
+/// Between two looks whether all connections flood.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// What was measured.
 #[derive(Clone, Debug)]
@@ -52,11 +54,21 @@ pub(crate) struct Cost {
 ///
 /// # Errors
 /// A client or a part of the server failed.
-pub(crate) fn run(stage: &Stage, running: &mut Running<'_>, flood: Option<&Flood>, time: Duration) -> Result<Measured> {
+pub(crate) fn run(
+    stage: &Stage,
+    peer: &Peer,
+    running: &mut Running<'_>,
+    flood: Option<&Flood>,
+    time: Duration,
+) -> Result<Measured> {
     settle(stage, running)?;
     let (tally, ending) = (Tally::default(), AtomicBool::new(false));
     thread::scope(|scope| {
-        let flooding = flood.map(|flood| scope.spawn(|| in_namespace(stage, || send(stage, flood, &tally, &ending))));
+        let flooding =
+            flood.map(|flood| scope.spawn(|| in_namespace(stage, || send(stage, peer, flood, &tally, &ending))));
+        if let Some(flood) = flood {
+            await_begin(flood, &tally);
+        }
         let measured = measure(stage, running, &tally, time);
         ending.store(true, Ordering::Relaxed);
         if let Some(flooding) = flooding {
@@ -91,9 +103,17 @@ fn cost(stage: &Stage, running: &mut Running<'_>, tally: &Tally, time: Duration)
     Ok(Cost { time: begin.elapsed(), processes, receiving, endings })
 }
 
-fn send(stage: &Stage, flood: &Flood, tally: &Tally, ending: &AtomicBool) -> Result<()> {
+fn send(stage: &Stage, peer: &Peer, flood: &Flood, tally: &Tally, ending: &AtomicBool) -> Result<()> {
     cpu::bind(0, cpu::CLIENTS)?;
-    flooder::flood(stage.address()?, flood, tally, ending)
+    flooder::flood(stage.address()?, flood, peer.patience, tally, ending)
+}
+
+/// Waits until all connections that are to be kept have had their first request served, or for as long as that may take.
+fn await_begin(flood: &Flood, tally: &Tally) {
+    let begin = Instant::now();
+    while flood.reuse == Reuse::Kept && tally.begun() < flood.connections.into() && begin.elapsed() < BEGINNING {
+        thread::sleep(LOOK);
+    }
 }
 
 fn in_namespace<T: Send>(stage: &Stage, body: impl FnOnce() -> Result<T> + Send) -> Result<T> {

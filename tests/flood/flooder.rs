@@ -1,6 +1,8 @@
 //! Flooding connections: each sends a request as soon as the last one has ended, whatever its end.
 //!
-//! One thread serves all of them by epoll. A connection that is reset, refused or closed is replaced at once.
+//! One thread serves all of them by epoll. A connection that is reset, refused or closed is replaced at once. Connections
+//! that are to be kept begin with a request that is served, as those of a client's pool do; those that replace them do not,
+//! or a server that ends what it refuses would be flooded with good requests, too.
 
 use std::{
     net::SocketAddrV4,
@@ -19,26 +21,35 @@ use crate::{
     kind::{Flood, Request, Reuse},
 };
 
-/// How long a connection waits for an answer before it is replaced.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long the connections may take for their first requests, which are served.
+pub(crate) const BEGINNING: Duration = Duration::from_secs(10);
 /// Between two looks for connections that have waited too long, or could not be opened.
 const ROUND: Duration = Duration::from_millis(50);
 
 /// How many requests ended how, for other threads to read at any time.
 #[derive(Debug, Default)]
-pub(crate) struct Tally([AtomicU64; Ending::ALL.len()]);
+pub(crate) struct Tally {
+    endings: [AtomicU64; Ending::ALL.len()],
+    /// Connections that have begun to flood.
+    begun: AtomicU64,
+}
 
 /// A reading of a [`Tally`], at the place of each [`Ending`]'s number.
 pub(crate) type Counts = [u64; Ending::ALL.len()];
 
 impl Tally {
     fn add(&self, ending: Ending) {
-        self.0[ending as usize].fetch_add(1, Ordering::Relaxed);
+        self.endings[ending as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many of the connections have begun to flood.
+    pub(crate) fn begun(&self) -> u64 {
+        self.begun.load(Ordering::Relaxed)
     }
 
     /// What it stands at.
     pub(crate) fn read(&self) -> Counts {
-        self.0.each_ref().map(|count| count.load(Ordering::Relaxed))
+        self.endings.each_ref().map(|count| count.load(Ordering::Relaxed))
     }
 }
 
@@ -47,6 +58,8 @@ impl Tally {
 enum State {
     /// To be established.
     Connecting,
+    /// The answer to a first request that is served.
+    Beginning,
     /// An answer.
     Asking,
     /// The server's end, after the answer.
@@ -59,16 +72,27 @@ struct Slot {
     state: State,
     /// Since when it is in this state.
     since: Instant,
+    /// Whether it has flooded already, or another in its place.
+    has_begun: bool,
 }
 
-/// Floods `server` from the calling thread's network namespace until `ending`.
+/// Floods `server` from the calling thread's network namespace until `ending`. A connection waits for `patience` for an
+/// answer before it is replaced.
 ///
 /// # Errors
 /// The system has no room for as many connections.
-pub(crate) fn flood(server: SocketAddrV4, flood: &Flood, tally: &Tally, ending: &AtomicBool) -> Result<()> {
+pub(crate) fn flood(
+    server: SocketAddrV4,
+    flood: &Flood,
+    patience: Duration,
+    tally: &Tally,
+    ending: &AtomicBool,
+) -> Result<()> {
     let mut flooder = Flooder {
         server,
         keep: flood.reuse == Reuse::Kept,
+        patience,
+        first: Request::first(),
         request: Request::of(flood),
         sent: 0,
         tally,
@@ -76,7 +100,8 @@ pub(crate) fn flood(server: SocketAddrV4, flood: &Flood, tally: &Tally, ending: 
         slots: Vec::new(),
     };
     for index in 0..flood.connections as usize {
-        flooder.slots.push(Slot { connection: None, state: State::Connecting, since: Instant::now() });
+        let (state, since) = (State::Connecting, Instant::now());
+        flooder.slots.push(Slot { connection: None, state, since, has_begun: false });
         flooder.replace(index)?;
     }
     flooder.run(ending)
@@ -85,6 +110,8 @@ pub(crate) fn flood(server: SocketAddrV4, flood: &Flood, tally: &Tally, ending: 
 struct Flooder<'a> {
     server: SocketAddrV4,
     keep: bool,
+    patience: Duration,
+    first: Request,
     request: Request,
     sent: u64,
     tally: &'a Tally,
@@ -115,21 +142,27 @@ impl Flooder<'_> {
 
     /// Does what can be done on the connection at `index`, of which `ready` has come.
     fn go_on(&mut self, index: usize, ready: EpollFlags) -> Result<()> {
-        let Slot { connection, state, since } = &mut self.slots[index];
+        let Slot { connection, state, has_begun, .. } = &mut self.slots[index];
         let Some(connection) = connection else { return Ok(()) };
         if *state == State::Connecting {
             if !ready.contains(EpollFlags::EPOLLOUT) && !ready.contains(EpollFlags::EPOLLERR) {
                 return Ok(());
             }
-            self.sent += 1;
-            if let Progress::Ended(ending) = connection.send(self.request.numbered(self.sent)) {
-                self.tally.add(ending);
+            let begins = self.keep && !*has_begun;
+            let sent = if begins { connection.send(self.first.numbered(0)) } else { self.ask(index) };
+            if let Progress::Ended(ending) = sent {
+                if !begins {
+                    self.tally.add(ending);
+                }
                 return self.replace(index);
             }
-            (*state, *since) = (State::Asking, Instant::now());
+            let slot = &mut self.slots[index];
+            (slot.state, slot.since) = (if begins { State::Beginning } else { State::Asking }, Instant::now());
         }
         // Each arrival is told once, so all that is there is read.
         loop {
+            let Slot { connection, state, since, .. } = &mut self.slots[index];
+            let Some(connection) = connection else { return Ok(()) };
             match connection.read() {
                 Progress::Waiting => return Ok(()),
                 Progress::Ended(ending) => {
@@ -139,14 +172,17 @@ impl Flooder<'_> {
                     return self.replace(index);
                 }
                 Progress::Answered(ending) => {
-                    self.tally.add(ending);
+                    match *state {
+                        State::Beginning if ending != Ending::Served => return self.replace(index),
+                        State::Beginning => *state = State::Asking,
+                        _ => self.tally.add(ending),
+                    }
                     *since = Instant::now();
                     if !self.keep {
                         *state = State::Leaving;
                         continue;
                     }
-                    self.sent += 1;
-                    if let Progress::Ended(_) = connection.send(self.request.numbered(self.sent)) {
+                    if let Progress::Ended(_) = self.ask(index) {
                         // It was closed after the answer; nobody has refused this request.
                         return self.replace(index);
                     }
@@ -155,14 +191,29 @@ impl Flooder<'_> {
         }
     }
 
+    /// Sends a request of the flood on the connection at `index`.
+    fn ask(&mut self, index: usize) -> Progress {
+        let Slot { connection: Some(connection), has_begun, .. } = &mut self.slots[index] else {
+            return Progress::Waiting;
+        };
+        if !*has_begun {
+            *has_begun = true;
+            self.tally.begun.fetch_add(1, Ordering::Relaxed);
+        }
+        self.sent += 1;
+        connection.send(self.request.numbered(self.sent))
+    }
+
     /// Replaces connections that have waited too long.
     fn give_up(&mut self) -> Result<()> {
         for index in 0..self.slots.len() {
-            let Slot { connection, state, since } = &mut self.slots[index];
-            if since.elapsed() < PATIENCE && connection.is_some() {
+            let Slot { connection, state, since, .. } = &mut self.slots[index];
+            // The first answers of all connections come one after the other.
+            let patience = if *state == State::Beginning { BEGINNING } else { self.patience };
+            if since.elapsed() < patience && connection.is_some() {
                 continue;
             }
-            if connection.is_some() && *state != State::Leaving {
+            if connection.is_some() && !matches!(*state, State::Leaving | State::Beginning) {
                 self.tally.add(Ending::Silent);
             }
             self.replace(index)?;

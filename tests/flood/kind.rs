@@ -8,7 +8,9 @@ use serde::Serialize;
 pub(crate) const GOOD_KEY: &str = "good_client_0123456789";
 /// The key, of the same length, that floods over its limit.
 pub(crate) const SPENT_KEY: &str = "spent_client_012345678";
-/// The limit of [`GOOD_KEY`], requests a minute.
+/// The key of the request that a kept connection begins with, whose limit is never reached either.
+pub(crate) const FIRST_KEY: &str = "first_request_01234567";
+/// The limit of [`GOOD_KEY`] and [`FIRST_KEY`], requests a minute.
 pub(crate) const GOOD_LIMIT: u32 = 1_000_000;
 /// The limit of [`SPENT_KEY`], requests a minute.
 pub(crate) const SPENT_LIMIT: u32 = 100;
@@ -46,7 +48,7 @@ impl fmt::Display for Kind {
 pub(crate) enum Reuse {
     /// It ends, and another takes its place.
     New,
-    /// It sends the next request, unless the server has closed it.
+    /// It sends the next request, unless the server has closed it. Each begins with a request that is served.
     Kept,
 }
 
@@ -97,6 +99,11 @@ impl Request {
     /// The well-behaved client's.
     pub(crate) fn good() -> Self {
         Self::new(Some(GOOD_KEY), Reuse::New)
+    }
+
+    /// The one that a kept connection begins with.
+    pub(crate) fn first() -> Self {
+        Self::new(Some(FIRST_KEY), Reuse::Kept)
     }
 
     /// A flood's.

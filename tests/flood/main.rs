@@ -23,7 +23,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use crate::{
     connection::Ending,
     course::Measured,
-    kind::{Flood, Kind, Reuse},
+    kind::{Flood, Kind},
     peer::{PEERS, Peer},
     report::{Report, Row},
     stage::Stage,
@@ -97,7 +97,7 @@ fn rows(options: &Options) -> Vec<Row> {
     for peer in PEERS {
         let mut floods = Vec::new();
         for &kind in peer.kinds() {
-            for reuse in Reuse::ALL {
+            for &reuse in peer.reuses() {
                 floods.extend(options.connections.iter().map(|&connections| Flood { kind, reuse, connections }));
             }
         }
@@ -124,7 +124,8 @@ fn measure(peer: &'static Peer, rows: &mut [Row], options: &Options, round: usiz
     for row in &mut rows {
         let flood = row.flood.map_or_else(|| "no flood".to_owned(), |flood| flood.to_string());
         let time = Duration::from_secs(options.seconds);
-        let measured = course::run(&stage, &mut running, row.flood.as_ref(), time).with_context(|| flood.clone())?;
+        let measured =
+            course::run(&stage, peer, &mut running, row.flood.as_ref(), time).with_context(|| flood.clone())?;
         let served = measured.service.success();
         eprintln!("round {round}: {}, {flood}: {served:.1} % of the good requests were served", peer.name);
         check(peer, row.flood.as_ref(), &measured)?;

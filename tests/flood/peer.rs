@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use crate::{
     connection::Ending,
     cpu,
-    kind::{GOOD_KEY, GOOD_LIMIT, Kind, SPENT_KEY, SPENT_LIMIT},
+    kind::{FIRST_KEY, GOOD_KEY, GOOD_LIMIT, Kind, Reuse, SPENT_KEY, SPENT_LIMIT},
     stage::{PORT, Stage},
 };
 
@@ -29,6 +29,8 @@ pub(crate) struct Peer {
     pub(crate) name: &'static str,
     /// How its refusals end for a client; `None` if it refuses nothing.
     pub(crate) refusal: Option<Ending>,
+    /// How long a flooding connection waits for an answer.
+    pub(crate) patience: Duration,
     guard: Guard,
 }
 
@@ -40,19 +42,26 @@ enum Guard {
     Limiter,
     /// A proxy, in front of the app.
     Proxy(&'static Proxy),
-    /// The enforcer, with `--on-refuse` as here.
-    Enforcer(&'static str),
+    /// The enforcer, with these arguments.
+    Enforcer(&'static [&'static str]),
+    /// The enforcer, with penalties.
+    Penalty,
 }
 
 /// All of them, in the table's order. A new proxy, or a new way of the enforcer to refuse, is one entry more.
 pub(crate) const PEERS: &[Peer] = &[
-    Peer { name: "gunicorn alone", refusal: None, guard: Guard::Nothing },
-    Peer { name: "Flask-Limiter, Redis", refusal: Some(Ending::Denied), guard: Guard::Limiter },
-    Peer { name: "nginx limit_req", refusal: Some(Ending::Denied), guard: Guard::Proxy(&NGINX) },
-    Peer { name: "HAProxy stick table", refusal: Some(Ending::Denied), guard: Guard::Proxy(&HAPROXY) },
-    Peer { name: "enforcer, answer", refusal: Some(Ending::Denied), guard: Guard::Enforcer("answer") },
-    Peer { name: "enforcer, reset", refusal: Some(Ending::Reset), guard: Guard::Enforcer("reset") },
-    Peer { name: "enforcer, drop", refusal: Some(Ending::Silent), guard: Guard::Enforcer("drop") },
+    Peer::new("gunicorn alone", None, Guard::Nothing),
+    Peer::new("Flask-Limiter, Redis", Some(Ending::Denied), Guard::Limiter),
+    Peer::new("nginx limit_req", Some(Ending::Denied), Guard::Proxy(&NGINX)),
+    Peer::new("HAProxy stick table", Some(Ending::Denied), Guard::Proxy(&HAPROXY)),
+    Peer::new("enforcer, answer", Some(Ending::Denied), Guard::Enforcer(&["--on-refuse", "answer"])),
+    Peer::new("enforcer, reset", Some(Ending::Reset), Guard::Enforcer(&["--on-refuse", "reset"])),
+    Peer::new("enforcer, drop", Some(Ending::Silent), Guard::Enforcer(&["--on-refuse", "drop"])),
+    // The SYNs of its flood are dropped: who waits for a second for each sends too few for them to be seen in the cost.
+    Peer {
+        patience: Duration::from_millis(50),
+        ..Peer::new("enforcer, penalty", Some(Ending::Silent), Guard::Penalty)
+    },
 ];
 
 /// A proxy that knows the keys and their limits.
@@ -86,9 +95,23 @@ pub(crate) struct Running<'a> {
 }
 
 impl Peer {
+    const fn new(name: &'static str, refusal: Option<Ending>, guard: Guard) -> Self {
+        Self { name, refusal, patience: Duration::from_secs(1), guard }
+    }
+
     /// The floods that it is to stand; to one that refuses nothing all are alike.
     pub(crate) const fn kinds(&self) -> &'static [Kind] {
-        if self.refusal.is_some() { &Kind::ALL } else { &[Kind::Unkeyed] }
+        match (&self.guard, self.refusal) {
+            // A source from which a key was served within the last minute gets no penalty.
+            (Guard::Penalty, _) => &[Kind::Unkeyed, Kind::UnknownKey],
+            (_, Some(_)) => &Kind::ALL,
+            (_, None) => &[Kind::Unkeyed],
+        }
+    }
+
+    /// What the connections of those floods do. A source under a penalty has none that it could keep.
+    pub(crate) const fn reuses(&self) -> &'static [Reuse] {
+        if matches!(self.guard, Guard::Penalty) { &[Reuse::New] } else { &Reuse::ALL }
     }
 
     /// Starts it, on the CPU of the calling thread.
@@ -117,10 +140,15 @@ impl Peer {
                 helper = Some(serving(stage, command, SocketAddr::V4(address), folder.path())?);
                 origin
             }
-            Guard::Enforcer(on_refuse) => {
+            Guard::Enforcer(_) | Guard::Penalty => {
+                let arguments =
+                    if let Guard::Enforcer(arguments) = self.guard { arguments } else { &["--penalty", "on"] };
                 let origin = origin("plain", address)?;
-                let guard = Enforcer::guard(&stage.link, PORT, &["--on-refuse", on_refuse])?;
-                let keys = format!("good,{GOOD_KEY},{GOOD_LIMIT}/minute\nspent,{SPENT_KEY},{SPENT_LIMIT}/minute\n");
+                let guard = Enforcer::guard(&stage.link, PORT, arguments)?;
+                let keys = format!(
+                    "good,{GOOD_KEY},{GOOD_LIMIT}/minute\nfirst,{FIRST_KEY},{GOOD_LIMIT}/minute\n\
+                     spent,{SPENT_KEY},{SPENT_LIMIT}/minute\n"
+                );
                 let imported = guard.run_with_input(&["key", "import", "-"], &keys)?;
                 ensure!(imported.code == 0, "the enforcer takes no keys: {}", imported.stderr);
                 enforcer = Some(guard);
@@ -154,13 +182,14 @@ impl Running<'_> {
 impl Proxy {
     /// Writes the configuration and what belongs to it, and says where.
     fn configure(&self, folder: &Path, address: SocketAddrV4) -> Result<std::path::PathBuf> {
-        let limits = format!("{GOOD_KEY} {GOOD_LIMIT}\n{SPENT_KEY} {SPENT_LIMIT}\n");
+        let limits = format!("{GOOD_KEY} {GOOD_LIMIT}\n{FIRST_KEY} {GOOD_LIMIT}\n{SPENT_KEY} {SPENT_LIMIT}\n");
         fs::write(folder.join("limits.map"), limits)?;
         let values = [
             ("{folder}", folder.to_str().context("a temporary folder's name is no text")?.to_owned()),
             ("{address}", address.to_string()),
             ("{origin}", BEHIND.to_string()),
             ("{good}", GOOD_KEY.to_owned()),
+            ("{first}", FIRST_KEY.to_owned()),
             ("{spent}", SPENT_KEY.to_owned()),
         ];
         let filled =

@@ -3,11 +3,12 @@
 //! An input is text: a line `fixed COUNT WINDOW`, `sliding COUNT WINDOW` or `gcra BURST INTERVAL` for each limit (times
 //! in ns), which apply together, and a line with a number for each request: the ns since the one before it.
 
-use enforcer_ebpf::abi::{LIMITS, Limit, Policy};
+use enforcer_ebpf::abi::{LIMITS, Limit};
 use enforcer_ebpf::limit::{self, TICK_NS};
-use enforcer_tests::bucket::{Shared, fixed, gcra, sliding};
+use enforcer_tests::bucket::{self, Shared, fixed, gcra, sliding};
 use enforcer_tests::limiter_model::Model;
 use enforcer_tests::random::Random;
+use enforcer_tests::tables;
 
 use crate::{Check, mutation};
 
@@ -52,8 +53,7 @@ fn read(input: &[u8]) -> (Vec<Limit>, Vec<u64>) {
 /// The request whose answer differs.
 pub fn check(input: &[u8]) -> Check {
     let (limits, steps) = read(input);
-    let mut policy = Policy { limits: [Limit::default(); LIMITS], len: limits.len() as u32, flags: Policy::IN_USE };
-    policy.limits[..limits.len()].copy_from_slice(&limits);
+    let policy = tables::policy(&limits);
     let buckets: [Shared; LIMITS] = Default::default();
     let mut models: Vec<Model> = limits.iter().map(|limit| Model::of(limit, BEGIN)).collect();
     let mut now = BEGIN;
@@ -65,7 +65,7 @@ pub fn check(input: &[u8]) -> Check {
             models.iter().zip(&limits).map(|(model, limit)| model.would_pass(limit, now)).collect();
         let remaining: Vec<u64> =
             limits.iter().zip(&buckets).map(|(limit, bucket)| limit::remaining(&bucket.bucket(), limit, now)).collect();
-        let charged = limit::charge_all(&std::array::from_fn(|index| buckets[index].cells()), &policy, now, 1);
+        let charged = bucket::charge_all(&std::array::from_fn(|index| buckets[index].cells()), &policy, now, 1);
         let expected = would_pass.iter().all(|passes| *passes);
         if charged.is_ok() && !expected {
             return fail(format!("it passed, by the models {would_pass:?}"));

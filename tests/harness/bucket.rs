@@ -2,8 +2,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use enforcer_ebpf::abi::{Algorithm, Bucket, Limit};
-use enforcer_ebpf::limit::{self, Cell, Cells, Outcome, TICK_NS};
+use enforcer_ebpf::abi::{Algorithm, Bucket, LIMITS, Limit, Policy, Scope};
+use enforcer_ebpf::charge::{Charge, Claim, table};
+use enforcer_ebpf::limit::{self, Cell, Cells, Clock, Moment, Outcome, TICK_NS};
 
 /// The words of one bucket.
 #[derive(Debug, Default)]
@@ -54,6 +55,12 @@ pub fn fixed(count: u32, window: u64) -> Limit {
     Limit { algorithm: Algorithm::Fixed as u32, ..sliding(count, window) }
 }
 
+/// A fixed limit of `count` in windows of `window` ns that begin as an [`align`](enforcer_ebpf::abi::align) has it.
+#[must_use]
+pub fn calendar(count: u32, window: u64, align: u64) -> Limit {
+    Limit { interval: align, ..fixed(count, window) }
+}
+
 /// A GCRA limit: one request each `interval` ns, `burst` of them at once.
 #[must_use]
 pub fn gcra(burst: u32, interval: u64) -> Limit {
@@ -61,10 +68,23 @@ pub fn gcra(burst: u32, interval: u64) -> Limit {
     Limit { algorithm: Algorithm::Gcra as u32, count: burst, window: 0, interval, tolerance }
 }
 
-/// Charges one limit alone, trying again while other threads are faster, as often as a [`limit::Charge`] does.
-pub fn charge<C: Cell>(cells: &Cells<C>, limit: &Limit, now: u64, cost: u64) -> Outcome {
+/// Charges all limits of a policy, or none.
+///
+/// # Errors
+/// The number of the limit that refused.
+pub fn charge_all<C: Cell>(cells: &[Cells<C>; LIMITS], policy: &Policy, now: Clock, cost: u64) -> Result<(), u32> {
+    let mut charge = Charge::default();
+    charge.begin(now.boot, cost);
+    charge.set_offset(now.offset);
+    charge.claim(Claim { table: table::PRINCIPAL, policy: 1, scope: Scope::default() });
+    while charge.step(&cells[charge.place().limit], policy) {}
+    charge.result().map_err(|place| place.limit as u32)
+}
+
+/// Charges one limit alone, trying again while other threads are faster, as often as a [`Charge`] does.
+pub fn charge<C: Cell>(cells: &Cells<C>, limit: &Limit, now: Clock, cost: u64) -> Outcome {
     (0..limit::ATTEMPTS)
-        .map(|_| limit::attempt(cells, limit, now, cost))
+        .map(|_| limit::attempt(cells, limit, &Moment::to_charge(now, limit, cells), cost))
         .find(|outcome| *outcome != Outcome::Raced)
         .unwrap_or(Outcome::Refused)
 }

@@ -154,6 +154,14 @@ pub fn get(path: &str, key: Option<&str>) -> Vec<u8> {
         .into_bytes()
 }
 
+/// The same request as its connection's last.
+#[must_use]
+pub fn last(mut request: Vec<u8>) -> Vec<u8> {
+    request.truncate(request.len() - 2);
+    request.extend(b"Connection: close\r\n\r\n");
+    request
+}
+
 /// Sends one request on a connection of its own and says how it ended.
 ///
 /// # Errors

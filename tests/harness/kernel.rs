@@ -6,10 +6,14 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
-use aya::maps::{Array, HashMap, MapData, PerCpuArray};
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
 use aya::programs::{Program as Loadable, SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader, Pod, TestRunResult};
-use enforcer_ebpf::abi::{Answer, Key, KeyTag, Meter, Policy, Principal, Service, SocketOffsets, TOTALS, global, map};
+use enforcer_ebpf::abi::{
+    Answer, Buckets, Client, Edge, Key as ApiKey, KeyTag, Leaf, Meter, Policy, Principal, Rule, Ruleset, Scope,
+    Service, SocketOffsets, State, TOTALS, global, map,
+};
 use enforcer_ebpf::answer::Sheet;
 use enforcer_ebpf::flow::{Flow, Set};
 use enforcer_ebpf::judge::Scratch;
@@ -120,16 +124,16 @@ impl Loaded {
         Self::load(&mut EbpfLoader::new(), program, tables)
     }
 
-    /// Loads the attached program so that it understands the sockets of the network namespace that it is run in, with a
+    /// Loads an attached program so that it understands the sockets of the network namespace that it is run in, with a
     /// table of connections of so many sets, a power of two.
     ///
     /// # Errors
     /// As [`Loaded::new`], or when the kernel's type information cannot be read.
-    pub fn with_sockets(tables: &Tables, sets: u32) -> Result<Self> {
+    pub fn with_sockets(program: Program, tables: &Tables, sets: u32) -> Result<Self> {
         let (offsets, mask) = (socket_offsets()?, sets - 1);
         let mut loader = EbpfLoader::new();
         loader.override_global(global::SOCKET_OFFSETS, &offsets, true).override_global(global::FLOW_MASK, &mask, true);
-        Self::load(&mut loader, Program::Xdp, tables)
+        Self::load(&mut loader, program, tables)
     }
 
     fn load<'a>(loader: &mut EbpfLoader<'a>, program: Program, tables: &Tables) -> Result<Self> {
@@ -165,15 +169,66 @@ impl Loaded {
             self.array::<Answer>(map::ANSWERS)?.set(index, answer, 0)?;
         }
         let keys = self.object.map_mut(map::KEYS).context("no map of keys")?;
-        let mut keys: HashMap<_, KeyTag, Key> = keys.try_into()?;
+        let mut keys: HashMap<_, KeyTag, ApiKey> = keys.try_into()?;
         for (tag, key) in &tables.keys {
             keys.insert(tag, key, 0)?;
         }
-        for (slot, (&principal, policy)) in (1u32..).zip(&tables.policies) {
+        for (&slot, policy) in &tables.policies {
             self.array::<Policy>(map::POLICIES)?.set(slot, policy, 0)?;
-            self.array::<u64>(map::PRINCIPALS)?.set(principal, Principal { policy: slot }.to_word(), 0)?;
+            self.array::<u64>(map::PRINCIPALS)?.set(slot, Principal { policy: slot, trial: 0 }.to_word(), 0)?;
+        }
+        self.write_rules(tables)
+    }
+
+    fn write_rules(&mut self, tables: &Tables) -> Result<()> {
+        for (&slot, rules) in &tables.rulesets {
+            self.array::<Ruleset>(map::RULESETS)?.set(slot, rules, 0)?;
+        }
+        for (index, state) in (0u32..).zip(&tables.states) {
+            self.array::<State>(map::STATES)?.set(index, state, 0)?;
+        }
+        for (index, leaf) in (0u32..).zip(&tables.leaves) {
+            self.array::<Leaf>(map::LEAVES)?.set(index, leaf, 0)?;
+        }
+        for (index, rule) in (0u32..).zip(&tables.rules) {
+            self.array::<Rule>(map::RULES)?.set(index, rule, 0)?;
+        }
+        let mut exempt: BTreeMap<[u8; 16], u64> = BTreeMap::new();
+        for (index, (addresses, until)) in (0u32..).zip(&tables.exemptions) {
+            self.array::<u64>(map::EXEMPTIONS)?.set(index, until, 0)?;
+            for address in addresses {
+                *exempt.entry(*address).or_default() |= 1 << index;
+            }
+        }
+        let mut trie: LpmTrie<_, [u8; 16], u64> = self.map(map::EXEMPT)?.try_into()?;
+        for (address, bits) in exempt {
+            trie.insert(&Key::new(128, address), bits, 0)?;
+        }
+        let mut proxies: LpmTrie<_, [u8; 16], u64> = self.map(map::PROXIES)?.try_into()?;
+        for address in &tables.proxies {
+            let [first, second] = address.map(u64::to_ne_bytes);
+            let mut octets = [0; 16];
+            octets[..8].copy_from_slice(&first);
+            octets[8..].copy_from_slice(&second);
+            proxies.insert(&Key::new(128, octets), 1, 0)?;
+        }
+        let mut routes: HashMap<_, Edge, u64> = self.map(map::ROUTES)?.try_into()?;
+        for (edge, &state) in &tables.edges {
+            routes.insert(edge, u64::from(state), 0)?;
+        }
+        let mut clients: HashMap<_, Client, u64> = self.map(map::CLIENTS)?.try_into()?;
+        for (client, share) in &tables.clients {
+            clients.insert(client, share.to_word(), 0)?;
+        }
+        let mut buckets: HashMap<_, Scope, Buckets> = self.map(map::BUCKETS)?.try_into()?;
+        for (_, scope) in tables.opened() {
+            buckets.insert(scope, Buckets::default(), 0)?;
         }
         Ok(())
+    }
+
+    fn map(&mut self, name: &str) -> Result<&mut Map> {
+        self.object.map_mut(name).with_context(|| format!("no map {name}"))
     }
 
     fn array<V: Pod>(&mut self, name: &str) -> Result<Array<impl BorrowMut<MapData>, V>> {
@@ -273,6 +328,23 @@ impl Loaded {
             flows.extend(world::flows(&set));
         }
         Ok(flows)
+    }
+
+    /// Lets it seem that the connections in the first `sets` sets have been seen to leave where they are translated: a test's
+    /// packet is no socket's, and so is none that does.
+    ///
+    /// # Errors
+    /// When the map cannot be read or written.
+    pub fn see_leaving(&mut self, sets: u32) -> Result<()> {
+        let mut map = self.array::<Set>(map::FLOWS)?;
+        for index in 0..sets {
+            let mut set = map.get(&index, 0)?;
+            for flow in &mut set.flows {
+                flow.leaves = 1;
+            }
+            map.set(index, set, 0)?;
+        }
+        Ok(())
     }
 
     /// What lies in the scratch and on the sheet of all CPUs between two packets.

@@ -1,85 +1,167 @@
-//! The limiters by their definitions, in models that remember every instant: what the real ones are held against.
+//! The limiters by their definitions, in models that remember every request that passed: what the real ones are held
+//! against.
 //!
-//! Times are ns, and rise; limits are as the kernel gets them.
+//! Limits are as the kernel gets them. Time rises, but for the calendar's.
 
-use std::collections::VecDeque;
+use enforcer_ebpf::abi::{Algorithm, Limit, align};
+use enforcer_ebpf::limit::{Clock, TICK_NS};
+use jiff::civil::DateTime;
+use jiff::tz::Offset;
+use jiff::{Span, Timestamp, ToSpan};
 
-use enforcer_ebpf::abi::{Algorithm, Limit};
-use enforcer_ebpf::limit::TICK_NS;
+/// A request that passed: its instant in ticks, or the window that it counts in; and what it cost.
+type Passed = (u64, u64);
+
+fn sum<'a>(passed: impl IntoIterator<Item = &'a Passed>) -> u64 {
+    passed.into_iter().map(|(_, cost)| cost).sum()
+}
 
 /// A window that opens with a first request and forgets everything when it has passed: the `limits` library's fixed
 /// window.
 #[derive(Debug, Default)]
 pub struct FixedModel {
     start: Option<u64>,
-    used: u64,
+    passed: Vec<Passed>,
 }
 
 impl FixedModel {
-    fn is_over(&self, limit: &Limit, now: u64) -> bool {
-        self.start.is_none_or(|start| (now / TICK_NS).saturating_sub(start) >= limit.window)
+    /// The begin of the window that is open.
+    fn open(&self, limit: &Limit, now: u64) -> Option<u64> {
+        self.start.filter(|start| now.saturating_sub(*start) < limit.window)
     }
 
     /// Whether a request would pass.
     #[must_use]
-    pub fn would_pass(&self, limit: &Limit, now: u64) -> bool {
-        let used = if self.is_over(limit, now) { 0 } else { self.used };
-        used < u64::from(limit.count)
+    pub fn would_pass(&self, limit: &Limit, now: u64, cost: u64) -> bool {
+        // What passed before the window was opened is not in it, even if the clock has gone back behind that since.
+        let used = self.open(limit, now / TICK_NS).map_or(0, |_| sum(&self.passed));
+        used + cost <= u64::from(limit.count)
     }
 
     /// Counts a request that passed.
-    pub fn admit(&mut self, limit: &Limit, now: u64) {
-        if self.is_over(limit, now) {
-            (self.start, self.used) = (Some(now / TICK_NS), 0);
+    pub fn admit(&mut self, limit: &Limit, now: u64, cost: u64) {
+        let now = now / TICK_NS;
+        if self.open(limit, now).is_none() {
+            (self.start, self.passed) = (Some(now), Vec::new());
         }
-        self.used += 1;
-    }
-
-    /// Counts a request if it passes.
-    pub fn passes(&mut self, limit: &Limit, now: u64) -> bool {
-        let passes = self.would_pass(limit, now);
-        if passes {
-            self.admit(limit, now);
-        }
-        passes
+        self.passed.push((now, cost));
     }
 }
 
-/// A sliding window by its definition: remembers every admitted instant and its window.
+/// Windows of UTC by a calendar that is not ours.
+#[derive(Debug, Default)]
+pub struct CalendarModel {
+    /// The begin of the latest window that was used.
+    open: Option<u64>,
+    /// By the begin of the window that each counts in.
+    passed: Vec<Passed>,
+}
+
+impl CalendarModel {
+    /// The window that an instant is in: its first second of Unix time, and the first behind it.
+    ///
+    /// # Panics
+    /// Beyond the years of the calendar.
+    #[must_use]
+    pub fn window(limit: &Limit, now: Clock) -> (u64, u64) {
+        let unix = now.boot.wrapping_add(now.offset) / 1_000_000_000;
+        let instant = Timestamp::from_second(unix as i64).expect("a year of the calendar");
+        let day = Offset::UTC.to_datetime(instant).date();
+        let from = |start: DateTime, span: Span| {
+            let second = |date: DateTime| Offset::UTC.to_timestamp(date).expect("UTC").as_second() as u64;
+            (second(start), second(start.checked_add(span).expect("a year of the calendar")))
+        };
+        let length = limit.window * TICK_NS / 1_000_000_000;
+        match limit.interval {
+            align::MONTH => from(day.first_of_month().at(0, 0, 0, 0), 1.month()),
+            align::YEAR => from(day.first_of_year().at(0, 0, 0, 0), 1.year()),
+            _ if length == 7 * 86_400 => {
+                let monday =
+                    day.checked_sub(i64::from(day.weekday().to_monday_zero_offset()).days()).expect("a Monday");
+                from(monday.at(0, 0, 0, 0), 7.days())
+            }
+            _ => (unix / length * length, (unix / length + 1) * length),
+        }
+    }
+
+    fn used(&self, start: u64) -> u64 {
+        sum(self.passed.iter().filter(|(window, _)| *window == start))
+    }
+
+    /// Whether a request would pass, as long as the clock has never been set back by more than into the window before.
+    #[must_use]
+    pub fn would_pass(&self, limit: &Limit, now: Clock, cost: u64) -> bool {
+        let (start, end) = Self::window(limit, now);
+        let used = match self.open {
+            // Of the windows before it, the last that was used is remembered.
+            Some(open) if open == end => self.last_before(open).map_or(0, |last| self.used(last)),
+            _ => self.used(start),
+        };
+        used + cost <= u64::from(limit.count)
+    }
+
+    /// Counts a request that passed.
+    pub fn admit(&mut self, limit: &Limit, now: Clock, cost: u64) {
+        let (start, end) = Self::window(limit, now);
+        match self.open {
+            // From now on what was used last is this window's.
+            Some(open) if open == end => {
+                if let Some(last) = self.last_before(open) {
+                    self.passed.iter_mut().filter(|(window, _)| *window == last).for_each(|passed| passed.0 = start);
+                }
+            }
+            _ => self.open = Some(start),
+        }
+        self.passed.push((start, cost));
+    }
+
+    /// The last window before this one that was used.
+    fn last_before(&self, start: u64) -> Option<u64> {
+        self.passed.iter().map(|(window, _)| *window).filter(|window| *window < start).max()
+    }
+
+    /// What passed while the clock was in the window that it is in.
+    #[must_use]
+    pub fn passed_within(&self, limit: &Limit, now: Clock) -> u64 {
+        self.used(Self::window(limit, now).0)
+    }
+}
+
+/// A sliding window by its definition.
 #[derive(Debug, Default)]
 pub struct SlidingModel {
     start: Option<u64>,
-    admitted: VecDeque<(u64, u64)>,
+    /// By the begin of the window that each counts in.
+    passed: Vec<Passed>,
 }
 
 impl SlidingModel {
     /// Whether a request would pass, and the begin of its window in ticks.
     #[must_use]
-    pub fn would_pass(&self, limit: &Limit, now: u64) -> (bool, u64) {
+    pub fn would_pass(&self, limit: &Limit, now: u64, cost: u64) -> (bool, u64) {
         let now = now / TICK_NS;
         let start = match self.start {
             Some(start) if now - start < limit.window => start,
             Some(start) if now - start < 2 * limit.window => start + limit.window,
             _ => now,
         };
-        let count = |from: u64| self.within(from) as u128;
-        let current = count(start);
-        let previous = start.checked_sub(limit.window).map_or(0, count);
+        let current = u128::from(self.within(start));
+        let previous = start.checked_sub(limit.window).map_or(0, |start| u128::from(self.within(start)));
         let left = u128::from(limit.window - (now - start));
         let used = current + (previous * left).div_ceil(u128::from(limit.window));
-        (used < u128::from(limit.count), start)
+        (used + u128::from(cost) <= u128::from(limit.count), start)
     }
 
     /// Counts a request that passed in the window that begins at `start`.
-    pub fn admit(&mut self, start: u64, now: u64) {
+    pub fn admit(&mut self, start: u64, cost: u64) {
         self.start = Some(start);
-        self.admitted.push_back((start, now));
+        self.passed.push((start, cost));
     }
 
-    /// How many passed in the window that begins at `start`.
+    /// What passed in the window that begins at `start`.
     #[must_use]
-    pub fn within(&self, start: u64) -> usize {
-        self.admitted.iter().filter(|(window, _)| *window == start).count()
+    pub fn within(&self, start: u64) -> u64 {
+        sum(self.passed.iter().filter(|(window, _)| *window == start))
     }
 }
 
@@ -103,31 +185,25 @@ impl LeakyModel {
 
     /// Whether a request would pass.
     #[must_use]
-    pub fn would_pass(&self, limit: &Limit, now: u64) -> bool {
-        limit.count > 0 && self.level(now) <= u128::from(limit.tolerance)
+    pub fn would_pass(&self, limit: &Limit, now: u64, cost: u64) -> bool {
+        let others = u128::from(limit.interval) * u128::from(cost - 1);
+        limit.count > 0 && self.level(now) + others <= u128::from(limit.tolerance)
     }
 
     /// Counts a request that passed.
-    pub fn admit(&mut self, limit: &Limit, now: u64) {
-        self.level = self.level(now) + u128::from(limit.interval);
+    pub fn admit(&mut self, limit: &Limit, now: u64, cost: u64) {
+        self.level = self.level(now) + u128::from(limit.interval) * u128::from(cost);
         self.last = now;
-    }
-
-    /// Counts a request if it passes.
-    pub fn passes(&mut self, limit: &Limit, now: u64) -> bool {
-        let passes = self.would_pass(limit, now);
-        if passes {
-            self.admit(limit, now);
-        }
-        passes
     }
 }
 
 /// The model of a limit of any kind.
 #[derive(Debug)]
 pub enum Model {
-    /// Of a fixed window.
+    /// Of a window that begins with a request.
     Fixed(FixedModel),
+    /// Of a window of the calendar.
+    Calendar(CalendarModel),
     /// Of a sliding window.
     Sliding(SlidingModel),
     /// Of a rate with a burst.
@@ -140,32 +216,36 @@ impl Model {
     pub fn of(limit: &Limit, begin: u64) -> Self {
         if limit.algorithm == Algorithm::Gcra as u32 {
             Self::Leaky(LeakyModel::at(begin))
-        } else if limit.algorithm == Algorithm::Fixed as u32 {
+        } else if limit.algorithm == Algorithm::Sliding as u32 {
+            Self::Sliding(SlidingModel::default())
+        } else if limit.interval == align::NONE {
             Self::Fixed(FixedModel::default())
         } else {
-            Self::Sliding(SlidingModel::default())
+            Self::Calendar(CalendarModel::default())
         }
     }
 
     /// Whether a request would pass.
     #[must_use]
-    pub fn would_pass(&self, limit: &Limit, now: u64) -> bool {
+    pub fn would_pass(&self, limit: &Limit, now: Clock, cost: u64) -> bool {
         match self {
-            Self::Fixed(model) => model.would_pass(limit, now),
-            Self::Sliding(model) => model.would_pass(limit, now).0,
-            Self::Leaky(model) => model.would_pass(limit, now),
+            Self::Fixed(model) => model.would_pass(limit, now.boot, cost),
+            Self::Calendar(model) => model.would_pass(limit, now, cost),
+            Self::Sliding(model) => model.would_pass(limit, now.boot, cost).0,
+            Self::Leaky(model) => model.would_pass(limit, now.boot, cost),
         }
     }
 
     /// Counts a request that passed.
-    pub fn admit(&mut self, limit: &Limit, now: u64) {
+    pub fn admit(&mut self, limit: &Limit, now: Clock, cost: u64) {
         match self {
-            Self::Fixed(model) => model.admit(limit, now),
+            Self::Fixed(model) => model.admit(limit, now.boot, cost),
+            Self::Calendar(model) => model.admit(limit, now, cost),
             Self::Sliding(model) => {
-                let (_, start) = model.would_pass(limit, now);
-                model.admit(start, now);
+                let (_, start) = model.would_pass(limit, now.boot, cost);
+                model.admit(start, cost);
             }
-            Self::Leaky(model) => model.admit(limit, now),
+            Self::Leaky(model) => model.admit(limit, now.boot, cost),
         }
     }
 

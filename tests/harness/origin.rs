@@ -88,6 +88,12 @@ impl Origin {
         self.process.id()
     }
 
+    /// How many processes execute requests.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        self.process.children().len().max(1)
+    }
+
     /// The requests executed so far, in their order.
     ///
     /// # Errors

@@ -117,6 +117,17 @@ impl Peer {
         Ok(())
     }
 
+    /// Lets the server send so many bytes; the client has read them when this returns.
+    ///
+    /// # Errors
+    /// When the connection is over, or was not accepted.
+    pub fn respond(&mut self, count: u32) -> Result<()> {
+        let bytes = vec![0; count as usize];
+        self.server.as_mut().context("the server has gone")?.write_all(&bytes)?;
+        self.client.as_mut().context("the client has gone")?.read_exact(&mut vec![0; bytes.len()])?;
+        Ok(())
+    }
+
     /// Ends the client's side; the receiver knows it when this returns.
     ///
     /// # Errors

@@ -2,8 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use enforcer_ebpf::abi::{ANSWER_TEXT, Answer, Key, KeyTag, LIMITS, Limit, POINTS, Point, Policy, Service, Value};
+use enforcer_ebpf::abi::{
+    ANSWER_TEXT, Answer, Client, Edge, Key, KeyTag, Leaf, Limit, POINTS, Point, Policy, Rule, Ruleset, Scope, Service,
+    Share, State, Value, scope,
+};
+use enforcer_ebpf::charge::table;
 use enforcer_ebpf::key;
+use enforcer_ebpf::source::Address;
 
 use crate::reader::SECRET;
 
@@ -14,8 +19,24 @@ pub struct Tables {
     pub services: BTreeMap<u16, Service>,
     /// The registered keys.
     pub keys: BTreeMap<KeyTag, Key>,
-    /// Principal to policy.
+    /// Slot to policy; a principal of the number of a slot is under that one.
     pub policies: BTreeMap<u32, Policy>,
+    /// Slot to rules.
+    pub rulesets: BTreeMap<u32, Ruleset>,
+    /// What leads on from a state.
+    pub edges: BTreeMap<Edge, u32>,
+    /// The automaton's states, from 0 on.
+    pub states: Vec<State>,
+    /// The rules of paths, from 0 on.
+    pub leaves: Vec<Leaf>,
+    /// The rules, from 0 on.
+    pub rules: Vec<Rule>,
+    /// The addresses of each exemption, IPv4 mapped, and when it ends in ns of CLOCK_BOOTTIME.
+    pub exemptions: Vec<(Vec<[u8; 16]>, u64)>,
+    /// Addresses whose `X-Forwarded-For` is believed.
+    pub proxies: Vec<Address>,
+    /// What declared clients have.
+    pub clients: BTreeMap<Client, Share>,
     /// Index to answer.
     pub answers: BTreeMap<u32, Answer>,
 }
@@ -32,12 +53,12 @@ impl Tables {
     /// Gives `value` to `principal` (1 and above).
     #[must_use]
     pub fn with_key(mut self, value: &str, principal: u32, flags: u32) -> Self {
-        let key = Key { principal, flags, not_before: 0, expires: u64::MAX };
+        let key = Key { principal, flags, not_before: 0, expires: u64::MAX, policy: 0, reserved: 0 };
         self.keys.insert(key::tag(SECRET, value.as_bytes()), key);
         self
     }
 
-    /// Answers so, at this index: `date`, `retry`, `quota` and `window` in braces are filled in.
+    /// Answers so, at this index: `date`, `retry`, `quota`, `window`, `limit` and `connection` in braces are filled in.
     ///
     /// # Panics
     /// When the text is too long or has too many places, or another name stands in braces.
@@ -54,6 +75,8 @@ impl Tables {
                 "retry" => Value::RetryAfter,
                 "quota" => Value::Quota,
                 "window" => Value::Window,
+                "limit" => Value::Name,
+                "connection" => Value::Connection,
                 other => panic!("{other} is not filled in"),
             };
             points.push(Point { at: text.len() as u16, value: value as u16 });
@@ -77,9 +100,33 @@ impl Tables {
     /// Puts `principal` under these limits.
     #[must_use]
     pub fn with_limits(mut self, principal: u32, limits: &[Limit]) -> Self {
-        let mut policy = Policy { limits: [Limit::default(); LIMITS], len: limits.len() as u32, flags: Policy::IN_USE };
-        policy.limits[..limits.len()].copy_from_slice(limits);
-        self.policies.insert(principal, policy);
+        self.policies.insert(principal, policy(limits));
         self
     }
+
+    /// Puts a service on port 8000 under these rules.
+    #[must_use]
+    pub fn with_rules(mut self, rules: Ruleset) -> Self {
+        const SLOT: u32 = 1;
+        self.rulesets.insert(SLOT, rules);
+        self.services.entry(8000).or_insert(Service::DEFAULT).rules = SLOT;
+        self
+    }
+
+    /// The buckets that the daemon makes ahead.
+    #[must_use]
+    pub fn opened(&self) -> Vec<(u32, Scope)> {
+        vec![(table::NAMED, Scope { rule: scope::ADMISSION, subject: [0; 2] })]
+    }
+}
+
+/// These limits, named by their numbers.
+#[must_use]
+pub fn policy(limits: &[Limit]) -> Policy {
+    let mut policy = Policy { len: limits.len() as u32, ..Policy::UNLIMITED };
+    for (number, limit) in limits.iter().enumerate() {
+        policy.limits[number] = *limit;
+        policy.names[number] = [u64::from(b'1') + number as u64, 0];
+    }
+    policy
 }

@@ -1,19 +1,26 @@
 //! The host's world for the judge: the kernel's part played by plain memory, to hold the loaded program against.
 
 use std::cell::{Cell as StdCell, RefCell, RefMut};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 
-use enforcer_ebpf::abi::{Key, KeyTag, LIMITS, Meter, POINTS, Service, TOTALS};
+use enforcer_ebpf::abi::{
+    Buckets, Client, Edge, Key, KeyTag, LIMITS, Meter, POINTS, Rule, Ruleset, Scope, Service, Share, Sighting, TOTALS,
+    scope,
+};
 use enforcer_ebpf::answer::{self, Letter, Post, Sheet, Text};
+use enforcer_ebpf::charge::{Claim, table};
 use enforcer_ebpf::flow::{Flow, Handshake, Mark, Place, Receiver, Set, Told};
+use enforcer_ebpf::http::Lookup;
 use enforcer_ebpf::http::bytes::Window;
 use enforcer_ebpf::judge::{self, Reading, Scratch, Sum, Tally, Verdict, World};
-use enforcer_ebpf::limit;
+use enforcer_ebpf::limit::{self, Cell as _, Clock, Moment, Outcome};
 use enforcer_ebpf::reply;
-use enforcer_ebpf::source::{Level, Record, Source};
-use enforcer_ebpf::verdict::Count;
-use enforcer_ebpf::wire::{HEAD, Segment, Tuple};
+use enforcer_ebpf::source::{Address, Level, Record, Source};
+use enforcer_ebpf::spread;
+use enforcer_ebpf::verdict::{Count, Event};
+use enforcer_ebpf::wire::{self, HEAD, Head, Segment, Tuple};
 
 use crate::bucket::Shared;
 use crate::reader::SECRET;
@@ -34,7 +41,8 @@ pub enum Fate {
 /// All state that outlives a packet.
 pub struct Host {
     tables: Tables,
-    buckets: BTreeMap<u32, [Shared; LIMITS]>,
+    used: RefCell<BTreeMap<(u32, Scope), Rc<Used>>>,
+    sightings: Sightings,
     meters: RefCell<BTreeMap<u32, Meter>>,
     totals: RefCell<[u64; TOTALS as usize]>,
     sets: Vec<RefCell<Set>>,
@@ -47,6 +55,38 @@ pub struct Host {
     sheet: RefCell<Box<Sheet>>,
     now: StdCell<u64>,
     unix: StdCell<u64>,
+}
+
+/// What is used of the limits of a claim.
+#[derive(Debug, Default)]
+struct Used {
+    limits: [Shared; LIMITS],
+    candidate: [Shared; LIMITS],
+}
+
+impl Used {
+    fn buckets(&self) -> Buckets {
+        let set = |set: &[Shared; LIMITS]| std::array::from_fn(|index| set[index].bucket());
+        Buckets { limits: set(&self.limits), candidate: set(&self.candidate) }
+    }
+}
+
+/// The pairs that were seen.
+#[derive(Debug, Default)]
+struct Sightings(RefCell<BTreeSet<Sighting>>);
+
+impl spread::Sightings for Sightings {
+    fn knows(&self, sighting: &Sighting) -> bool {
+        self.0.borrow().contains(sighting)
+    }
+
+    fn insert(&self, sighting: &Sighting) -> bool {
+        self.0.borrow_mut().insert(*sighting)
+    }
+
+    fn remove(&self, sighting: &Sighting) {
+        self.0.borrow_mut().remove(sighting);
+    }
 }
 
 /// The followed connections of a set, with their hashes.
@@ -81,6 +121,23 @@ pub fn tuple(source: SocketAddr, destination: SocketAddr) -> Tuple {
 struct Packet<'m> {
     host: &'m Host,
     frame: &'m [u8],
+    /// The frame with the numbers that were replaced in it.
+    replaced: RefCell<Vec<u8>>,
+    /// The socket that sent it.
+    sender: Receiver,
+}
+
+impl<'m> Packet<'m> {
+    fn new(host: &'m Host, frame: &'m [u8]) -> Self {
+        Self { host, frame, replaced: RefCell::new(frame.to_vec()), sender: Receiver::ABSENT }
+    }
+
+    /// The frame's first bytes into `head`, and its length.
+    fn load_head(&self, head: &mut Head) -> u32 {
+        let len = self.frame.len().min(HEAD as usize);
+        head.bytes_mut()[..len].copy_from_slice(&self.frame[..len]);
+        self.frame.len() as u32
+    }
 }
 
 impl Host {
@@ -95,7 +152,8 @@ impl Host {
     pub fn with_sets(tables: &Tables, sets: u32) -> Self {
         Self {
             tables: tables.clone(),
-            buckets: tables.policies.keys().map(|&principal| (principal, Default::default())).collect(),
+            used: RefCell::default(),
+            sightings: Sightings::default(),
             meters: RefCell::default(),
             totals: RefCell::new([0; TOTALS as usize]),
             sets: (0..sets).map(|_| RefCell::default()).collect(),
@@ -120,6 +178,10 @@ impl Host {
         }
     }
 
+    fn used(&self, place: (u32, Scope)) -> Rc<Used> {
+        Rc::clone(self.used.borrow_mut().entry(place).or_default())
+    }
+
     /// Lets time pass, in ns.
     pub fn wait(&self, time: u64) {
         self.now.set(self.now.get() + time);
@@ -128,6 +190,11 @@ impl Host {
     /// Sets the calendar, in seconds of Unix time.
     pub fn set_date(&self, unix: u64) {
         self.unix.set(unix);
+    }
+
+    /// The clocks at `boot`; the date stands still.
+    fn clock(&self, boot: u64) -> Clock {
+        Clock { boot, offset: (self.unix.get() * 1_000_000_000).wrapping_sub(boot) }
     }
 
     /// The followed connections, by their hashes.
@@ -140,9 +207,9 @@ impl Host {
     pub fn judge(&self, frame: &[u8]) -> Fate {
         self.now.set(self.now.get() + 1000);
         let mut scratch = self.scratch.borrow_mut();
-        let head = frame.len().min(HEAD as usize);
-        scratch.desk.head.bytes_mut()[..head].copy_from_slice(&frame[..head]);
-        match judge::packet(&Packet { host: self, frame }, &mut scratch, frame.len() as u32) {
+        let packet = Packet::new(self, frame);
+        let len = packet.load_head(&mut scratch.desk.head);
+        match judge::packet(&packet, &mut scratch, len) {
             Verdict { fate: judge::Fate::Pass, .. } => Fate::Passed(frame.to_vec()),
             Verdict { fate: judge::Fate::Drop, .. } => Fate::Dropped,
             Verdict { fate: judge::Fate::Rewritten, rewrite } => {
@@ -157,25 +224,39 @@ impl Host {
     /// Shows it a frame that leaves for a client.
     pub fn watch(&self, frame: &[u8]) {
         let mut scratch = self.scratch.borrow_mut();
-        let head = frame.len().min(HEAD as usize);
-        scratch.desk.head.bytes_mut()[..head].copy_from_slice(&frame[..head]);
-        judge::watch(&Packet { host: self, frame }, &mut scratch, frame.len() as u32);
+        let packet = Packet::new(self, frame);
+        let len = packet.load_head(&mut scratch.desk.head);
+        judge::watch(&packet, &mut scratch, len);
     }
 
-    /// Shows what tells clients a frame that has passed the judge; the frame that it sends, if it sends one.
-    pub fn answer(&self, frame: &[u8]) -> Option<Vec<u8>> {
+    /// Hands a frame that has passed the judge to what tells clients: what becomes of it, and what its client is sent.
+    pub fn answer(&self, frame: &[u8]) -> (Fate, Option<Vec<u8>>) {
         let mut sheet = self.sheet.borrow_mut();
-        let head = frame.len().min(HEAD as usize);
-        sheet.head.bytes_mut()[..head].copy_from_slice(&frame[..head]);
-        let letter = answer::answer(&Packet { host: self, frame }, &mut sheet, frame.len() as u32);
-        if letter == Letter::NONE {
-            return None;
+        let packet = Packet::new(self, frame);
+        let len = packet.load_head(&mut sheet.head);
+        let Letter { envelope, text: payload, ends } = answer::answer(&packet, &mut sheet, len);
+        let fate = if ends { Fate::Dropped } else { Fate::Passed(packet.replaced.into_inner()) };
+        if envelope == 0 {
+            return (fate, None);
         }
-        let mut bytes = sheet.envelope.bytes_mut()[..letter.envelope as usize].to_vec();
+        let mut bytes = sheet.envelope.bytes_mut()[..envelope as usize].to_vec();
         let text = sheet.text.bytes_mut();
-        bytes.extend(&text[..letter.text as usize]);
+        bytes.extend(&text[..payload as usize]);
         text.fill(0);
-        Some(bytes)
+        (fate, Some(bytes))
+    }
+
+    /// What becomes of a frame that a socket of this host sends to a client.
+    pub fn leave(&self, frame: &[u8]) -> Fate {
+        let mut sheet = self.sheet.borrow_mut();
+        let mut packet = Packet::new(self, frame);
+        let len = packet.load_head(&mut sheet.head);
+        let mut segment = Segment::EMPTY;
+        if wire::parse(&sheet.head, len, &mut segment).is_ok() {
+            packet.sender = packet.receiver(&segment.tuple.reversed());
+        }
+        let leaves = answer::leave(&packet, &mut sheet, len);
+        if leaves { Fate::Passed(packet.replaced.into_inner()) } else { Fate::Dropped }
     }
 
     /// The counters, by [`Count::index`].
@@ -188,6 +269,19 @@ impl Host {
     #[must_use]
     pub fn meter(&self, principal: u32) -> Meter {
         self.meters.borrow().get(&principal).copied().unwrap_or_default()
+    }
+}
+
+impl Lookup for Packet<'_> {
+    fn next(&self, state: u32, segment: KeyTag) -> u32 {
+        let Tables { states, edges, .. } = &self.host.tables;
+        let other = || states.get(state as usize).map_or(0, |state| state.other);
+        let edge = Edge { state: u64::from(state), segment: segment.0 };
+        edges.get(&edge).copied().unwrap_or_else(other)
+    }
+
+    fn is_trusted(&self, address: Address) -> bool {
+        self.host.tables.proxies.contains(&address)
     }
 }
 
@@ -261,13 +355,109 @@ impl<'m> World for Packet<'m> {
         self.host.tables.keys.get(&tag).copied()
     }
 
-    fn charge(&self, principal: u32, now: u64) -> bool {
-        let (Some(buckets), Some(policy)) =
-            (self.host.buckets.get(&principal), self.host.tables.policies.get(&principal))
-        else {
-            return false;
-        };
-        limit::charge_all(&std::array::from_fn(|index| buckets[index].cells()), policy, now, 1).is_ok()
+    fn rules(&self, service: &Service, rules: &mut Ruleset) {
+        *rules = self.host.tables.rulesets.get(&service.rules).copied().unwrap_or_default();
+    }
+
+    fn rule(&self, flow: &Flow, rule: &mut Rule) -> u32 {
+        let Tables { states, leaves, rules, .. } = &self.host.tables;
+        let (route, method) = (flow.machine.route() as usize, flow.machine.method_number() as usize);
+        let Some(leaf) = states.get(route).and_then(|state| leaves.get(state.leaf as usize)) else { return 0 };
+        let index = leaf.rules[method];
+        if let Some(found) = rules.get(index as usize) {
+            *rule = *found;
+        }
+        index
+    }
+
+    fn is_exempt(&self, exemptions: u64, address: Address, now: u64) -> bool {
+        let [first, second] = address.map(u64::to_ne_bytes);
+        let address: Vec<u8> = first.into_iter().chain(second).collect();
+        self.host.tables.exemptions.iter().enumerate().any(|(index, (addresses, until))| {
+            exemptions & (1 << index) != 0 && now < *until && addresses.iter().any(|known| known[..] == address[..])
+        })
+    }
+
+    fn policy(&self, principal: u32, now: u64) -> u32 {
+        match self.host.tables.policies.get(&principal) {
+            Some(policy) if now >= policy.until => policy.next,
+            Some(_) => principal,
+            None => 0,
+        }
+    }
+
+    fn share(&self, client: Client) -> Option<Share> {
+        let clients = &self.host.tables.clients;
+        clients.get(&client).or_else(|| clients.get(&Client { id: [0; 2], ..client })).copied()
+    }
+
+    fn open(&self, reading: &mut Reading) {
+        let now = reading.scan.now;
+        for claim in 0..reading.charge.len() {
+            let claim = reading.charge.at_mut(claim);
+            let is_open = self.host.used.borrow().contains_key(&(claim.table, claim.scope));
+            let make = |claim: &Claim| {
+                self.host.used((claim.table, claim.scope));
+                true
+            };
+            judge::open(claim, is_open, || self.take_place(reading.rules.admission, now), make);
+        }
+    }
+
+    fn is_blocked(&self, reading: &Reading) -> bool {
+        let used = self.host.used((table::SOURCE, reading.charge.at(0).scope));
+        reading.scan.now < used.candidate[0].cells().arrival.load()
+    }
+
+    fn block(&self, reading: &Reading) {
+        let used = self.host.used((table::SOURCE, reading.charge.at(0).scope));
+        let word = used.candidate[0].cells().arrival;
+        assert!(word.swap(word.load(), reading.scan.now + reading.rules.guess_penalty_ns));
+    }
+
+    fn sight(&self, reading: &mut Reading, claim: usize) -> bool {
+        let Reading { scan, rules, charge, sighting, .. } = reading;
+        let Claim { table, scope, .. } = *charge.at(claim);
+        let used = self.host.used((table, scope));
+        sighting.rule = scope.rule;
+        let spread = if table == table::SOURCE { &rules.keys_of_source } else { &rules.sources_of_key };
+        spread::sight(&used.limits[0].cells().counts, spread, sighting, scan.now, &self.host.sightings)
+    }
+
+    fn penalise(&self, source: Source, now: u64, service: &Service) {
+        self.host.sources.borrow_mut().entry(source).or_default().penalise(now, service);
+    }
+
+    fn charge(&self, reading: &mut Reading) -> bool {
+        let charge = &mut reading.charge;
+        charge.set_offset(self.host.clock(self.now()).offset);
+        loop {
+            let place = charge.place();
+            let Claim { table, policy, scope } = *charge.at(place.claim);
+            let Some(mut policy) = self.host.tables.policies.get(&policy) else {
+                charge.fail();
+                break;
+            };
+            if place.candidate {
+                policy = &self.host.tables.policies[&policy.candidate];
+            }
+            let used = self.host.used((table, scope));
+            let set = if place.candidate { &used.candidate } else { &used.limits };
+            if !charge.step(&set[place.limit].cells(), policy) {
+                break;
+            }
+        }
+        let mut meters = self.host.meters.borrow_mut();
+        if (0..charge.len()).any(|claim| charge.would_refuse(claim, false)) {
+            meters.entry(reading.party.principal).or_default().would_refuse += 1;
+        }
+        for claim in 0..charge.len() {
+            let Claim { table, scope, .. } = *charge.at(claim);
+            if table == table::PRINCIPAL && charge.would_refuse(claim, true) {
+                meters.entry(scope.subject[0] as u32).or_default().candidate += 1;
+            }
+        }
+        charge.result().is_ok()
     }
 
     fn tally(&self, principal: u32, tally: Tally) {
@@ -306,6 +496,22 @@ impl<'m> World for Packet<'m> {
     }
 }
 
+impl Packet<'_> {
+    /// Charges one more source to the limits in a slot.
+    fn take_place(&self, admission: u32, now: u64) -> bool {
+        let Some(policy) = self.host.tables.policies.get(&admission) else { return admission == 0 };
+        let used = self.host.used((table::NAMED, Scope { rule: scope::ADMISSION, subject: [0; 2] }));
+        let admitted = matches!(
+            limit::attempt(&used.limits[0].cells(), &policy.limits[0], &Moment::of_boot(now), 1),
+            Outcome::Charged(_)
+        );
+        if !admitted {
+            self.count(Count::Event(Event::SourceOverflow));
+        }
+        admitted
+    }
+}
+
 impl Post for Packet<'_> {
     fn unix(&self) -> u64 {
         self.host.unix.get()
@@ -326,21 +532,31 @@ impl Post for Packet<'_> {
     }
 
     fn measure(&self, told: &mut Told, now: u64) {
-        let (Some(buckets), Some(policy)) =
-            (self.host.buckets.get(&told.principal), self.host.tables.policies.get(&told.principal))
-        else {
-            return;
-        };
-        let meter = Meter { buckets: std::array::from_fn(|index| buckets[index].bucket()), ..Meter::default() };
-        answer::measure(told, policy, &meter, now);
+        let Some(policy) = self.host.tables.policies.get(&told.policy) else { return };
+        let used = self.host.used((told.table, told.scope));
+        let clock = self.host.clock(now);
+        answer::measure(told, policy, &used.buckets(), now, |bucket, limit, cost| {
+            limit::retry(bucket, limit, clock, cost)
+        });
     }
 
-    fn replace(&self, _segment: &Segment, _at: u32, _from: u32, _to: u32) {
-        unreachable!("no service of this world keeps connections");
+    /// By RFC 1624.
+    fn replace(&self, segment: &Segment, at: u32, from: u32, to: u32) {
+        let mut frame = self.replaced.borrow_mut();
+        let (at, sum) = (at as usize, segment.tcp as usize + 16);
+        assert_eq!(frame[at..at + 4], from.to_be_bytes(), "another number stands there");
+        frame[at..at + 4].copy_from_slice(&to.to_be_bytes());
+        let halves = |number: u32| (number >> 16) + (number & 0xffff);
+        let old = u16::from_be_bytes([frame[sum], frame[sum + 1]]);
+        let mut new = u32::from(!old) + halves(!from) + halves(to);
+        while new > 0xffff {
+            new = halves(new);
+        }
+        frame[sum..sum + 2].copy_from_slice(&(!new as u16).to_be_bytes());
     }
 
     fn sender(&self) -> Receiver {
-        unreachable!("no service of this world keeps connections");
+        self.sender
     }
 
     fn sum(&self, text: &Text) -> u64 {

@@ -16,7 +16,7 @@ use enforcer_ebpf::verdict::{Action, Count, Event, Reason};
 use enforcer_tests::bucket::sliding;
 use enforcer_tests::client::get;
 use enforcer_tests::corpus::{self, KEY};
-use enforcer_tests::kernel::Loaded;
+use enforcer_tests::kernel::{Loaded, Program};
 use enforcer_tests::netns::Namespace;
 use enforcer_tests::packet::flag;
 use enforcer_tests::peer::{Listener, Peer};
@@ -85,7 +85,7 @@ struct Pair {
 impl Pair {
     fn new(sets: u32) -> Result<Self> {
         let tables = tables();
-        let (kernel, host) = (Loaded::with_sockets(&tables, sets)?, Host::with_sets(&tables, sets));
+        let (kernel, host) = (Loaded::with_sockets(Program::Xdp, &tables, sets)?, Host::with_sets(&tables, sets));
         Ok(Self { kernel, host, sets, clock: Cell::new(Instant::now()), dues: RefCell::default() })
     }
 

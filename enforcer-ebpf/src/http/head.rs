@@ -399,11 +399,7 @@ impl Machine {
                 None
             }
             // One server takes it, from peers that it trusts, for the part of the path that its routes are below.
-            11 if underscore
-                && rules.routes != 0
-                && first == SCRIPT_NAME[0]
-                && lowest(second, 3) == SCRIPT_NAME[1] =>
-            {
+            11 if underscore && rules.routes != 0 && first == SCRIPT_NAME[0] && lowest(second, 3) == SCRIPT_NAME[1] => {
                 return Some(Step::Refused(Reason::Path.into()));
             }
             _ if len == rules.client_len

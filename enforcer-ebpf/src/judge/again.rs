@@ -11,7 +11,8 @@
 use super::reading::Piece;
 use super::{Desk, Verdict, World, cut, drop_as, observed, refuse};
 use crate::flow::{Flow, Mark, Place, after};
-use crate::http::Refusal;
+use crate::http::{Refusal, Step};
+use crate::opaque::opaque;
 use crate::verdict::{Count, Event, Reason};
 use crate::wire::Segment;
 use crate::words;
@@ -67,10 +68,15 @@ pub(super) fn compare<W: World>(
     piece: Piece,
     refusal: Option<Refusal>,
 ) -> Verdict {
+    // As a number, all of which is set: see [`crate::flow::Receiver`].
+    let step = opaque(match refusal {
+        Some(refusal) => Step::Refused(refusal).to_word(),
+        None => Step::More.to_word(),
+    });
     let begin = segment.seq.wrapping_add(piece.from);
     let end = begin.wrapping_add(piece.len);
     let whole = desk.mark.end;
-    let (same, known) = if refusal.is_some() || piece.len == 0 {
+    let (same, known) = if step != Step::More.to_word() || piece.len == 0 {
         (true, true)
     } else if end == flow.next() {
         (flow.machine.is_as(&desk.stood), true)
@@ -86,9 +92,10 @@ pub(super) fn compare<W: World>(
     if !known {
         return forgotten(world, desk, segment, flow, begin);
     }
-    let refusal = match refusal {
-        None if !same => observed(world, &desk.reading.service, Reason::Conflict.into()),
-        refusal => refusal,
+    let refusal = match Step::from_word(step) {
+        Step::Refused(refusal) => Some(refusal),
+        _ if !same => observed(world, &desk.reading.service, Reason::Conflict.into()),
+        _ => None,
     };
     if let Some(refusal) = refusal {
         return refuse(world, desk, segment, flow, begin, refusal);

@@ -6,9 +6,10 @@
 //! rule's, the client's share, the source's, the service's.
 
 use super::{Reading, World};
-use crate::abi::{Client, Key, KeyTag, Per, Rule, Ruleset, Scope, Share, Spread, SpreadAction, scope};
+use crate::abi::{Client, Key, KeyTag, Per, Rule, Ruleset, Scope, Share, SpreadAction, scope};
 use crate::charge::{Claim, table};
 use crate::flow::{Flow, Place};
+use crate::opaque::zero;
 use crate::source::Source;
 use crate::verdict::{Count, Event, Reason};
 
@@ -51,259 +52,310 @@ impl Decision {
     }
 }
 
+/// Who a request is from, as far as it matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Party {
+    /// A [`party`].
+    pub kind: u32,
+    /// Whose key it is; 0 if nobody's.
+    pub principal: u32,
+    /// Slot of the key's own limits; 0 = none.
+    pub policy: u32,
+    /// 0.
+    pub reserved: u32,
+}
+
+/// Kinds of a [`Party`]; numbers, since it lies in a map.
+pub mod party {
+    /// Anybody, on a path that is exempt for the source.
+    pub const EXEMPT: u32 = 0;
+    /// Anybody, on a public path.
+    pub const PUBLIC: u32 = 1;
+    /// A browser that asks whether it may send a request.
+    pub const PREFLIGHT: u32 = 2;
+    /// A principal.
+    pub const KEYED: u32 = 3;
+}
+
 /// Decides on the request whose head is complete and ends at `position` of the stream, and charges it if it may pass.
 /// One that was charged there before, when its bytes came first, is not charged again: the scan says whether they were
 /// judged before; those that were read and then cut off are known to the connection.
+///
+/// It is in parts that do not call each other, since the BPF stack is for a chain of calls.
 #[inline(always)]
 pub fn decide<W: World>(world: &W, reading: &mut Reading, flow: &mut Flow, position: u64) -> Decision {
     let index = if reading.rules.routes == 0 { 0 } else { world.rule(flow, &mut reading.rule) };
     if index == 0 {
         none(&mut reading.rule);
     }
-    let identity = identity(flow, index);
-    let place = Place { flow: flow.id, position };
-    if (reading.scan.is_again() || position <= flow.decided) && payer(world, flow, place) == identity {
+    identity(flow, index, &mut reading.identity);
+    let may_be_paid = reading.scan.is_again() || position <= flow.decided;
+    if may_be_paid && world.is_paid(reading, flow, position) {
         return Decision { principal: 0, refused: None, again: true };
     }
-    let refused = |principal, reason| Decision { principal, refused: Some(reason), again: false };
-    let source = Source::at(flow.address(), &reading.service);
-    reading.scan.proxied = u8::from(flow.machine.is_proxied());
-    let principal = match world.claim(reading, flow, source) {
-        Ok(principal) => principal,
-        Err((principal, reason)) => return refused(principal, reason),
-    };
-    if !reading.charge.is_empty() && !world.charge(reading) {
-        return refused(principal, Reason::OverLimit);
+    let mut refused = world.identify(reading, flow);
+    if refused.is_some_and(Reason::is_guess) && reading.rules.guesses != 0 {
+        claim_guess(reading, flow);
+        world.open(reading);
+        if world.is_blocked(reading) {
+            refused = Some(Reason::Guessing);
+        } else if !world.charge(reading) {
+            world.block(reading);
+            refused = Some(Reason::Guessing);
+        }
     }
-    if flow.has_accepted(flow.charged) {
-        flow.charged = position;
-        flow.payer = identity;
-    } else {
-        world.put_payer(place, identity);
+    let has_key = refused.is_none() && reading.party.kind == party::KEYED;
+    if has_key && (reading.rules.keys_of_source.most | reading.rules.sources_of_key.most) != 0 {
+        claim_pair(reading, flow);
+        world.open(reading);
+        refused = world.spread(reading);
     }
-    Decision { principal, refused: None, again: false }
+    if refused.is_none() && reading.party.kind != party::EXEMPT {
+        refused = world.claim(reading, flow);
+        if refused.is_none() {
+            world.open(reading);
+            if !world.charge(reading) {
+                refused = Some(Reason::OverLimit);
+            }
+        }
+    }
+    let principal = reading.party.principal;
+    if refused.is_none() {
+        world.pay(reading, flow, position);
+    }
+    Decision { principal, refused, again: false }
 }
 
 /// No rule.
 #[inline(always)]
 fn none(rule: &mut Rule) {
-    rule.exempt = crate::opaque::zero();
-    rule.scope = 0;
-    rule.policy = 0;
-    rule.per = 0;
+    rule.exempt = zero();
+    rule.scope = zero() as u32;
+    rule.policy = zero() as u32;
+    rule.per = zero() as u32;
     rule.cost = 1;
-    rule.flags = 0;
+    rule.flags = zero() as u32;
 }
 
-/// Writes down what a request is to be charged to, in the reading's charge; whose it is, 0 if no key is needed.
-///
-/// # Errors
-/// Why it may not pass whatever its limits are, and whose it is.
+/// Finds out who a request is from, and writes it down; why it may not pass, whatever limits there are.
 #[inline(always)]
-pub fn claim<W: World>(world: &W, reading: &mut Reading, flow: &Flow, source: Source) -> Result<u32, (u32, Reason)> {
+pub fn identify<W: World>(world: &W, reading: &mut Reading, flow: &Flow) -> Option<Reason> {
     let now = reading.scan.now;
-    let cost = u64::from(reading.rule.cost);
+    let Party { kind, principal, policy, .. } = &mut reading.party;
+    *principal = zero() as u32;
+    *policy = zero() as u32;
     if reading.rule.exempt != 0 && world.is_exempt(reading.rule.exempt, flow.address(), now) {
-        reading.charge.begin(now, cost);
+        *kind = party::EXEMPT;
         world.count(Count::Event(Event::Exempt));
-        return Ok(0);
+        return None;
     }
     if reading.rule.flags & Rule::PUBLIC != 0 {
-        let scope = admitted(world, &reading.rules, u64::from(reading.rule.scope), source, now);
-        reading.charge.begin(now, cost);
-        reading.charge.claim(Claim { table: table::SOURCE, policy: reading.rule.policy, scope });
-        return of_all(world, reading, 0);
+        *kind = party::PUBLIC;
+        return None;
     }
     let Some(tag) = flow.machine.key() else {
-        if reading.rules.preflight == 0 || !flow.machine.is_preflight() {
-            return Err((0, Reason::Unkeyed));
+        *kind = party::PREFLIGHT;
+        let may = reading.rules.preflight != 0 && flow.machine.is_preflight();
+        return if may { None } else { Some(Reason::Unkeyed) };
+    };
+    *kind = party::KEYED;
+    let Some(key) = world.key(tag) else { return Some(Reason::UnknownKey) };
+    *principal = key.principal;
+    *policy = key.policy;
+    if key.flags & Key::DISABLED != 0 {
+        return Some(Reason::KeyDisabled);
+    }
+    if now < key.not_before || now >= key.expires {
+        return Some(Reason::KeyExpired);
+    }
+    if reading.rules.flags & Ruleset::STRICT_GUESSES != 0 {
+        claim_guess(reading, flow);
+        if world.is_blocked(reading) {
+            return Some(Reason::Guessing);
         }
-        let scope = admitted(world, &reading.rules, scope::PREFLIGHT, source, now);
-        reading.charge.begin(now, cost);
-        reading.charge.claim(Claim { table: table::SOURCE, policy: reading.rules.preflight, scope });
-        return of_all(world, reading, 0);
-    };
-    let Some(Key { principal, flags, not_before, expires, policy, reserved: _ }) = world.key(tag) else {
-        return Err((0, world.guess(reading, source, Reason::UnknownKey)));
-    };
-    if flags & Key::DISABLED != 0 {
-        return Err((principal, world.guess(reading, source, Reason::KeyDisabled)));
     }
-    if now < not_before || now >= expires {
-        return Err((principal, world.guess(reading, source, Reason::KeyExpired)));
+    None
+}
+
+/// Writes down what a request is to be charged to, in the reading's charge; why it may not pass all the same.
+#[inline(always)]
+pub fn claim<W: World>(world: &W, reading: &mut Reading, flow: &Flow) -> Option<Reason> {
+    let now = reading.scan.now;
+    let source = Source::at(flow.address(), &reading.service);
+    reading.charge.begin(now, u64::from(reading.rule.cost));
+    let Party { kind, principal, policy, .. } = reading.party;
+    if kind != party::KEYED {
+        let (policy, rule) = if kind == party::PUBLIC {
+            (reading.rule.policy, u64::from(reading.rule.scope))
+        } else {
+            (reading.rules.preflight, scope::PREFLIGHT)
+        };
+        by_source(reading, policy, rule, source);
+        of_all(reading);
+        return None;
     }
-    if reading.rules.flags & Ruleset::STRICT_GUESSES != 0 && world.is_blocked(source, now) {
-        return Err((principal, Reason::Guessing));
-    }
-    if let Some(reason) = world.spread(reading, source, tag) {
-        return Err((principal, reason));
-    }
-    let sourced = match reading.rule.per {
-        per if per == Per::Source as u32 && reading.rule.policy != 0 => {
-            admitted(world, &reading.rules, u64::from(reading.rule.scope), source, now)
-        }
-        _ => Scope::default(),
-    };
-    let by_source = match reading.rules.source {
-        0 => Scope::default(),
-        _ => admitted(world, &reading.rules, scope::SOURCE, source, now),
-    };
-    reading.charge.begin(now, cost);
     let slot = world.policy(principal, now);
     if slot == 0 {
-        return Err((principal, Reason::OverLimit));
+        return Some(Reason::OverLimit);
     }
     let own = Scope { rule: 0, subject: [u64::from(principal), 0] };
     reading.charge.claim(Claim { table: table::PRINCIPAL, policy: slot, scope: own });
-    reading.charge.claim(Claim { table: table::SOURCE, policy: reading.rules.source, scope: by_source });
+    by_source(reading, reading.rules.source, scope::SOURCE, source);
     if policy != 0 {
-        named(world, reading, policy, Scope { rule: scope::KEY, subject: tag.0 })?;
+        let KeyTag(subject) = flow.machine.key().unwrap_or_default();
+        named(reading, policy, Scope { rule: scope::KEY, subject });
     }
     if reading.rule.policy != 0 {
         let (rule, policy) = (u64::from(reading.rule.scope), reading.rule.policy);
         if reading.rule.per == Per::Source as u32 {
-            reading.charge.claim(Claim { table: table::SOURCE, policy, scope: sourced });
+            by_source(reading, policy, rule, source);
         } else {
             let subject = if reading.rule.per == Per::Service as u32 { 0 } else { u64::from(principal) };
-            named(world, reading, policy, Scope { rule, subject: [subject, 0] })?;
+            named(reading, policy, Scope { rule, subject: [subject, 0] });
         }
     }
     if reading.rules.client_len != 0 {
         let client = Client { principal: u64::from(principal), id: flow.machine.client() };
         if let Some(Share { policy, number }) = world.share(client) {
             let subject = [u64::from(principal), u64::from(number)];
-            named(world, reading, policy, Scope { rule: scope::CLIENT, subject })?;
+            named(reading, policy, Scope { rule: scope::CLIENT, subject });
         }
     }
-    of_all(world, reading, principal)
+    of_all(reading);
+    None
 }
 
 /// Adds the limits of all requests together.
 #[inline(always)]
-fn of_all<W: World>(world: &W, reading: &mut Reading, principal: u32) -> Result<u32, (u32, Reason)> {
-    let policy = reading.rules.service;
-    if policy != 0 {
-        named(world, reading, policy, Scope { rule: scope::SERVICE, subject: [0; 2] })
-            .map_err(|(_, reason)| (principal, reason))?;
-    }
-    Ok(principal)
+fn of_all(reading: &mut Reading) {
+    named(reading, reading.rules.service, Scope { rule: scope::SERVICE, subject: [0; 2] });
 }
 
 /// Adds limits whose subject an operator has named.
 #[inline(always)]
-fn named<W: World>(world: &W, reading: &mut Reading, policy: u32, scope: Scope) -> Result<(), (u32, Reason)> {
-    let scope = if world.open(table::NAMED, scope) {
-        scope
-    } else {
-        // The daemon makes these ahead.
-        Scope { rule: scope.rule, subject: [0, scope::OVERFLOW] }
-    };
+fn named(reading: &mut Reading, policy: u32, scope: Scope) {
     reading.charge.claim(Claim { table: table::NAMED, policy, scope });
-    Ok(())
 }
 
-/// Where the buckets of a source are: its own, or those that all share who came too late to have some.
-///
-/// None that counts gives way to them: more sources than there is room for are not let in within the longest window.
+/// Adds limits by source.
 #[inline(always)]
-fn admitted<W: World>(world: &W, rules: &Ruleset, rule: u64, source: Source, now: u64) -> Scope {
+fn by_source(reading: &mut Reading, policy: u32, rule: u64, source: Source) {
     let scope = Scope { rule, subject: [source.prefix, source.family] };
-    if world.is_open(scope) || (world.admit(rules.admission, now) && world.open(table::SOURCE, scope)) {
-        return scope;
-    }
-    world.count(Count::Event(Event::SourceOverflow));
-    let scope = Scope { rule, subject: [0, scope::OVERFLOW] };
-    world.open(table::SOURCE, scope);
-    scope
+    reading.charge.claim(Claim { table: table::SOURCE, policy, scope });
 }
 
-/// Counts a bad key of a source; the reason that it is refused for.
+/// Writes down what a bad key of a source is charged to.
 #[inline(always)]
-pub fn guess<W: World>(world: &W, reading: &mut Reading, source: Source, reason: Reason) -> Reason {
-    let now = reading.scan.now;
-    if reading.rules.guesses == 0 {
-        return reason;
-    }
-    let scope = admitted(world, &reading.rules, scope::GUESSES, source, now);
-    reading.charge.begin(now, 1);
-    reading.charge.claim(Claim { table: table::SOURCE, policy: reading.rules.guesses, scope });
-    if world.blocked_until(scope) > now {
-        return Reason::Guessing;
-    }
-    if world.charge(reading) {
-        return reason;
-    }
-    world.block(scope, now.saturating_add(reading.rules.guess_penalty_ns));
-    world.count(Count::Event(Event::GuessPenalty));
-    Reason::Guessing
+fn claim_guess(reading: &mut Reading, flow: &Flow) {
+    let source = Source::at(flow.address(), &reading.service);
+    reading.charge.begin(reading.scan.now, 1);
+    by_source(reading, reading.rules.guesses, scope::GUESSES, source);
 }
 
-/// Whether a source is refused for the bad keys that it has sent.
+/// Number of the claim that stands for the keys of a source, and of that for the sources of a key. Of these nothing is
+/// charged: they say where the pair is counted.
+const KEYS_OF_SOURCE: usize = 0;
+const SOURCES_OF_KEY: usize = 1;
+/// No policy is asked for it.
+const ANY: u32 = 1;
+
+/// Writes down where a source and its key are counted.
 #[inline(always)]
-pub fn is_blocked<W: World>(world: &W, source: Source, now: u64) -> bool {
-    let scope = Scope { rule: scope::GUESSES, subject: [source.prefix, source.family] };
-    world.blocked_until(scope) > now
+fn claim_pair(reading: &mut Reading, flow: &Flow) {
+    let source = Source::at(flow.address(), &reading.service);
+    let KeyTag(key) = flow.machine.key().unwrap_or_default();
+    reading.charge.begin(reading.scan.now, 1);
+    by_source(reading, ANY, scope::KEYS_OF_SOURCE, source);
+    named(reading, ANY, Scope { rule: scope::SOURCES_OF_KEY, subject: key });
+    reading.scan.proxied = u8::from(flow.machine.is_proxied());
+    reading.sighting.source = [source.prefix, source.family];
+    reading.sighting.key = key;
 }
 
 /// Counts the keys of a source and the sources of a key; why the request is refused, if it is.
 #[inline(always)]
-pub fn spread<W: World>(world: &W, reading: &mut Reading, source: Source, tag: KeyTag) -> Option<Reason> {
-    let now = reading.scan.now;
-    let places = [source.prefix, source.family];
-    let Spread { most, action, .. } = reading.rules.keys_of_source;
-    if most != 0 {
-        let scope = Scope { rule: scope::KEYS_OF_SOURCE, subject: places };
-        let scope = if world.is_open(scope) { scope } else { admitted(world, &reading.rules, scope.rule, source, now) };
-        // Sources that share a place would be taken for one.
-        if scope.subject[1] != scope::OVERFLOW
-            && world.sight(table::SOURCE, scope, &reading.rules.keys_of_source, places, tag.0, now)
-        {
-            world.count(Count::Event(Event::KeyRotation));
-            penalise(world, reading, action, source);
-            if action != SpreadAction::Alert as u32 {
-                reading.charge.begin(now, 1);
-                return Some(Reason::KeyRotation);
-            }
+pub fn spread<W: World>(world: &W, reading: &mut Reading) -> Option<Reason> {
+    let action = reading.rules.keys_of_source.action;
+    // Sources that share buckets would be taken for one.
+    let is_in = reading.charge.at(KEYS_OF_SOURCE).scope.subject[1] != scope::OVERFLOW;
+    if reading.rules.keys_of_source.most != 0 && is_in && world.sight(reading, KEYS_OF_SOURCE) {
+        world.count(Count::Event(Event::KeyRotation));
+        if exceeds(world, reading, action) {
+            return Some(Reason::KeyRotation);
         }
     }
-    let Spread { most, action, .. } = reading.rules.sources_of_key;
-    if most != 0 {
-        let scope = Scope { rule: scope::SOURCES_OF_KEY, subject: tag.0 };
-        if world.open(table::NAMED, scope)
-            && world.sight(table::NAMED, scope, &reading.rules.sources_of_key, places, tag.0, now)
-        {
-            world.count(Count::Event(Event::KeyShared));
-            penalise(world, reading, action, source);
-            if action != SpreadAction::Alert as u32 {
-                reading.charge.begin(now, 1);
-                return Some(Reason::KeyShared);
-            }
+    let action = reading.rules.sources_of_key.action;
+    let is_in = reading.charge.at(SOURCES_OF_KEY).scope.subject[1] != scope::OVERFLOW;
+    if reading.rules.sources_of_key.most != 0 && is_in && world.sight(reading, SOURCES_OF_KEY) {
+        world.count(Count::Event(Event::KeyShared));
+        if exceeds(world, reading, action) {
+            return Some(Reason::KeyShared);
         }
     }
     None
 }
 
-/// Begins the penalty that this action asks for. Behind a proxy nobody is kept out by it: see [`super::refuse`].
+/// What follows of one too many; whether the request is refused. Behind a proxy nobody is kept out by it: see
+/// [`super::refuse`].
 #[inline(always)]
-fn penalise<W: World>(world: &W, reading: &Reading, action: u32, source: Source) {
+fn exceeds<W: World>(world: &W, reading: &Reading, action: u32) -> bool {
     if action == SpreadAction::Penalty as u32 && reading.scan.proxied == 0 {
-        world.penalise(source, reading.scan.now, &reading.service);
+        let [prefix, family] = reading.sighting.source;
+        world.penalise(Source { prefix, family }, reading.scan.now, &reading.service);
     }
+    action != SpreadAction::Alert as u32
+}
+
+/// Sees to it that the buckets of a claim are there, by what the caller knows of them: those of `claim` itself, else, of a
+/// source for which there is no room, or of another subject that came too late, those that all such share.
+///
+/// No source whose buckets count gives way: more than there is room for are not let in within the longest window.
+#[inline(always)]
+pub fn open(
+    claim: &mut Claim,
+    is_open: bool,
+    take_place: impl FnOnce() -> bool,
+    make: impl Fn(&Claim) -> bool,
+) -> bool {
+    if claim.table == table::PRINCIPAL || is_open {
+        return true;
+    }
+    let may = claim.table == table::NAMED || take_place();
+    if may && make(claim) {
+        return true;
+    }
+    claim.scope.subject[0] = zero();
+    claim.scope.subject[1] = scope::OVERFLOW;
+    // The daemon has made those of named subjects ahead.
+    claim.table == table::SOURCE && make(claim)
 }
 
 /// Whose request it is, from where, and by which rule: what is paid for under one is not paid for under another.
 #[inline(always)]
-fn identity(flow: &Flow, rule: u32) -> KeyTag {
+fn identity(flow: &Flow, rule: u32, identity: &mut KeyTag) {
     let KeyTag([low, high]) = flow.machine.key().unwrap_or(KeyTag([0, u64::MAX]));
     let [first, second] = flow.machine.client();
     // The connection's own peer is the same for all that comes on it.
     let [third, fourth] = flow.machine.forwarded().unwrap_or_default();
-    let rule = (u64::from(rule) << 32) ^ u64::from(flow.machine.is_preflight());
-    KeyTag([low ^ first ^ third, high ^ second ^ fourth ^ rule])
+    identity.0[0] = low ^ first ^ third;
+    identity.0[1] = high ^ second ^ fourth ^ (u64::from(rule) << 32) ^ u64::from(flow.machine.is_preflight());
 }
 
-/// Who was charged for the head that ended at this place.
+/// Whether the head that ends at this place was charged, and to the same.
 #[inline(always)]
-fn payer<W: World>(world: &W, flow: &Flow, place: Place) -> KeyTag {
-    if flow.charged == place.position { flow.payer } else { world.payer(place) }
+pub fn is_paid<W: World>(world: &W, reading: &Reading, flow: &Flow, position: u64) -> bool {
+    let payer = if flow.charged == position { flow.payer } else { world.payer(Place { flow: flow.id, position }) };
+    payer == reading.identity
+}
+
+/// Takes note of who was charged for the head that ends at this place.
+#[inline(always)]
+pub fn pay<W: World>(world: &W, reading: &Reading, flow: &mut Flow, position: u64) {
+    if flow.has_accepted(flow.charged) {
+        flow.charged = position;
+        flow.payer = reading.identity;
+    } else {
+        world.put_payer(Place { flow: flow.id, position }, reading.identity);
+    }
 }

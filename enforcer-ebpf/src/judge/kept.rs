@@ -1,12 +1,13 @@
 //! A connection that goes on although a request of it was refused: the request is kept back from the server, its client
 //! is answered, and from then on the numbers of one side are made those of the other ([`crate::shift`]).
 //!
-//! Only where the bytes of the request are known to their end, none of them has reached the server, and the response
-//! before it has been taken: a connection whose first request is refused ends, since a worker waits for that request.
+//! Only where the bytes of the request are known to their end, none of them has reached the server, and no worker waits for
+//! it: either the response before it has been taken, or nobody has accepted the connection yet, since its handshake waits for
+//! a request that passes ([`super::bare`]).
 
 use super::{Desk, Verdict, World};
 use crate::abi::Service;
-use crate::flow::{Flow, due};
+use crate::flow::{Flow, Told, after, due, stage};
 use crate::opaque::zero;
 use crate::reply;
 use crate::verdict::{Count, Event, Reason};
@@ -27,7 +28,14 @@ pub(super) fn left(ahead: u32, body: u64) -> u32 {
 
 /// Keeps a refused request back, that begins with the segment at the server's number `begin`; whether it could.
 #[inline(always)]
-pub(super) fn keep(desk: &Desk, segment: &Segment, flow: &mut Flow, begin: u32, reason: Reason) -> bool {
+pub(super) fn keep<W: World>(
+    world: &W,
+    desk: &Desk,
+    segment: &Segment,
+    flow: &mut Flow,
+    begin: u32,
+    reason: Reason,
+) -> bool {
     let left = desk.reading.scan.left();
     let whole = matches!(
         reason,
@@ -36,16 +44,16 @@ pub(super) fn keep(desk: &Desk, segment: &Segment, flow: &mut Flow, begin: u32, 
     let is_kept = desk.reading.service.flags & Service::KEEP != 0
         && whole
         && left != CANNOT
-        && flow.served != 0
+        && (flow.served != 0 || (desk.unaccepted != 0 && begin == flow.base))
         && flow.local != 0
-        && flow.leaves != 0
         && flow.accepted == begin
         && segment.seq == begin
         // Else the server has the request's first bytes, and would read what follows as the rest of it; of bytes that come
         // again it is not known how it stands before them.
         && flow.next() == begin
         && flow.machine.is_behind_request()
-        && !segment.has(flag::FIN);
+        && !segment.has(flag::FIN)
+        && leaves(world, segment, flow);
     if !is_kept {
         return false;
     }
@@ -62,6 +70,53 @@ pub(super) fn keep(desk: &Desk, segment: &Segment, flow: &mut Flow, begin: u32, 
     if left > 0 {
         flow.told.due = due::ACKNOWLEDGMENT;
     }
+    true
+}
+
+/// Whether what the server sends leaves where it can be translated. Of a connection that has sent nothing else, its SYN-ACK
+/// tells.
+#[inline(always)]
+fn leaves<W: World>(world: &W, segment: &Segment, flow: &mut Flow) -> bool {
+    if flow.leaves == 0 {
+        flow.leaves = u32::from(world.has_left(&segment.tuple, flow.base, flow.server));
+    }
+    flow.leaves != 0
+}
+
+/// Whether a translated segment of a connection that waits can be what its server is waiting for.
+#[inline(always)]
+pub(super) const fn begins(segment: &Segment, flow: &Flow) -> bool {
+    segment.len > 0 && segment.ack == flow.server && after(segment.end(), flow.base)
+}
+
+/// Any other segment of a connection that waits: its client's end, or what comes late or again, which its server would take
+/// for another connection's.
+#[inline(always)]
+pub(super) fn meanwhile<W: World>(world: &W, desk: &mut Desk, segment: &Segment, flow: &mut Flow, now: u64) -> Verdict {
+    world.count(Count::Event(Event::AfterRefusal));
+    if !ends(desk, segment, flow, now) {
+        return Verdict::DROP;
+    }
+    Verdict::rewritten(reply::reset(&mut desk.head, segment, flow.base))
+}
+
+/// Whether the client ends a connection that waits; it is then told that its server has, too. Until it has the last answer,
+/// its end may not be acknowledged: it comes again. A function of its own: its stack does not add to that of the judge.
+#[inline(never)]
+fn ends(desk: &Desk, segment: &Segment, flow: &mut Flow, now: u64) -> bool {
+    if !segment.has(flag::FIN) || segment.seq != flow.base || flow.shift.settled == 0 {
+        return false;
+    }
+    flow.touched = now;
+    flow.stage = stage::ANSWERED;
+    flow.told.at = now;
+    flow.told.due = due::ANSWER;
+    flow.told.seq = desk.ack;
+    flow.told.len = 0;
+    flow.told.ack = desk.seq.wrapping_add(1);
+    flow.told.keeps = 0;
+    flow.told.kind = Told::END;
+    super::told::stamp(&mut flow.told, &desk.head, segment);
     true
 }
 

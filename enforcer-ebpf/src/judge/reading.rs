@@ -1,7 +1,7 @@
 //! A payload, read in steps: each sees a window of it, and does a bounded amount of work.
 
-use super::{Decision, Desk, Tally, Verdict, World, again, cut, kept, observed, refuse};
-use crate::abi::{Rule, Ruleset, Service};
+use super::{Decision, Desk, Party, Tally, Verdict, World, again, cut, kept, observed, refuse};
+use crate::abi::{KeyTag, Rule, Ruleset, Service, Sighting};
 use crate::charge::Charge;
 use crate::flow::{Flow, Place, after};
 use crate::http::bytes::{BASE, CAPACITY, Window};
@@ -45,7 +45,13 @@ pub struct Reading {
     pub rules: Ruleset,
     /// The rule of the request under decision.
     pub rule: Rule,
-    /// What that is charged to.
+    /// Who that is from.
+    pub party: Party,
+    /// Likewise, and by which rule, as one value.
+    pub identity: KeyTag,
+    /// Its source and its key.
+    pub sighting: Sighting,
+    /// What it is charged to.
     pub charge: Charge,
     /// The piece of it that is in memory.
     pub window: Window,
@@ -58,6 +64,9 @@ impl Default for Reading {
             service: Service::DEFAULT,
             rules: Ruleset::default(),
             rule: Rule::default(),
+            party: Party::default(),
+            identity: KeyTag::default(),
+            sighting: Sighting::default(),
             charge: Charge::default(),
             window: Window::new(),
         }

@@ -5,7 +5,7 @@
 use super::{Desk, Verdict, World, drop_as};
 use crate::abi::{AnswerKind, Service};
 use crate::answer;
-use crate::flow::{self, Flow, Handshake, Receiver, Told, after, due, receiver, stage};
+use crate::flow::{Flow, Handshake, Receiver, Told, after, due, receiver, stage};
 use crate::reply;
 use crate::source::Level;
 use crate::verdict::{Action, Count, Event, Reason};
@@ -35,7 +35,7 @@ pub(super) fn answer(desk: &Desk, segment: &Segment, flow: &mut Flow, reason: Re
     }
     let kind = match reason.answer() {
         Some(kind) => kind as u32,
-        None => u32::MAX,
+        None => Told::END,
     };
     let answers = desk.reading.service.flags & Service::ANSWER != 0
         && action == Action::Answer as u8
@@ -126,20 +126,12 @@ pub(super) fn go_on<W: World>(
     Verdict::rewritten(reply::reset(&mut desk.head, segment, next))
 }
 
-/// A bare acknowledgment: the host would answer one of an answered connection with a RST, which could overtake what the
-/// client has not read yet.
+/// Whether a bare acknowledgment is of this connection, and the connection is answered: the host would reply to it with a
+/// RST, which could overtake what the client has not read yet. One that begins a later connection of the same ends
+/// acknowledges another number.
 #[inline(always)]
-pub(super) fn acknowledged<W: World>(world: &W, segment: &Segment) -> Verdict {
-    let hash = flow::hash(world.flow_secret(), &segment.tuple);
-    let Some(mut set) = world.lock(hash) else { return drop_as(world, Event::Contended) };
-    let Some(way) = world.find(&set, hash, &segment.tuple) else { return Verdict::PASS };
-    let flow = set.flow(way);
-    // One that begins a later connection of the same ends acknowledges another number.
-    if flow.stage != stage::ANSWERED || segment.ack.wrapping_sub(flow.told.seq) > LONGEST {
-        return Verdict::PASS;
-    }
-    world.count(Count::Event(Event::AfterRefusal));
-    Verdict::DROP
+pub(super) const fn acknowledges(flow: &Flow, segment: &Segment) -> bool {
+    flow.stage == stage::ANSWERED && segment.ack.wrapping_sub(flow.told.seq) <= LONGEST
 }
 
 /// Takes note of the client's timestamps, where they stand as all systems write them (RFC 7323 appendix A).

@@ -26,6 +26,7 @@ pub(crate) fn bench_judge(ctx: XdpContext) -> u32 {
     if !kernel.service(segment.tuple.destination_port(), &mut scratch.desk.reading.service) {
         return XDP_PASS;
     }
+    kernel.rules(&scratch.desk.reading.service, &mut scratch.desk.reading.rules);
     let Some(flow) = maps::bench_flow() else { return XDP_PASS };
     flow.begin(0, &segment.tuple, segment.seq, stage::FOLLOWED, kernel.now());
     let passes = first(packet, scratch, flow) != 0;

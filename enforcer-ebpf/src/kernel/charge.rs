@@ -4,14 +4,17 @@ use core::ffi::c_void;
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::generated::bpf_loop;
-use enforcer_ebpf::abi::{self, Bucket, Buckets, LIMITS, Policy, Scope, Spread, tally};
+use enforcer_ebpf::abi::{self, Bucket, Buckets, LIMITS, Policy, Scope, scope, tally};
 use enforcer_ebpf::charge::{CLAIMS, Charge, Claim, Place, table};
-use enforcer_ebpf::judge::Reading;
+use enforcer_ebpf::judge::{self, Reading, World as _};
 use enforcer_ebpf::limit::{self, Cell as _, Cells, Moment, Outcome};
 use enforcer_ebpf::spread;
+use enforcer_ebpf::verdict::{Count, Event};
 
 use crate::atomic::Word;
 use crate::maps::{self, BUCKETS, METERS, POLICIES, SIGHTINGS, SOURCE_BUCKETS, TALLIES};
+use crate::packet::XdpPacket;
+use crate::world::Kernel;
 
 /// Nothing used.
 static EMPTY: Buckets = Buckets {
@@ -19,33 +22,29 @@ static EMPTY: Buckets = Buckets {
     candidate: [Bucket { window: 0, counts: 0, arrival: 0 }; LIMITS],
 };
 
+/// Where the sources that are new are counted.
+static ADMISSION: Scope = Scope { rule: scope::ADMISSION, subject: [0; 2] };
+
 /// Swaps tried to let a source in; each failure means that another CPU has let one in.
 const ADMISSIONS: u32 = 4;
 
-/// What a step of a charge needs, handed through `bpf_loop`. The charge itself lies in a map: of what is on the stack
-/// the verifier would follow every value through every step.
-#[repr(C)]
-struct Steps {
-    charge: *mut Charge,
-}
-
 /// [`enforcer_ebpf::judge::World::charge`]; 0 if the request may not pass. A global function: see [`crate::part`].
+///
+/// Here and below the scratch is looked up again: what a global function is handed is no key of a map for kernels before
+/// 6.3, but what lies in a map is, and needs no copy on the stack.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn charge_claims(reading: *mut Reading) -> u32 {
-    // SAFETY: of this size, or null.
-    let Some(reading) = (unsafe { reading.as_mut() }) else { return 0 };
-    let charge = &mut reading.charge;
-    charge.set_offset(maps::clock_offset());
-    let mut steps = Steps { charge };
-    // SAFETY: the callback takes what is handed to it here.
-    unsafe { bpf_loop(Charge::MAX_STEPS, step as *mut c_void, (&raw mut steps).cast(), 0) };
-    u32::from(charge.result().is_ok())
+pub(crate) extern "C" fn charge_claims() -> u32 {
+    let Some(scratch) = maps::scratch() else { return 0 };
+    scratch.desk.reading.charge.set_offset(maps::clock_offset());
+    // SAFETY: the callback takes nothing.
+    unsafe { bpf_loop(Charge::MAX_STEPS, step as *mut c_void, core::ptr::null_mut(), 0) };
+    u32::from(scratch.desk.reading.charge.result().is_ok())
 }
 
-unsafe extern "C" fn step(_index: u32, steps: *mut c_void) -> i64 {
-    // SAFETY: `charge_claims` made it of what outlives the loop.
-    let charge = unsafe { &mut *(*steps.cast::<Steps>()).charge };
+unsafe extern "C" fn step(_index: u32, _nothing: *mut c_void) -> i64 {
+    let Some(scratch) = maps::scratch() else { return 1 };
+    let charge = &mut scratch.desk.reading.charge;
     let Place { claim, candidate, limit } = charge.place();
     let claim = charge.at(claim);
     let (Some(mut policy), Some(buckets)) = (POLICIES.get(claim.policy), find(claim.table, &claim.scope)) else {
@@ -69,7 +68,7 @@ unsafe extern "C" fn step(_index: u32, steps: *mut c_void) -> i64 {
     i64::from(!charge.step(&cells(bucket), policy))
 }
 
-/// The buckets of a claim, by its [`table`] and scope.
+/// The buckets of a claim, by its [`table`] and scope, which lies in a map or on the stack.
 #[inline(always)]
 pub(crate) fn find(place: u32, scope: &Scope) -> Option<*mut Buckets> {
     if place == table::PRINCIPAL {
@@ -77,32 +76,31 @@ pub(crate) fn find(place: u32, scope: &Scope) -> Option<*mut Buckets> {
         // SAFETY: within the value.
         return Some(unsafe { &raw mut (*meter).buckets });
     }
-    buckets(place, Scope { rule: scope.rule, subject: [scope.subject[0], scope.subject[1]] })
-}
-
-/// The buckets of a scope, by its [`table`].
-#[inline(always)]
-fn buckets(place: u32, scope: Scope) -> Option<*mut Buckets> {
     if place == table::NAMED { BUCKETS.get_ptr_mut(scope) } else { SOURCE_BUCKETS.get_ptr_mut(scope) }
 }
 
 /// Counts what the limits of a charge have refused, or would have.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn count_refusals(reading: *mut Reading) -> u32 {
-    // SAFETY: of this size, or null.
-    let Some(reading) = (unsafe { reading.as_mut() }) else { return 0 };
-    let charge = &reading.charge;
-    if let Err(claim) = charge.result() {
-        count(charge.at(claim), tally::REFUSED);
+pub(crate) extern "C" fn count_refusals() -> u32 {
+    let Some(scratch) = maps::scratch() else { return 0 };
+    let Reading { party, charge, .. } = &scratch.desk.reading;
+    if charge.result().is_err() {
+        count(charge.refused(), tally::REFUSED);
     }
+    let mut observed = false;
     for claim in 0..CLAIMS {
         if charge.would_refuse(claim, false) {
             count(charge.at(claim), tally::WOULD_REFUSE);
+            observed = true;
         }
         if charge.would_refuse(claim, true) {
             count(charge.at(claim), tally::CANDIDATE);
         }
+    }
+    if observed && let Some(meter) = METERS.get_ptr_mut(party.principal) {
+        // SAFETY: an aligned word of a map's value.
+        unsafe { Word::new(&raw mut (*meter).would_refuse) }.add(1);
     }
     1
 }
@@ -114,71 +112,83 @@ fn count(claim: &Claim, what: usize) {
         // SAFETY: this CPU's own words, and the place is below the length.
         unsafe { *counts.cast::<u64>().add(what & (tally::LEN - 1)) += 1 };
     }
-    if claim.table != table::PRINCIPAL {
-        return;
-    }
-    let Some(meter) = METERS.get_ptr_mut(claim.scope.subject[0] as u32) else { return };
-    // SAFETY: aligned words of a map's value.
-    unsafe {
-        match what {
-            tally::WOULD_REFUSE => Word::new(&raw mut (*meter).would_refuse).add(1),
-            tally::CANDIDATE => Word::new(&raw mut (*meter).candidate).add(1),
-            _ => {}
-        }
+    if what == tally::CANDIDATE
+        && claim.table == table::PRINCIPAL
+        && let Some(meter) = METERS.get_ptr_mut(claim.scope.subject[0] as u32)
+    {
+        // SAFETY: an aligned word of a map's value.
+        unsafe { Word::new(&raw mut (*meter).candidate) }.add(1);
     }
 }
 
-/// [`enforcer_ebpf::judge::World::open`]; 0 if there is no room.
+/// [`enforcer_ebpf::judge::World::open`], for one claim.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn open_buckets(place: u32, rule: u64, first: u64, second: u64) -> u32 {
-    let scope = Scope { rule, subject: [first, second] };
-    if buckets(place, scope).is_some() {
-        return 1;
-    }
-    let _ = if place == table::NAMED {
-        BUCKETS.insert(scope, &EMPTY, u64::from(BPF_NOEXIST))
-    } else {
-        SOURCE_BUCKETS.insert(scope, &EMPTY, u64::from(BPF_NOEXIST))
+pub(crate) extern "C" fn open_claim(number: u32) -> u32 {
+    let Some(scratch) = maps::scratch() else { return 0 };
+    let Reading { scan, rules, charge, .. } = &mut scratch.desk.reading;
+    let claim = charge.at_mut(number as usize);
+    let is_open = find(claim.table, &claim.scope).is_some();
+    let make = |claim: &Claim| {
+        let _ = if claim.table == table::NAMED {
+            BUCKETS.insert(&claim.scope, &EMPTY, u64::from(BPF_NOEXIST))
+        } else {
+            SOURCE_BUCKETS.insert(&claim.scope, &EMPTY, u64::from(BPF_NOEXIST))
+        };
+        // Another CPU may have made them first.
+        find(claim.table, &claim.scope).is_some()
     };
-    u32::from(buckets(place, scope).is_some())
+    u32::from(judge::open(claim, is_open, || take_place(rules.admission, scan.now), make))
 }
 
-/// [`enforcer_ebpf::judge::World::admit`]; 0 if it is not let in.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn admit_source(slot: u32, now: u64) -> u32 {
-    let scope = Scope { rule: abi::scope::ADMISSION, subject: [0; 2] };
-    let (Some(policy), Some(buckets)) = (POLICIES.get(slot), BUCKETS.get_ptr_mut(scope)) else { return 0 };
+/// Charges one more source to the limits in a slot.
+#[inline(always)]
+fn take_place(slot: u32, now: u64) -> bool {
+    if slot == 0 {
+        return true;
+    }
+    let (Some(policy), Some(buckets)) = (POLICIES.get(slot), BUCKETS.get_ptr_mut(&ADMISSION)) else { return false };
     // SAFETY: within the value.
     let cells = cells(unsafe { &raw mut (*buckets).limits }.cast());
+    let now = Moment::of_boot(now);
     for _ in 0..ADMISSIONS {
-        match limit::attempt(&cells, &policy.limits[0], Moment::of_boot(now), 1) {
-            Outcome::Charged(_) => return 1,
-            Outcome::Refused => return 0,
+        match limit::attempt(&cells, &policy.limits[0], &now, 1) {
+            Outcome::Charged(_) => return true,
+            Outcome::Refused => break,
             Outcome::Raced => {}
         }
     }
-    0
+    Kernel::new(XdpPacket(core::ptr::null_mut())).count(Count::Event(Event::SourceOverflow));
+    false
 }
 
-/// [`enforcer_ebpf::judge::World::blocked_until`].
+/// Until when the source of the first claim is refused for its bad keys.
 #[inline(always)]
-pub(crate) fn blocked_until(scope: Scope) -> u64 {
-    match SOURCE_BUCKETS.get_ptr_mut(scope) {
-        // SAFETY: an aligned word of a map's value.
-        Some(buckets) => unsafe { Word::new(&raw mut (*buckets).candidate[0].arrival) }.load(),
-        None => 0,
-    }
+fn blocked_until(charge: &Charge) -> Option<Word> {
+    let buckets = SOURCE_BUCKETS.get_ptr_mut(&charge.at(0).scope)?;
+    // SAFETY: an aligned word of a map's value.
+    Some(unsafe { Word::new(&raw mut (*buckets).candidate[0].arrival) })
+}
+
+/// [`enforcer_ebpf::judge::World::is_blocked`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn is_blocked() -> u32 {
+    let Some(scratch) = maps::scratch() else { return 0 };
+    let Reading { scan, charge, .. } = &scratch.desk.reading;
+    u32::from(blocked_until(charge).is_some_and(|until| scan.now < until.load()))
 }
 
 /// [`enforcer_ebpf::judge::World::block`].
-#[inline(always)]
-pub(crate) fn block(scope: Scope, until: u64) {
-    if let Some(buckets) = SOURCE_BUCKETS.get_ptr_mut(scope) {
-        // SAFETY: an aligned word of a map's value.
-        unsafe { Word::new(&raw mut (*buckets).candidate[0].arrival) }.release(until);
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn block_source() -> u32 {
+    let Some(scratch) = maps::scratch() else { return 0 };
+    let Reading { scan, rules, charge, .. } = &scratch.desk.reading;
+    if let Some(until) = blocked_until(charge) {
+        until.release(scan.now.saturating_add(rules.guess_penalty_ns));
     }
+    1
 }
 
 /// The pairs, in their map.
@@ -201,28 +211,19 @@ impl spread::Sightings for Sightings {
     }
 }
 
-/// [`enforcer_ebpf::judge::World::sight`]: the reading's source and the key of the buckets; 1 if it is one too many.
+/// [`enforcer_ebpf::judge::World::sight`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn sight_pair(pair: *const Pair) -> u32 {
-    // SAFETY: of this size, or null.
-    let Some(Pair { scope, source, key, spread, now, place }) = (unsafe { pair.as_ref() }) else { return 0 };
-    let scope = Scope { rule: scope.rule, subject: [scope.subject[0], scope.subject[1]] };
-    let Some(buckets) = buckets(*place as u32, scope) else { return 0 };
+pub(crate) extern "C" fn sight_pair(number: u32) -> u32 {
+    let Some(scratch) = maps::scratch() else { return 0 };
+    let Reading { scan, rules, charge, sighting, .. } = &mut scratch.desk.reading;
+    let claim = charge.at(number as usize);
+    let Some(buckets) = find(claim.table, &claim.scope) else { return 0 };
     // SAFETY: an aligned word of a map's value.
     let word = unsafe { Word::new(&raw mut (*buckets).limits[0].counts) };
-    u32::from(spread::sight(&word, spread, &scope, *source, *key, *now, &Sightings))
-}
-
-/// What [`sight_pair`] takes.
-#[repr(C)]
-pub(crate) struct Pair {
-    pub(crate) scope: Scope,
-    pub(crate) source: [u64; 2],
-    pub(crate) key: [u64; 2],
-    pub(crate) spread: Spread,
-    pub(crate) now: u64,
-    pub(crate) place: u64,
+    sighting.rule = claim.scope.rule;
+    let spread = if claim.table == table::SOURCE { &rules.keys_of_source } else { &rules.sources_of_key };
+    u32::from(spread::sight(&word, spread, sighting, scan.now, &Sightings))
 }
 
 #[inline(always)]

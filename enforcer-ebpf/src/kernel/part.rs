@@ -4,8 +4,8 @@
 
 use aya_ebpf::bindings::{__sk_buff, BPF_NOEXIST, xdp_md};
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use enforcer_ebpf::abi::{EXEMPTIONS as EXEMPTIONS_MOST, KeyTag, METHODS, Rule, Service, State};
-use enforcer_ebpf::flow::{Flow, Mark, Place, Receiver, Set, WAYS};
+use enforcer_ebpf::abi::{EXEMPTIONS as EXEMPTIONS_MOST, Edge, METHODS, Rule, Service, State};
+use enforcer_ebpf::flow::{Flow, Handshake, Mark, Place, Receiver, Set, WAYS};
 use enforcer_ebpf::http::Step;
 use enforcer_ebpf::judge::{self, Decision, Reading, Refill, World as _};
 use enforcer_ebpf::source::{Record, Source};
@@ -13,7 +13,9 @@ use enforcer_ebpf::verdict::{Count, Event, Reason};
 use enforcer_ebpf::wire::Tuple;
 use enforcer_ebpf::words;
 
-use crate::maps::{EXEMPT, EXEMPTIONS, KEY_SECRET, LEAVES, MARKS, PENALTIES, RULES, SOURCES, STATES};
+use crate::maps::{
+    EXEMPT, EXEMPTIONS, HANDSHAKES, LEAVES, MARKS, PENALTIES, PROXIES, ROUTES, RULES, SOURCES, STATES,
+};
 use crate::packet::{Packet, TcPacket, XdpPacket};
 use crate::socket;
 use crate::world::Kernel;
@@ -47,6 +49,19 @@ fn find_socket(packet: impl Packet, tuple: *const Tuple, known: *mut Receiver) -
     let (Some(tuple), Some(known)) = (unsafe { tuple.as_ref() }, unsafe { known.as_mut() }) else { return 0 };
     *known = socket::lookup(packet, tuple);
     1
+}
+
+/// [`enforcer_ebpf::judge::World::has_left`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn has_left(tuple: *const Tuple, client: u32, server: u32) -> u32 {
+    // SAFETY: of this size, or null.
+    let Some(tuple) = (unsafe { tuple.as_ref() }) else { return 0 };
+    // On the stack: see `refuse_source`.
+    let ends = tuple.reversed();
+    // SAFETY: copied at once.
+    let met = unsafe { HANDSHAKES.get(ends) }.copied().unwrap_or_default();
+    u32::from(met == Handshake { client, server })
 }
 
 /// [`Set::find`].
@@ -90,7 +105,7 @@ fn refill(packet: impl Packet, reading: *mut Reading, flow: *mut Flow) -> u32 {
     judge::refill(&Kernel::new(packet), reading, flow) as u32
 }
 
-/// [`enforcer_ebpf::http::Machine::step`].
+/// [`judge::advance`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn advance_machine(reading: *mut Reading, flow: *mut Flow) -> u32 {
@@ -98,8 +113,25 @@ pub(crate) extern "C" fn advance_machine(reading: *mut Reading, flow: *mut Flow)
     let (Some(reading), Some(flow)) = (unsafe { reading.as_mut() }, unsafe { flow.as_mut() }) else {
         return Step::Refused(Reason::Unparsable.into()).to_word();
     };
-    let Reading { scan, window, service, .. } = reading;
-    flow.machine.step(window, &mut scan.cursor, service, KEY_SECRET.load()).to_word()
+    judge::advance(&sightless(), reading, flow).to_word()
+}
+
+/// [`enforcer_ebpf::http::Lookup::next`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn next_state(state: u32, low: u64, high: u64) -> u32 {
+    // SAFETY: copied at once; edges of states in use are never changed.
+    if let Some(&next) = unsafe { ROUTES.get(Edge { state: u64::from(state), segment: [low, high] }) } {
+        return next as u32;
+    }
+    STATES.get(state).map_or(0, |state| state.other)
+}
+
+/// [`enforcer_ebpf::http::Lookup::is_trusted`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn is_trusted(first: u64, second: u64) -> u32 {
+    u32::from(PROXIES.get(&address(first, second)).is_some())
 }
 
 /// [`judge::decide`].
@@ -113,48 +145,71 @@ pub(crate) extern "C" fn decide_request(reading: *mut Reading, flow: *mut Flow, 
     judge::decide(&sightless(), reading, flow, position).to_word()
 }
 
-/// [`judge::claim`], as the word of a decision.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn claim_request(reading: *mut Reading, flow: *const Flow, prefix: u64, family: u64) -> u64 {
-    // SAFETY: of this size, or null.
-    let (Some(reading), Some(flow)) = (unsafe { reading.as_mut() }, unsafe { flow.as_ref() }) else {
-        return Decision { principal: 0, refused: Some(Reason::Unparsable), again: false }.to_word();
-    };
-    let (principal, refused) = match judge::claim(&sightless(), reading, flow, Source { prefix, family }) {
-        Ok(principal) => (principal, None),
-        Err((principal, reason)) => (principal, Some(reason)),
-    };
-    Decision { principal, refused, again: false }.to_word()
+/// The reason that a number of this module stands for: 1 + its index, or 0 for none.
+#[inline(always)]
+pub(crate) fn reason(number: u32) -> Option<Reason> {
+    match number {
+        0 => None,
+        number => Some(Reason::from_index((number - 1) as u8).unwrap_or(Reason::Unparsable)),
+    }
 }
 
-/// [`judge::guess`]: a reason's index, of one and for one.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn count_guess(reading: *mut Reading, prefix: u64, family: u64, reason: u32) -> u32 {
-    let reason = Reason::from_index(reason as u8).unwrap_or(Reason::Unparsable);
-    // SAFETY: of this size, or null.
-    let Some(reading) = (unsafe { reading.as_mut() }) else { return reason as u32 };
-    judge::guess(&sightless(), reading, Source { prefix, family }, reason) as u32
-}
-
-/// [`judge::is_blocked`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn is_blocked(prefix: u64, family: u64, now: u64) -> u32 {
-    u32::from(judge::is_blocked(&sightless(), Source { prefix, family }, now))
-}
-
-/// [`judge::spread`]: 1 + a reason's index, or 0.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn count_spread(reading: *mut Reading, prefix: u64, family: u64, low: u64, high: u64) -> u32 {
-    // SAFETY: of this size, or null.
-    let Some(reading) = (unsafe { reading.as_mut() }) else { return 0 };
-    match judge::spread(&sightless(), reading, Source { prefix, family }, KeyTag([low, high])) {
+#[inline(always)]
+fn number(reason: Option<Reason>) -> u32 {
+    match reason {
         None => 0,
         Some(reason) => reason as u32 + 1,
     }
+}
+
+/// [`judge::is_paid`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn is_paid(reading: *const Reading, flow: *const Flow, position: u64) -> u32 {
+    // SAFETY: of this size, or null.
+    let (Some(reading), Some(flow)) = (unsafe { reading.as_ref() }, unsafe { flow.as_ref() }) else { return 0 };
+    u32::from(judge::is_paid(&sightless(), reading, flow, position))
+}
+
+/// [`judge::pay`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn pay(reading: *const Reading, flow: *mut Flow, position: u64) -> u32 {
+    // SAFETY: of this size, or null.
+    let (Some(reading), Some(flow)) = (unsafe { reading.as_ref() }, unsafe { flow.as_mut() }) else { return 0 };
+    judge::pay(&sightless(), reading, flow, position);
+    1
+}
+
+/// [`judge::identify`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn identify_party(reading: *mut Reading, flow: *const Flow) -> u32 {
+    // SAFETY: of this size, or null.
+    let (Some(reading), Some(flow)) = (unsafe { reading.as_mut() }, unsafe { flow.as_ref() }) else {
+        return number(Some(Reason::Unparsable));
+    };
+    number(judge::identify(&sightless(), reading, flow))
+}
+
+/// [`judge::spread`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn count_spread(reading: *mut Reading) -> u32 {
+    // SAFETY: of this size, or null.
+    let Some(reading) = (unsafe { reading.as_mut() }) else { return number(Some(Reason::Unparsable)) };
+    number(judge::spread(&sightless(), reading))
+}
+
+/// [`judge::claim`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn claim_limits(reading: *mut Reading, flow: *const Flow) -> u32 {
+    // SAFETY: of this size, or null.
+    let (Some(reading), Some(flow)) = (unsafe { reading.as_mut() }, unsafe { flow.as_ref() }) else {
+        return number(Some(Reason::Unparsable));
+    };
+    number(judge::claim(&sightless(), reading, flow))
 }
 
 /// [`enforcer_ebpf::judge::World::rule`], by the state and the method.
@@ -175,11 +230,7 @@ pub(crate) extern "C" fn find_rule(state: u32, method: u32, rule: *mut Rule) -> 
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn is_exempt(first: u64, second: u64, exemptions: u64, now: u64) -> u32 {
-    let mut address = [0; 16];
-    let (words, _) = address.as_chunks_mut();
-    words[0] = first.to_ne_bytes();
-    words[1] = second.to_ne_bytes();
-    let Some(&found) = EXEMPT.get(&Key::new(128, address)) else { return 0 };
+    let Some(&found) = EXEMPT.get(&address(first, second)) else { return 0 };
     let both = found & exemptions;
     for exemption in 0..EXEMPTIONS_MOST {
         if both & (1 << exemption) != 0
@@ -208,6 +259,16 @@ pub(crate) extern "C" fn penalise_source(prefix: u64, family: u64, now: u64, ser
     record.penalise(now, service);
     note_penalty(before, record.until);
     1
+}
+
+/// An address to be looked up among prefixes.
+#[inline(always)]
+fn address(first: u64, second: u64) -> Key<[u8; 16]> {
+    let mut address = [0; 16];
+    let (words, _) = address.as_chunks_mut();
+    words[0] = first.to_ne_bytes();
+    words[1] = second.to_ne_bytes();
+    Key::new(128, address)
 }
 
 /// The world of what looks at no packet.

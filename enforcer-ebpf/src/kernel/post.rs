@@ -1,10 +1,10 @@
 //! What answers need, from helpers and maps; and how they are sent.
 
 use aya_ebpf::helpers::generated::{bpf_clone_redirect, bpf_csum_diff, bpf_ktime_get_boot_ns, bpf_probe_read_kernel};
-use enforcer_ebpf::abi::{ANSWER_TEXT, POINTS};
+use enforcer_ebpf::abi::{ANSWER_TEXT, Bucket, Limit, POINTS, Scope};
 use enforcer_ebpf::answer::{self, Letter, Post, SECOND, Sheet, TEXT, Text};
 use enforcer_ebpf::flow::{Receiver, Told};
-use enforcer_ebpf::limit::Moment;
+use enforcer_ebpf::limit::{self, Clock};
 use enforcer_ebpf::wire::{HEAD, Segment};
 
 use crate::maps::{self, ANSWERS, POLICIES};
@@ -88,12 +88,26 @@ extern "C" fn write_piece(index: u32, piece: u32, told: *const Told, text: *mut 
 extern "C" fn measure_limits(told: *mut Told, now: u64) -> u32 {
     // SAFETY: of this size, or null.
     let Some(told) = (unsafe { told.as_mut() }) else { return 0 };
-    let (Some(policy), Some(buckets)) = (POLICIES.get(told.policy), charge::find(told.table, &told.scope)) else {
+    // On the stack: what a global function is handed is no key of a map for kernels before 6.3.
+    let scope = Scope { rule: told.scope.rule, subject: [told.scope.subject[0], told.scope.subject[1]] };
+    let (Some(policy), Some(buckets)) = (POLICIES.get(told.policy), charge::find(told.table, &scope)) else {
         return 0;
     };
+    let offset = maps::clock_offset();
     // SAFETY: a map's value, which other CPUs may change meanwhile.
-    answer::measure(told, policy, unsafe { &*buckets }, Moment { boot: now, offset: maps::clock_offset() });
+    answer::measure(told, policy, unsafe { &*buckets }, now, |bucket, limit, cost| {
+        retry_limit(bucket, limit, now, offset, cost)
+    });
     1
+}
+
+/// [`limit::retry`] at these readings of the clocks. Likewise.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn retry_limit(bucket: *const Bucket, limit: *const Limit, boot: u64, offset: u64, cost: u64) -> u64 {
+    // SAFETY: of this size, or null.
+    let (Some(bucket), Some(limit)) = (unsafe { bucket.as_ref() }, unsafe { limit.as_ref() }) else { return 0 };
+    limit::retry(bucket, limit, Clock { boot, offset }, cost)
 }
 
 /// Sends what is due to the client of this packet, if anything is; whether the packet goes on. A function of its own: its

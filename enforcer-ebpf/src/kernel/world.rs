@@ -4,13 +4,14 @@ use core::ffi::c_void;
 use core::ops::{Deref, DerefMut};
 
 use aya_ebpf::helpers::generated::{bpf_ktime_get_boot_ns, bpf_loop};
-use enforcer_ebpf::abi::{Client, Key, KeyTag, Meter, Principal, Rule, Ruleset, Scope, Service, Share, Spread};
+use enforcer_ebpf::abi::{Client, Key, KeyTag, Meter, Principal, Rule, Ruleset, Service, Share};
+use enforcer_ebpf::charge::{CLAIMS, table};
 use enforcer_ebpf::flow::{Flow, Handshake, Mark, Place, Receiver, Set};
-use enforcer_ebpf::http::Step;
 use enforcer_ebpf::http::bytes::{CAPACITY, Window};
+use enforcer_ebpf::http::{Lookup, Step};
 use enforcer_ebpf::judge::{self, Decision, Reading, Refill, Sum, Tally, World};
 use enforcer_ebpf::limit::Cell;
-use enforcer_ebpf::source::{Level, Source};
+use enforcer_ebpf::source::{Address, Level, Source};
 use enforcer_ebpf::verdict::{Count, Reason};
 use enforcer_ebpf::wire::Tuple;
 use enforcer_ebpf::words;
@@ -18,7 +19,7 @@ use enforcer_ebpf::words;
 use crate::atomic::Word;
 use crate::maps::{
     CHARGES, CLIENTS, FLOW_MASK, FLOW_SECRET, FLOWS, HANDSHAKES, KEY_SECRET, KEYS, MARKS, METERS, PENALTIES, POLICIES,
-    PORTS, PRINCIPALS, RULESETS, SERVICES, SOURCE_BUCKETS, SOURCES, TOTALS, TRIAL,
+    PORTS, PRINCIPALS, RULESETS, SERVICES, SOURCES, TOTALS, TRIAL,
 };
 use crate::packet::Packet;
 use crate::{charge, part};
@@ -101,6 +102,20 @@ unsafe extern "C" fn sum_step<P: Packet>(_index: u32, sums: *mut c_void) -> i64 
     // SAFETY: as above.
     let more = unsafe { judge::sum_step(&Kernel { packet }, &mut *sum, &mut *window) };
     i64::from(!more)
+}
+
+impl<P: Packet> Lookup for Kernel<P> {
+    #[inline(always)]
+    fn next(&self, state: u32, segment: KeyTag) -> u32 {
+        let KeyTag([low, high]) = segment;
+        part::next_state(state, low, high)
+    }
+
+    #[inline(always)]
+    fn is_trusted(&self, address: Address) -> bool {
+        let [first, second] = address;
+        part::is_trusted(first, second) != 0
+    }
 }
 
 impl<P: Packet> World for Kernel<P> {
@@ -217,8 +232,8 @@ impl<P: Packet> World for Kernel<P> {
     }
 
     #[inline(always)]
-    fn is_exempt(&self, exemptions: u64, flow: &Flow, now: u64) -> bool {
-        let [first, second] = flow.tuple.mapped_source();
+    fn is_exempt(&self, exemptions: u64, address: Address, now: u64) -> bool {
+        let [first, second] = address;
         part::is_exempt(first, second, exemptions, now) != 0
     }
 
@@ -247,35 +262,27 @@ impl<P: Packet> World for Kernel<P> {
     }
 
     #[inline(always)]
-    fn is_open(&self, scope: Scope) -> bool {
-        SOURCE_BUCKETS.get_ptr(scope).is_some()
+    fn open(&self, reading: &mut Reading) {
+        for claim in 0..CLAIMS {
+            if claim < reading.charge.len() && reading.charge.at(claim).table != table::PRINCIPAL {
+                charge::open_claim(claim as u32);
+            }
+        }
     }
 
     #[inline(always)]
-    fn open(&self, table: u32, scope: Scope) -> bool {
-        charge::open_buckets(table, scope.rule, scope.subject[0], scope.subject[1]) != 0
+    fn is_blocked(&self, _reading: &Reading) -> bool {
+        charge::is_blocked() != 0
     }
 
     #[inline(always)]
-    fn admit(&self, policy: u32, now: u64) -> bool {
-        policy == 0 || charge::admit_source(policy, now) != 0
+    fn block(&self, _reading: &Reading) {
+        charge::block_source();
     }
 
     #[inline(always)]
-    fn blocked_until(&self, scope: Scope) -> u64 {
-        charge::blocked_until(scope)
-    }
-
-    #[inline(always)]
-    fn block(&self, scope: Scope, until: u64) {
-        charge::block(scope, until);
-    }
-
-    #[inline(always)]
-    fn sight(&self, table: u32, scope: Scope, spread: &Spread, source: [u64; 2], key: [u64; 2], now: u64) -> bool {
-        let Spread { most, action, window } = *spread;
-        let spread = Spread { most, action, window };
-        charge::sight_pair(&charge::Pair { scope, source, key, spread, now, place: u64::from(table) }) != 0
+    fn sight(&self, _reading: &mut Reading, claim: usize) -> bool {
+        charge::sight_pair(claim as u32) != 0
     }
 
     #[inline(always)]
@@ -285,9 +292,9 @@ impl<P: Packet> World for Kernel<P> {
 
     #[inline(always)]
     fn charge(&self, reading: &mut Reading) -> bool {
-        let passes = charge::charge_claims(reading) != 0;
+        let passes = charge::charge_claims() != 0;
         if !passes || reading.charge.has_shadows() {
-            charge::count_refusals(reading);
+            charge::count_refusals();
         }
         passes
     }
@@ -362,6 +369,11 @@ impl<P: Packet> World for Kernel<P> {
     }
 
     #[inline(always)]
+    fn has_left(&self, tuple: &Tuple, client: u32, server: u32) -> bool {
+        part::has_left(tuple, client, server) != 0
+    }
+
+    #[inline(always)]
     fn refill(&self, reading: &mut Reading, flow: &mut Flow) -> Refill {
         match self.packet.refill(reading, flow) {
             0 => Refill::Ready,
@@ -381,36 +393,28 @@ impl<P: Packet> World for Kernel<P> {
     }
 
     #[inline(always)]
-    fn claim(&self, reading: &mut Reading, flow: &Flow, source: Source) -> Result<u32, (u32, Reason)> {
-        let Decision { principal, refused, .. } =
-            Decision::from_word(part::claim_request(reading, flow, source.prefix, source.family));
-        match refused {
-            None => Ok(principal),
-            Some(reason) => Err((principal, reason)),
-        }
+    fn is_paid(&self, reading: &Reading, flow: &Flow, position: u64) -> bool {
+        part::is_paid(reading, flow, position) != 0
     }
 
     #[inline(always)]
-    fn guess(&self, reading: &mut Reading, source: Source, reason: Reason) -> Reason {
-        let reason = part::count_guess(reading, source.prefix, source.family, reason as u32);
-        Reason::from_index(reason as u8).unwrap_or(Reason::Unparsable)
+    fn pay(&self, reading: &Reading, flow: &mut Flow, position: u64) {
+        part::pay(reading, flow, position);
     }
 
     #[inline(always)]
-    fn is_blocked(&self, source: Source, now: u64) -> bool {
-        part::is_blocked(source.prefix, source.family, now) != 0
+    fn identify(&self, reading: &mut Reading, flow: &Flow) -> Option<Reason> {
+        part::reason(part::identify_party(reading, flow))
     }
 
     #[inline(always)]
-    fn spread(&self, reading: &mut Reading, source: Source, tag: KeyTag) -> Option<Reason> {
-        if reading.rules.keys_of_source.most == 0 && reading.rules.sources_of_key.most == 0 {
-            return None;
-        }
-        let KeyTag([low, high]) = tag;
-        match part::count_spread(reading, source.prefix, source.family, low, high) {
-            0 => None,
-            reason => Some(Reason::from_index((reason - 1) as u8).unwrap_or(Reason::Unparsable)),
-        }
+    fn spread(&self, reading: &mut Reading) -> Option<Reason> {
+        part::reason(part::count_spread(reading))
+    }
+
+    #[inline(always)]
+    fn claim(&self, reading: &mut Reading, flow: &Flow) -> Option<Reason> {
+        part::reason(part::claim_limits(reading, flow))
     }
 }
 

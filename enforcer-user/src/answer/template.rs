@@ -27,7 +27,9 @@ fn longest(value: Value) -> usize {
 
 /// A name in braces that stands for nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{{{0}}} stands for nothing; accepted: {{date}}, {{retry_after}}, {{quota}}, {{window}}, {{limit}}, and {{{{ for a brace")]
+#[error(
+    "{{{0}}} stands for nothing; accepted: {{date}}, {{retry_after}}, {{quota}}, {{window}}, {{limit}}, and {{{{ for a brace"
+)]
 pub struct Unknown(String);
 
 /// An answer that no packet takes.

@@ -11,9 +11,10 @@ use crate::client::{self, Client};
 use crate::{config, kernel};
 
 const HELP: &str = "\
-Requests reach the application unchecked from then on. A daemon that runs detaches and stops; without one the pins \
-are removed directly, which needs root. The store with the keys and limits stays; the counts, which live in the pinned \
-maps, are gone. Stopping the daemon does not end enforcement: this does.";
+Requests reach the application unchecked from then on; connections that went on behind a refused request are reset. A \
+daemon that runs detaches and stops; without one the pins are removed directly, which needs root. The store with the \
+keys and limits stays; the counts, which live in the pinned maps, are gone. Stopping the daemon does not end \
+enforcement: this does.";
 
 #[derive(Debug, Args)]
 #[command(after_help = HELP)]

@@ -66,7 +66,12 @@ fn of_daemon(error: &daemon::Error) -> u8 {
         {
             5
         }
-        Error::State(_) | Error::Socket(_) | Error::Store(_) | Error::Metrics { .. } | Error::Answer(_) => 1,
+        Error::State(_)
+        | Error::Socket(_)
+        | Error::Store(_)
+        | Error::Metrics { .. }
+        | Error::Answer(_)
+        | Error::Policy(_) => 1,
     }
 }
 

@@ -7,12 +7,16 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use hyper::Method;
+use jiff::Timestamp;
 use zeroize::Zeroizing;
 
 use super::exit::Usage;
 use super::import::Lines;
+use super::lasts::Lasts;
 use super::output::{Format, Watch, number, say, table, text, time};
-use crate::api::{AddKey, Envelope, ImportKeys, KeyAdded, Keys, KeysChanged, KeysImported, MAX_BODY};
+use crate::api::{
+    AddKey, Envelope, ImportKeys, KeyAdded, KeyRotated, Keys, KeysChanged, KeysImported, MAX_BODY, RotateKey,
+};
 use crate::client::{self, Client};
 use crate::name::{self, Selector};
 use crate::policy::Limits;
@@ -59,6 +63,8 @@ pub(super) enum Command {
     /// Take over keys that exist, from a file or from standard input
     #[command(after_help = IMPORT_HELP)]
     Import(Import),
+    /// Make a new key beside one that ends after a time: both count for the same principal
+    Rotate(Rotate),
 }
 
 #[derive(Debug, Args)]
@@ -68,6 +74,12 @@ pub(super) struct Add {
     /// Limit of a new principal, such as '100/minute; 10/second' [default: the daemon's --default-limit]
     #[arg(long, value_name = "LIMIT")]
     limit: Option<Limits>,
+    /// How long it is good, such as 90d [default: for ever]
+    #[arg(long, value_name = "TIME")]
+    lasts: Option<Lasts>,
+    /// From when on it is good, such as 2027-01-01T00:00:00Z [default: at once]
+    #[arg(long, value_name = "TIME")]
+    not_before: Option<Timestamp>,
     #[command(flatten)]
     format: Format,
     /// Only to be refused with a reason that does not repeat it.
@@ -110,20 +122,51 @@ impl Command {
             Self::Disable(arguments) => arguments.execute(client, Method::POST, "/disable", "disabled").await,
             Self::Enable(arguments) => arguments.execute(client, Method::POST, "/enable", "enabled").await,
             Self::Import(arguments) => arguments.execute(client).await,
+            Self::Rotate(arguments) => arguments.execute(client).await,
         }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Rotate {
+    /// A key's id, or the name of a principal with one good key
+    #[arg(value_name = "NAME|ID")]
+    selector: String,
+    /// How long the old key goes on, such as 24h
+    #[arg(long, value_name = "TIME")]
+    overlap: Lasts,
+    #[command(flatten)]
+    format: Format,
+}
+
+impl Rotate {
+    async fn execute(self, client: &Client) -> anyhow::Result<()> {
+        let Self { selector, overlap, format } = self;
+        let request = RotateKey { key: selector, overlap_seconds: overlap.seconds() };
+        let rotated: Envelope<KeyRotated> = client.send(Method::POST, "/v1/keys/rotate", &request).await?;
+        format.show(&rotated, |rotated| {
+            let KeyRotated { key, id, name, old, old_expires } = &rotated.body;
+            say(&format!(
+                "Key {id} of `{name}`. It is shown once: keep it. Key {old} ends at {old_expires}; until then both count \
+                 against the same limits."
+            ));
+            format!("{}\n", key.as_str())
+        })
     }
 }
 
 impl Add {
     async fn execute(self, client: &Client) -> anyhow::Result<()> {
-        let Self { name, limit, format, key } = self;
+        let Self { name, limit, lasts, not_before, format, key } = self;
         if key.map(Zeroizing::new).is_some() {
             let message = "a key is never taken from the command line, where `ps` shows it: `enforcer key add NAME` \
                            makes one, `enforcer key import FILE` (or -) takes over one that exists";
             return Err(Usage(message.into()).into());
         }
         check_name(&name)?;
-        let request = AddKey { name, limit: limit.map(|limits| limits.to_string()) };
+        let begin = not_before.unwrap_or_else(Timestamp::now);
+        let expires = lasts.map(|lasts| begin + lasts.0);
+        let request = AddKey { name, limit: limit.map(|limits| limits.to_string()), not_before, expires };
         let added: Envelope<KeyAdded> = client.send(Method::POST, "/v1/keys", &request).await?;
         format.show(&added, |added| {
             let KeyAdded { key, id, name, limit, new_principal } = &added.body;

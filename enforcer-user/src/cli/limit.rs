@@ -2,8 +2,10 @@
 
 use clap::{Args, Subcommand};
 use hyper::Method;
+use jiff::Timestamp;
 
 use super::key::check_name;
+use super::lasts::Lasts;
 use super::output::{Format, Watch, duration, number, table, text};
 use crate::api::{Envelope, LimitChanged, Limits as Listing, PrincipalLimits, SetLimit};
 use crate::client::Client;
@@ -41,6 +43,9 @@ pub(super) struct Set {
     name: String,
     /// The new limit, such as '100/minute; 10/second'
     limit: Limits,
+    /// For how long, such as 2h; then the limit of its plan holds again, also if no daemon runs
+    #[arg(long = "for", value_name = "TIME")]
+    lasts: Option<Lasts>,
     #[command(flatten)]
     format: Format,
 }
@@ -57,9 +62,10 @@ pub(super) struct ListArguments {
 
 impl Command {
     pub(super) async fn execute(self, client: &Client) -> anyhow::Result<()> {
-        let Self::Set(Set { name, limit, format }) = self;
+        let Self::Set(Set { name, limit, lasts, format }) = self;
         check_name(&name)?;
-        let request = SetLimit { limit: limit.to_string() };
+        let until = lasts.map(|lasts| Timestamp::now() + lasts.0);
+        let request = SetLimit { limit: limit.to_string(), until };
         let changed: Envelope<LimitChanged> = client.send(Method::PUT, &format!("/v1/limits/{name}"), &request).await?;
         format.show(&changed, |changed| {
             let LimitChanged { name, limit, previous } = &changed.body;

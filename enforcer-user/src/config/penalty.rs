@@ -8,12 +8,11 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use enforcer_ebpf::abi::Service;
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use toml::Spanned;
 
 use super::bounds::{self, OutOfBounds};
+use super::choice::{Choice, InPlace};
 use super::{Error, Source, UnknownWord, or};
 use crate::policy::Limits;
 
@@ -59,13 +58,7 @@ pub struct Penalty {
     pub ipv6: Width<64>,
 }
 
-/// The field as it is written in the file.
-#[derive(Debug)]
-pub(super) enum Written {
-    Word(String),
-    Table(Box<Table>),
-}
-
+/// `[penalty]` as it is written.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Table {
@@ -79,34 +72,14 @@ pub(super) struct Table {
     ipv6: Option<Spanned<u64>>,
 }
 
-impl<'de> Deserialize<'de> for Written {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Either;
-
-        impl<'de> Visitor<'de> for Either {
-            type Value = Written;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a table, or the string \"on\" or \"off\"")
-            }
-
-            fn visit_str<E>(self, word: &str) -> Result<Written, E> {
-                Ok(Written::Word(word.to_owned()))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Written, A::Error> {
-                Table::deserialize(MapAccessDeserializer::new(map)).map(|table| Written::Table(Box::new(table)))
-            }
-        }
-
-        deserializer.deserialize_any(Either)
-    }
+impl InPlace for Table {
+    const EXPECTED: &'static str = "a table, or the string \"on\" or \"off\"";
 }
 
 impl Penalty {
     pub(super) fn merge(
         above: Option<Switch>,
-        written: Option<Spanned<Written>>,
+        written: Option<Spanned<Choice<Table>>>,
         source: &Source<'_>,
     ) -> Result<Self, Error> {
         let Some(written) = written else {
@@ -114,11 +87,11 @@ impl Penalty {
         };
         let span = written.span();
         let table = match written.into_inner() {
-            Written::Word(word) => {
+            Choice::Word(word) => {
                 let switch = word.parse().map_err(|error| source.invalid(span, format!("penalty: {error}")))?;
                 return Ok(Self { switch: above.unwrap_or(switch), ..Self::default() });
             }
-            Written::Table(table) => *table,
+            Choice::Table(table) => table,
         };
         let Table { enabled, answers, tolerated, first, longest, shared, ipv4, ipv6 } = table;
         let place = |least: &Option<Spanned<String>>, most: &Option<Spanned<String>>| {

@@ -1,14 +1,14 @@
 //! What is done with refused requests: one word for all reasons, or a table with words for single ones.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
 use enforcer_ebpf::abi::REASONS;
 use enforcer_ebpf::verdict::{Action, Reason};
-use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
 use toml::Spanned;
 
+use super::choice::{Choice, InPlace};
 use super::{Error, Source, UnknownWord};
 
 /// What is done with a refused request.
@@ -31,14 +31,8 @@ pub struct Refusals {
     exceptions: Vec<(Reason, OnRefuse)>,
 }
 
-/// As it is written in the file.
-#[derive(Debug)]
-pub(super) enum Written {
-    /// `on_refuse = "reset"`
-    One(String),
-    /// `[on_refuse]`, with the words of `default` and of reasons.
-    Table(Vec<(Spanned<String>, Spanned<String>)>),
-}
+/// `[on_refuse]` as it is written: the words of `default` and of reasons.
+pub(super) type Table = BTreeMap<Spanned<String>, Spanned<String>>;
 
 impl OnRefuse {
     /// The word for it.
@@ -71,14 +65,14 @@ impl Refusals {
     /// A word that stands above the file holds for all reasons, as it would in the file.
     pub(super) fn merge(
         above: Option<OnRefuse>,
-        written: Option<Spanned<Written>>,
+        written: Option<Spanned<Choice<Table>>>,
         source: &Source<'_>,
     ) -> Result<Self, Error> {
         let mut refusals = Self::default();
         match written.map(|written| (written.span(), written.into_inner())) {
             None => {}
-            Some((span, Written::One(word))) => refusals.usual = source.word_at("on_refuse", span, &word)?,
-            Some((_, Written::Table(entries))) => {
+            Some((span, Choice::Word(word))) => refusals.usual = source.word_at("on_refuse", span, &word)?,
+            Some((_, Choice::Table(entries))) => {
                 for (name, word) in entries {
                     refusals.set(&name, &word, source)?;
                 }
@@ -164,30 +158,8 @@ impl fmt::Display for Refusals {
     }
 }
 
-impl<'de> Deserialize<'de> for Written {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Either;
-        impl<'de> Visitor<'de> for Either {
-            type Value = Written;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a word, or a table of words by reason")
-            }
-
-            fn visit_str<E>(self, word: &str) -> Result<Written, E> {
-                Ok(Written::One(word.to_owned()))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut table: A) -> Result<Written, A::Error> {
-                let mut entries = Vec::new();
-                while let Some(entry) = table.next_entry()? {
-                    entries.push(entry);
-                }
-                Ok(Written::Table(entries))
-            }
-        }
-        deserializer.deserialize_any(Either)
-    }
+impl InPlace for Table {
+    const EXPECTED: &'static str = "a word, or a table of words by reason";
 }
 
 #[cfg(test)]

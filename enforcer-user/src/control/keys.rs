@@ -1,4 +1,4 @@
-//! `/v1/keys`: list, add, import, remove, disable, enable.
+//! `/v1/keys`: list, add, import, rotate, remove, disable, enable.
 
 use std::sync::Arc;
 
@@ -10,7 +10,9 @@ use jiff::Timestamp;
 
 use super::body::Strict;
 use super::{Answer, Failure, Shared, answer};
-use crate::api::{AddKey, Envelope, ImportKeys, KeyAdded, Keys, KeysChanged, KeysImported, Refusal};
+use crate::api::{
+    AddKey, Envelope, ImportKeys, KeyAdded, KeyRotated, Keys, KeysChanged, KeysImported, Refusal, RotateKey,
+};
 use crate::daemon::Daemon;
 use crate::name::Selector;
 
@@ -18,6 +20,7 @@ pub(super) fn routes() -> Router<Arc<Daemon>> {
     Router::new()
         .route("/v1/keys", get(list).post(add))
         .route("/v1/keys/import", post(import))
+        .route("/v1/keys/rotate", post(rotate))
         .route("/v1/keys/{name_or_id}", delete(remove))
         .route("/v1/keys/{name_or_id}/disable", post(disable))
         .route("/v1/keys/{name_or_id}/enable", post(enable))
@@ -47,6 +50,12 @@ async fn import(State(daemon): Shared, Strict(request): Strict<ImportKeys>) -> A
     let imported = daemon.with(move |registry| registry.import_keys(&request, Timestamp::now())).await?;
     tracing::info!("{} keys and {} new principals imported", imported.imported, imported.new_principals);
     answer(imported)
+}
+
+async fn rotate(State(daemon): Shared, Strict(request): Strict<RotateKey>) -> Answer<KeyRotated> {
+    let rotated = daemon.with(move |registry| registry.rotate_key(&request, Timestamp::now())).await?;
+    tracing::info!("key {} of `{}` takes over from {}", rotated.id, rotated.name, rotated.old);
+    answer(rotated)
 }
 
 async fn remove(State(daemon): Shared, Path(text): Path<String>) -> Answer<KeysChanged> {

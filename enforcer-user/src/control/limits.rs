@@ -7,6 +7,7 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::routing::{get, put};
+use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::body::Strict;
@@ -34,9 +35,9 @@ async fn list(State(daemon): Shared, wanted: Result<Query<Wanted>, QueryRejectio
 async fn set(
     State(daemon): Shared,
     Path(name): Path<String>,
-    Strict(SetLimit { limit }): Strict<SetLimit>,
+    Strict(SetLimit { limit, until }): Strict<SetLimit>,
 ) -> Answer<LimitChanged> {
-    let changed = daemon.with(move |registry| registry.set_limit(&name, &limit)).await?;
+    let changed = daemon.with(move |registry| registry.set_limit(&name, &limit, until, Timestamp::now())).await?;
     tracing::info!("limit of `{}` is {}, was {}", changed.name, changed.limit, changed.previous);
     answer(changed)
 }

@@ -3,17 +3,22 @@
 //! The store's transaction stays open while the maps are changed, and is committed last. A daemon that dies in between
 //! finds the maps ahead of the store, and its next start brings them back: the operator was never told otherwise.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 
 use enforcer_ebpf::abi::{self, KeyTag};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
+use super::rulebook::{Clocks, Terms};
 use super::tables::{Step, Tables, key};
+use super::trial::Trial;
 use crate::api::{
-    AddKey, ChangedKey, ImportEntry, ImportKeys, KeyAdded, KeysChanged, KeysImported, LimitChanged, Refusal,
+    AddKey, ChangedKey, ImportEntry, ImportKeys, KeyAdded, KeyRotated, KeysChanged, KeysImported, LimitChanged,
+    Refusal, RotateKey,
 };
+use crate::config::Mode;
 use crate::name::{self, Selector};
+use crate::policy::document::{self, Override, Plan};
 use crate::policy::{LimitName, Limits};
 use crate::store::{Principal, Store};
 use crate::{credential, kernel, store};
@@ -50,7 +55,14 @@ pub(crate) struct Registry {
     pub(super) tables: Tables,
     pub(super) secret: [u64; 2],
     pub(super) default_limit: Limits,
+    /// The plans that hold.
+    pub(super) plans: BTreeMap<String, Plan>,
+    /// A policy that holds until it is confirmed, or its time is over.
+    pub(super) trial: Option<Trial>,
 }
+
+/// Longest time that a rotated key goes on beside the new one, in seconds: a year.
+const MOST_OVERLAP: i64 = 365 * 86_400;
 
 /// What may stand in a field `limit`.
 fn parse_limit(field: &str, text: &str) -> Result<Limits, Error> {
@@ -67,7 +79,7 @@ fn check_name(field: &str, text: &str) -> Result<(), Error> {
 impl Registry {
     /// Carries out a change: `plan` writes the store and says what follows for the maps.
     fn change<T>(&mut self, plan: impl FnOnce(&Store, &Limits) -> Result<(Vec<Step>, T), Error>) -> Result<T, Error> {
-        let Self { store, tables, secret: _, default_limit } = self;
+        let Self { store, tables, default_limit, .. } = self;
         let change = store.begin()?;
         let (steps, answer) = plan(store, default_limit)?;
         tables.apply(&steps)?;
@@ -80,7 +92,7 @@ impl Registry {
 
     /// Makes a key for a principal, which is made too if it is new.
     pub(crate) fn add_key(&mut self, request: &AddKey, now: Timestamp) -> Result<KeyAdded, Error> {
-        let AddKey { name, limit } = request;
+        let AddKey { name, limit, not_before, expires } = request;
         check_name("name", name)?;
         let limit = limit.as_deref().map(|text| parse_limit("limit", text)).transpose()?;
         let key = credential::generate()?;
@@ -89,7 +101,7 @@ impl Registry {
             let mut steps = Vec::new();
             let mut principals = Principals::new(store, default, now);
             let (principal, new_principal) = principals.get(name, limit.as_ref(), &mut steps, "limit")?;
-            insert_key(store, tag, principal.index, now, &mut steps)?;
+            insert_key(store, tag, principal.index, *not_before, *expires, now, &mut steps)?;
             let answer = KeyAdded {
                 key,
                 id: credential::id(tag),
@@ -114,7 +126,7 @@ impl Registry {
                 answer.new_principals += u64::from(new);
                 match store.key(*tag)? {
                     None => {
-                        insert_key(store, *tag, principal.index, now, &mut steps)?;
+                        insert_key(store, *tag, principal.index, None, None, now, &mut steps)?;
                         answer.imported += 1;
                     }
                     Some(known) if known.principal == principal.index => answer.unchanged += 1,
@@ -131,20 +143,64 @@ impl Registry {
 
     /// Revokes keys. Their principals keep their limits and their counts.
     pub(crate) fn remove_keys(&mut self, selector: &Selector) -> Result<KeysChanged, Error> {
+        let clocks = Clocks::at(Timestamp::now());
         self.change(|store, _| {
             let mut steps = Vec::new();
             let mut keys = Vec::new();
             for row in select(store, selector)? {
                 store.remove_key(row.tag)?;
-                steps.push(Step::Remove { tag: row.tag, key: key(row.principal, row.disabled) });
+                steps.push(Step::Remove { tag: row.tag, key: key(&row, &clocks) });
                 keys.push(ChangedKey { id: credential::id(row.tag), name: row.name, changed: true });
             }
             Ok((steps, KeysChanged { keys }))
         })
     }
 
+    /// Makes a new key beside one that goes on for a while: both count for the same principal.
+    pub(crate) fn rotate_key(&mut self, request: &RotateKey, now: Timestamp) -> Result<KeyRotated, Error> {
+        let RotateKey { key: selector, overlap_seconds } = request;
+        let selector = Selector::parse(selector).ok_or_else(|| {
+            Error::Invalid(Refusal::of("key", "this is neither a name nor an id", Selector::ACCEPTED))
+        })?;
+        let overlap = i64::try_from(*overlap_seconds).ok().filter(|seconds| *seconds <= MOST_OVERLAP);
+        let overlap = overlap.ok_or_else(|| {
+            let accepted = format!("0 to {MOST_OVERLAP} seconds");
+            Error::Invalid(Refusal::of("overlap_seconds", "this is no time for both keys", accepted))
+        })?;
+        let ends = now.checked_add(SignedDuration::from_secs(overlap)).unwrap_or(Timestamp::MAX);
+        let fresh = credential::generate()?;
+        let tag = enforcer_ebpf::key::tag(self.secret, fresh.as_bytes());
+        let clocks = Clocks::at(now);
+        self.change(|store, _| {
+            let good = |row: &store::Key| !row.disabled && row.expires.is_none_or(|expires| expires > now);
+            let rows: Vec<store::Key> = select(store, &selector)?.into_iter().filter(good).collect();
+            let [old] = rows.as_slice() else {
+                let message = match rows.len() {
+                    0 => format!("no key of `{selector}` is good any more: `enforcer key add` makes one"),
+                    many => format!("`{selector}` has {many} keys: name the one to rotate by its id"),
+                };
+                return Err(Error::Conflict(Refusal::of("key", message, "the id of one key")));
+            };
+            let expires = old.expires.map_or(ends, |expires| expires.min(ends));
+            let mut steps = Vec::new();
+            insert_key(store, tag, old.principal, None, None, now, &mut steps)?;
+            store.set_validity(old.tag, old.not_before, Some(expires))?;
+            let from = key(old, &clocks);
+            steps.push(Step::Replace { tag: old.tag, from, to: abi::Key { expires: clocks.boot_at(expires), ..from } });
+            let answer = KeyRotated {
+                key: fresh,
+                id: credential::id(tag),
+                name: old.name.clone(),
+                old: credential::id(old.tag),
+                old_expires: expires,
+            };
+            Ok((steps, answer))
+        })
+    }
+
     /// Switches keys off or on.
     pub(crate) fn set_disabled(&mut self, selector: &Selector, disabled: bool) -> Result<KeysChanged, Error> {
+        let clocks = Clocks::at(Timestamp::now());
         self.change(|store, _| {
             let mut steps = Vec::new();
             let mut keys = Vec::new();
@@ -152,8 +208,9 @@ impl Registry {
                 let changed = row.disabled != disabled;
                 if changed {
                     store.set_disabled(row.tag, disabled)?;
-                    let (from, to) = (key(row.principal, row.disabled), key(row.principal, disabled));
-                    steps.push(Step::Replace { tag: row.tag, from, to });
+                    let from = key(&row, &clocks);
+                    let flags = if disabled { abi::Key::DISABLED } else { 0 };
+                    steps.push(Step::Replace { tag: row.tag, from, to: abi::Key { flags, ..from } });
                 }
                 keys.push(ChangedKey { id: credential::id(row.tag), name: row.name, changed });
             }
@@ -161,31 +218,62 @@ impl Registry {
         })
     }
 
-    /// Puts a principal under another limit; what it has used stays used.
-    pub(crate) fn set_limit(&mut self, name: &str, limit: &str) -> Result<LimitChanged, Error> {
+    /// Puts a principal under another limit, for good or until then; what it has used stays used.
+    pub(crate) fn set_limit(
+        &mut self,
+        name: &str,
+        limit: &str,
+        until: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Result<LimitChanged, Error> {
         check_name("name", name)?;
         let wanted = parse_limit("limit", limit)?;
+        self.refuse_on_trial()?;
+        let plans = self.plans.clone();
+        let clocks = Clocks::at(now);
         self.change(|store, _| {
-            let principal = find_principal(store, name)?;
-            let limits = wanted.settled(Some(&principal.limits));
-            let mut steps = Vec::new();
-            if limits != principal.limits {
-                store.set_limits(principal.index, &limits)?;
-                let (from, to) = (principal.limits.compile(LimitName::DEFAULT), limits.compile(LimitName::DEFAULT));
-                steps.push(Step::Policy { index: principal.index, from, to });
-            }
-            let (limit, previous) = (limits.to_string(), principal.limits.to_string());
+            let (said, before) = store.stance(name, now)?.ok_or_else(|| no_principal(name))?;
+            let terms = match (&said.terms, until) {
+                (document::Terms::Plan { plan, .. }, until) => {
+                    let instead = Some(Override { limits: wanted, until });
+                    document::Terms::Plan { plan: plan.clone(), instead }
+                }
+                (document::Terms::Own(_), None) => document::Terms::Own(wanted),
+                (document::Terms::Own(_), Some(_)) => {
+                    let message = format!("`{name}` is under no plan, to which it could go back: leave out the time");
+                    return Err(Error::Conflict(Refusal::of("until", message, "no time")));
+                }
+            };
+            let wanted = document::Principal { terms, ..said.clone() };
+            let placed = store.write_principal(name, &wanted, now)?;
+            let from = Terms::of_principal(&plans, &said, &before, &clocks);
+            let to = Terms::of_principal(&plans, &wanted, &placed, &clocks);
+            let steps = if from == to { Vec::new() } else { vec![Step::Terms { index: placed.index, from, to }] };
+            let (limit, previous) = (placed.limits.to_string(), before.limits.to_string());
             Ok((steps, LimitChanged { name: name.to_owned(), limit, previous }))
         })
     }
+
+    /// What changes principals and rules waits until what is on trial holds, or does not.
+    pub(super) fn refuse_on_trial(&self) -> Result<(), Error> {
+        match &self.trial {
+            None => Ok(()),
+            Some(_) => {
+                let message = "a policy is on trial: `enforcer confirm` keeps it, `enforcer rollback` ends it";
+                Err(Error::Conflict(Refusal::new(message)))
+            }
+        }
+    }
+}
+
+fn no_principal(name: &str) -> Error {
+    let message = format!("there is no principal `{name}`: `enforcer key ls` shows those that have keys");
+    Error::NotFound(Refusal::of("name", message, "the name of a principal"))
 }
 
 /// The principal of this name, which must exist.
 pub(super) fn find_principal(store: &Store, name: &str) -> Result<Principal, Error> {
-    store.principal(name)?.ok_or_else(|| {
-        let message = format!("there is no principal `{name}`: `enforcer key ls` shows those that have keys");
-        Error::NotFound(Refusal::of("name", message, "the name of a principal"))
-    })
+    store.principal(name)?.ok_or_else(|| no_principal(name))
 }
 
 /// The keys that a selector names; at least one.
@@ -211,9 +299,21 @@ fn select(store: &Store, selector: &Selector) -> Result<Vec<store::Key>, Error> 
     }
 }
 
-fn insert_key(store: &Store, tag: KeyTag, principal: u32, now: Timestamp, steps: &mut Vec<Step>) -> Result<(), Error> {
+fn insert_key(
+    store: &Store,
+    tag: KeyTag,
+    principal: u32,
+    not_before: Option<Timestamp>,
+    expires: Option<Timestamp>,
+    now: Timestamp,
+    steps: &mut Vec<Step>,
+) -> Result<(), Error> {
     store.add_key(tag, principal, now)?;
-    steps.push(Step::Insert { tag, key: key(principal, false) });
+    if not_before.is_some() || expires.is_some() {
+        store.set_validity(tag, not_before, expires)?;
+    }
+    let row = store.key(tag)?.ok_or_else(|| Error::Conflict(Refusal::new("the key is gone already")))?;
+    steps.push(Step::Insert { tag, key: key(&row, &Clocks::at(now)) });
     Ok(())
 }
 
@@ -252,7 +352,7 @@ impl<'s> Principals<'s> {
                     }
                     steps.push(Step::Principal {
                         index: principal.index,
-                        policy: principal.limits.compile(LimitName::DEFAULT),
+                        terms: Terms::of(&principal.limits, LimitName::DEFAULT, Mode::Enforce, None, 0),
                     });
                     (&*place.insert(principal), true)
                 }

@@ -1,7 +1,7 @@
 //! What the daemon tells about itself, its keys and their use; it changes nothing.
 
 use enforcer_ebpf::abi::{self, Meter};
-use enforcer_ebpf::limit::{self, Moment};
+use enforcer_ebpf::limit::{self, Clock};
 use enforcer_ebpf::verdict::{Count, Event, Malformation, Reason};
 use jiff::{SignedDuration, Timestamp};
 
@@ -44,9 +44,9 @@ fn totals(counters: &[u64; abi::TOTALS as usize]) -> Totals {
 fn rules(principal: &Principal, meter: &Meter, boot_ns: u64, now: Timestamp) -> Vec<RuleUsage> {
     let policy = principal.limits.compile(LimitName::DEFAULT);
     let limits = policy.limits.iter().zip(&meter.buckets.limits);
-    let moment = Moment { boot: boot_ns, offset: (now.as_nanosecond() as u64).wrapping_sub(boot_ns) };
+    let clock = Clock { boot: boot_ns, offset: (now.as_nanosecond() as u64).wrapping_sub(boot_ns) };
     let usage = |(rule, (limit, bucket)): (&crate::policy::Rule, (&abi::Limit, &abi::Bucket))| {
-        let limit::Usage { used, remaining, reset, retry } = limit::usage(bucket, limit, moment);
+        let limit::Usage { used, remaining, reset, retry } = limit::usage(bucket, limit, clock);
         let later = SignedDuration::from_nanos(i64::try_from(reset).unwrap_or(i64::MAX));
         RuleUsage {
             rule: rule.to_string(),

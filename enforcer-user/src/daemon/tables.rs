@@ -9,30 +9,37 @@ use std::time::Instant;
 
 use enforcer_ebpf::abi::{self, Key, KeyTag, Meter, Policy};
 
+use super::rulebook::{Clocks, Terms};
 use super::slots::Slots;
+use super::trial::Laid;
 use crate::kernel::{Error, Kernel};
-use crate::policy::LimitName;
 use crate::store;
 
 /// One change of the maps, with what it takes to undo it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// A principal that is new: its meter is cleared, then it is put under its policy.
-    Principal { index: u32, policy: Policy },
-    /// A principal that goes from one policy to another by one store; its meter goes on.
-    Policy { index: u32, from: Policy, to: Policy },
+    /// A principal that is new: its meter is cleared, then it is put under its terms.
+    Principal { index: u32, terms: Terms },
+    /// A principal that goes from one's terms to another's by one store; its meter goes on.
+    Terms { index: u32, from: Terms, to: Terms },
     /// A key that is new.
     Insert { tag: KeyTag, key: Key },
     /// A key that is revoked.
     Remove { tag: KeyTag, key: Key },
-    /// A key that is switched off or on.
+    /// A key that is changed.
     Replace { tag: KeyTag, from: Key, to: Key },
 }
 
 /// A key's value in the map.
-pub(super) fn key(principal: u32, disabled: bool) -> Key {
-    let flags = if disabled { Key::DISABLED } else { 0 };
-    Key { principal, flags, not_before: 0, expires: u64::MAX, policy: 0, reserved: 0 }
+pub(super) fn key(row: &store::Key, clocks: &Clocks) -> Key {
+    Key {
+        principal: row.principal,
+        flags: if row.disabled { Key::DISABLED } else { 0 },
+        not_before: row.not_before.map_or(0, |time| clocks.boot_at(time)),
+        expires: row.expires.map_or(u64::MAX, |time| clocks.boot_at(time)),
+        policy: 0,
+        reserved: 0,
+    }
 }
 
 /// The maps, and which policy lies where in them.
@@ -40,6 +47,8 @@ pub(super) fn key(principal: u32, disabled: bool) -> Key {
 pub(super) struct Tables {
     kernel: Kernel,
     slots: Slots,
+    /// Where the rules that hold lie.
+    laid: Laid,
 }
 
 impl Tables {
@@ -47,13 +56,14 @@ impl Tables {
     /// what is right already stays untouched.
     pub(super) fn reconcile(
         kernel: Kernel,
-        principals: &[store::Principal],
+        principals: &[(u32, Terms)],
         keys: &[store::Key],
+        clocks: &Clocks,
     ) -> Result<Self, Error> {
-        let mut tables = Self { kernel, slots: Slots::new(abi::POLICIES) };
+        let mut tables = Self { kernel, slots: Slots::new(abi::POLICIES), laid: Laid::default() };
+        tables.recall_rules()?;
         // Revoked keys go first: they are the ones that would be served wrongly.
-        let mut wanted: HashMap<KeyTag, Key> =
-            keys.iter().map(|row| (row.tag, key(row.principal, row.disabled))).collect();
+        let mut wanted: HashMap<KeyTag, Key> = keys.iter().map(|row| (row.tag, key(row, clocks))).collect();
         for (tag, value) in tables.kernel.keys()? {
             match wanted.get(&tag) {
                 None => tables.kernel.remove_key(tag)?,
@@ -70,51 +80,99 @@ impl Tables {
         Ok(tables)
     }
 
-    fn reconcile_principals(&mut self, principals: &[store::Principal]) -> Result<(), Error> {
+    fn reconcile_principals(&mut self, principals: &[(u32, Terms)]) -> Result<(), Error> {
         // All slots that are named must be known before the first is given out.
         let mut named = HashMap::new();
         for index in 0..abi::PRINCIPALS {
             let slot = self.kernel.principal(index)?.policy;
             if slot != 0 {
-                if slot < abi::POLICIES {
-                    let policy = self.kernel.policy(slot)?;
-                    self.slots.adopt(slot, &policy);
-                }
+                self.adopt(slot)?;
                 named.insert(index, slot);
             }
         }
-        for principal in principals {
-            let policy = principal.limits.compile(LimitName::DEFAULT);
-            match named.remove(&principal.index) {
-                None => {
-                    self.kernel.clear_meter(principal.index)?;
-                    self.assign(principal.index, &policy)?;
-                }
-                Some(slot) if self.slots.holds(slot, &policy) => {}
-                Some(slot) => {
-                    self.assign(principal.index, &policy)?;
-                    self.slots.release(slot, Instant::now());
-                }
+        for (index, terms) in principals {
+            let Some(slot) = named.remove(index) else {
+                self.kernel.clear_meter(*index)?;
+                self.assign(*index, terms)?;
+                continue;
+            };
+            let wanted = self.place(terms)?;
+            if wanted == slot {
+                self.displace(wanted);
+                continue;
             }
+            self.kernel.set_principal(*index, abi::Principal { policy: wanted, trial: 0 })?;
+            self.displace(slot);
         }
         for (index, slot) in named {
             self.kernel.set_principal(index, abi::Principal::default())?;
-            self.slots.release(slot, Instant::now());
+            self.displace(slot);
         }
         Ok(())
     }
 
-    /// Puts a principal under a policy; the slot that it named before is the caller's to release.
-    fn assign(&mut self, index: u32, policy: &Policy) -> Result<(), Error> {
+    /// Takes note that a slot is named that an earlier daemon has written, and those that it names.
+    fn adopt(&mut self, slot: u32) -> Result<(), Error> {
+        if slot == 0 || slot >= abi::POLICIES {
+            return Ok(());
+        }
+        let policy = self.kernel.policy(slot)?;
+        self.slots.adopt(slot, &policy);
+        for other in [policy.candidate, policy.next] {
+            self.adopt(other)?;
+        }
+        Ok(())
+    }
+
+    /// A slot for one more that names these terms, whose parts have slots of their own.
+    pub(super) fn place(&mut self, terms: &Terms) -> Result<u32, Error> {
+        let Terms { limits, candidate, next } = terms;
+        let mut policy = *limits;
+        let mut parts = Vec::new();
+        let placed = (|| {
+            if let Some(candidate) = candidate {
+                policy.candidate = self.place_one(candidate)?;
+                parts.push(policy.candidate);
+            }
+            if let Some((until, next)) = next {
+                policy.until = *until;
+                policy.next = self.place_one(next)?;
+                parts.push(policy.next);
+            }
+            self.place_one(&policy)
+        })();
+        if placed.is_err() {
+            parts.into_iter().for_each(|slot| self.slots.release(slot, Instant::now()));
+        }
+        placed
+    }
+
+    fn place_one(&mut self, policy: &Policy) -> Result<u32, Error> {
         let full = Error::Full { map: abi::map::POLICIES, capacity: abi::POLICIES };
         let slot = self.slots.acquire(policy, Instant::now()).ok_or(full)?;
-        let written = match slot.write {
-            true => self.kernel.set_policy(slot.number, policy),
-            false => Ok(()),
-        };
-        let assigned = written.and_then(|()| self.kernel.set_principal(index, abi::Principal { policy: slot.number, trial: 0 }));
-        if assigned.is_err() {
+        if slot.write
+            && let Err(error) = self.kernel.set_policy(slot.number, policy)
+        {
             self.slots.release(slot.number, Instant::now());
+            return Err(error);
+        }
+        Ok(slot.number)
+    }
+
+    /// Takes note that one less names a slot, and with it its parts.
+    pub(super) fn displace(&mut self, slot: u32) {
+        let Some(&policy) = self.slots.held(slot) else { return };
+        for slot in [slot, policy.candidate, policy.next] {
+            self.slots.release(slot, Instant::now());
+        }
+    }
+
+    /// Puts a principal under terms; the slot that it named before is the caller's to displace.
+    fn assign(&mut self, index: u32, terms: &Terms) -> Result<(), Error> {
+        let slot = self.place(terms)?;
+        let assigned = self.kernel.set_principal(index, abi::Principal { policy: slot, trial: 0 });
+        if assigned.is_err() {
+            self.displace(slot);
         }
         assigned
     }
@@ -135,7 +193,9 @@ impl Tables {
         for step in steps.iter().rev() {
             let undone = match *step {
                 Step::Principal { index, .. } => self.withdraw(index),
-                Step::Policy { index, from, to } => self.step(&Step::Policy { index, from: to, to: from }),
+                Step::Terms { index, ref from, ref to } => {
+                    self.step(&Step::Terms { index, from: to.clone(), to: from.clone() })
+                }
                 Step::Insert { tag, .. } => self.kernel.remove_key(tag),
                 Step::Remove { tag, key } => self.kernel.insert_key(tag, key),
                 Step::Replace { tag, from, .. } => self.kernel.insert_key(tag, from),
@@ -150,14 +210,14 @@ impl Tables {
 
     fn step(&mut self, step: &Step) -> Result<(), Error> {
         match step {
-            Step::Principal { index, policy } => {
+            Step::Principal { index, terms } => {
                 self.kernel.clear_meter(*index)?;
-                self.assign(*index, policy)
+                self.assign(*index, terms)
             }
-            Step::Policy { index, from: _, to } => {
+            Step::Terms { index, from: _, to } => {
                 let before = self.kernel.principal(*index)?.policy;
                 self.assign(*index, to)?;
-                self.slots.release(before, Instant::now());
+                self.displace(before);
                 Ok(())
             }
             Step::Insert { tag, key } | Step::Replace { tag, to: key, .. } => self.kernel.insert_key(*tag, *key),
@@ -165,16 +225,26 @@ impl Tables {
         }
     }
 
-    fn withdraw(&mut self, index: u32) -> Result<(), Error> {
+    pub(super) fn withdraw(&mut self, index: u32) -> Result<(), Error> {
         let slot = self.kernel.principal(index)?.policy;
         self.kernel.set_principal(index, abi::Principal::default())?;
-        self.slots.release(slot, Instant::now());
+        self.displace(slot);
         Ok(())
     }
 
     /// A principal's meter.
     pub(super) fn meter(&self, index: u32) -> Result<Meter, Error> {
         self.kernel.meter(index)
+    }
+
+    /// Where the rules that hold lie.
+    pub(super) fn laid(&self) -> &Laid {
+        &self.laid
+    }
+
+    /// Likewise, when others come.
+    pub(super) fn laid_mut(&mut self) -> &mut Laid {
+        &mut self.laid
     }
 
     /// The kernel, for what needs no slots.

@@ -14,10 +14,11 @@ use aya_obj::generated::bpf_attach_type;
 use nix::errno::Errno;
 
 use super::{
-    Attachment, Error, Hook, Mode, classifier,
+    Attachment, Connections, Error, Hook, Mode, classifier,
     filter_pin::{self, FilterPin},
     forwarding::Endpoints,
     interface::{self, Interface},
+    kept,
     load::{self, Verified},
     pins::{self, Kept, Pins},
     plan::{Plan, Target, occupied},
@@ -40,7 +41,13 @@ type Attempt = Result<Result<PathBuf, String>, Error>;
 struct Created(Vec<PathBuf>);
 
 /// Carries a plan out.
-pub(super) fn execute(plan: Plan, object: &mut Ebpf, hook: Hook, pins: &Pins) -> Result<Vec<Attachment>, Error> {
+pub(super) fn execute(
+    plan: Plan,
+    object: &mut Ebpf,
+    hook: Hook,
+    pins: &Pins,
+    connections: &Connections,
+) -> Result<Vec<Attachment>, Error> {
     let Plan { targets, mut surplus, stale } = plan;
     for kept in &stale {
         pins::detach(&kept.path)?;
@@ -124,8 +131,12 @@ pub(super) fn execute(plan: Plan, object: &mut Ebpf, hook: Hook, pins: &Pins) ->
     replace::all(&replacements, pins)?;
     created.keep();
     named.extend(replace::finish(replacements));
-    for kept in surplus {
-        end(&kept);
+    let end_all = || surplus.iter().for_each(end);
+    if surplus.iter().any(|surplus| surplus.role != Role::Answer) {
+        // Which connections came over an interface is not known.
+        kept::end_with(connections, |_| true, end_all);
+    } else {
+        end_all();
     }
     for (path, name) in named {
         pins.rename_link(&path, &name);

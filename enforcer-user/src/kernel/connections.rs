@@ -13,12 +13,15 @@ use std::{
     thread,
 };
 
+use aya::maps::{Map, MapData};
 use enforcer_ebpf::{
+    abi::map,
     flow::{Flow, Set, WAYS, stage},
+    shift::Shift,
     wire::Tuple,
 };
 
-use super::mapped::Mapped;
+use super::{mapped::Mapped, pins::Pins, tables};
 
 const WORD: usize = size_of::<u64>();
 /// Words of a set.
@@ -49,11 +52,19 @@ pub struct Followed {
     pub has_socket: bool,
     /// Whether a request of it was refused: none of its bytes passes any more.
     pub refused: bool,
+    /// Whether it went on behind a refused request: its two ends count differently.
+    pub kept: bool,
 }
 
 impl Connections {
     pub(super) fn new(table: Mapped) -> Self {
         Self(Arc::new(table))
+    }
+
+    /// Those of the enforcement that is pinned; `None` if there is none of this ABI.
+    pub(super) fn pinned(pins: &Pins) -> Option<Self> {
+        let map = Map::Array(MapData::from_pin(pins.map(map::FLOWS)).ok()?);
+        tables::mapped(&map, map::FLOWS, SET).ok().map(Self::new)
     }
 
     /// All that are followed now.
@@ -78,7 +89,7 @@ fn read(set: &[AtomicU64], way: usize) -> Option<Followed> {
     if set[HASHES + way].load(Acquire) == 0 {
         return None;
     }
-    let Glance { hash, source, destination, ports, head_since, stage, local } = (0..TRIES).find_map(|_| {
+    let Glance { hash, source, destination, ports, head_since, stage, local, kept } = (0..TRIES).find_map(|_| {
         let settled = settled(set, way);
         if settled.is_none() {
             thread::yield_now();
@@ -95,6 +106,7 @@ fn read(set: &[AtomicU64], way: usize) -> Option<Followed> {
         head_since: (head_since != 0).then_some(head_since),
         has_socket: local != 0,
         refused: stage == stage::REFUSED,
+        kept: kept != 0,
     })
 }
 
@@ -116,6 +128,7 @@ struct Glance {
     head_since: u64,
     stage: u32,
     local: u32,
+    kept: u32,
 }
 
 fn glance(hash: &AtomicU64, flow: &[AtomicU64]) -> Glance {
@@ -135,6 +148,7 @@ fn glance(hash: &AtomicU64, flow: &[AtomicU64]) -> Glance {
         head_since: word(offset_of!(Flow, head_since)),
         stage: half(offset_of!(Flow, stage)),
         local: half(offset_of!(Flow, local)),
+        kept: half(offset_of!(Flow, shift) + offset_of!(Shift, is_kept)),
     }
 }
 
@@ -176,7 +190,8 @@ mod tests {
             ports: ports(41_000, 8000, false),
         };
         set.hashes[1] = 5;
-        set.flows[1] = Flow { tuple: v4, head_since: 77, stage: stage::FOLLOWED, local: 1, ..Flow::default() };
+        let shift = Shift { is_kept: 1, ..Shift::NONE };
+        set.flows[1] = Flow { tuple: v4, head_since: 77, stage: stage::FOLLOWED, local: 1, shift, ..Flow::default() };
         let half = u64::from_ne_bytes([0xfd, 0x77, 0, 0, 0, 0, 0, 0]);
         let end = |last| [half, u64::from_ne_bytes([0, 0, 0, 0, 0, 0, 0, last])];
         let v6 = Tuple { source: end(2), destination: end(1), ports: ports(41_001, 8001, true) };
@@ -202,14 +217,16 @@ mod tests {
             head_since: Some(77),
             has_socket: true,
             refused: false,
+            kept: true,
         };
-        let refused = Followed { head_since: Some(78), has_socket: false, refused: true, ..v4 };
+        let refused = Followed { head_since: Some(78), has_socket: false, refused: true, kept: false, ..v4 };
         let v6 = Followed {
             peer: end("[fd77::2]:41001"),
             local: end("[fd77::1]:8001"),
             head_since: None,
             has_socket: false,
             refused: false,
+            kept: false,
         };
         assert_eq!(found, [v4, refused, v6]);
     }

@@ -33,9 +33,10 @@ use nix::{
 };
 
 use super::{
-    Error, checks,
+    Connections, Error, checks,
     classifier::Side,
     filter_pin::FilterPin,
+    kept,
     role::Role,
     syscall::{self, LinkInfo},
 };
@@ -277,14 +278,17 @@ pub(super) fn guarded(bpffs_dir: &Path) -> Option<Vec<String>> {
     Pins::new(bpffs_dir).guarded()
 }
 
-/// Ends enforcement without a daemon: takes the lock and removes all pins.
+/// Ends enforcement without a daemon: takes the lock, and removes all pins and with them the connections that were kept.
 pub(super) fn detach_all(bpffs_dir: &Path) -> Result<Vec<String>, Error> {
     let pins = Pins::new(bpffs_dir);
     if !bpffs_dir.exists() {
         return Ok(Vec::new());
     }
     let _lock = pins.lock()?;
-    pins.remove_all()
+    match Connections::pinned(&pins) {
+        Some(connections) => kept::end_with(&connections, |_| true, || pins.remove_all()),
+        None => pins.remove_all(),
+    }
 }
 
 /// Detaches what is pinned here and removes the pin.

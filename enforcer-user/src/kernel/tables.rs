@@ -24,8 +24,10 @@ use enforcer_ebpf::abi::{self, Answer, Bucket, Buckets, Key, KeyTag, Meter, Poli
 
 use super::{
     Error, Kernel,
-    connections::{self, Connections},
+    connections::{self, Connections, Followed},
+    kept,
     mapped::Mapped,
+    rules::Rules,
     sources::Sources,
 };
 
@@ -82,6 +84,7 @@ pub(super) struct Tables {
     connections: Connections,
     pub(super) sources: Sources,
     pub(super) penalties: Array<MapData, u64>,
+    pub(super) rules: Rules,
 }
 
 impl Tables {
@@ -103,19 +106,20 @@ impl Tables {
         Ok(Self {
             services: typed(object, map::SERVICES)?,
             answers: typed(object, map::ANSWERS)?,
-            clock: Clock(Arc::new(mapped(object, map::CLOCK, 1)?)),
+            clock: Clock(Arc::new(mapped_of(object, map::CLOCK, 1)?)),
             ports,
             guarded,
             keys,
             key_count,
             key_capacity,
-            principals: mapped(object, map::PRINCIPALS, 1)?,
+            principals: mapped_of(object, map::PRINCIPALS, 1)?,
             policies: typed(object, map::POLICIES)?,
-            meters: mapped(object, map::METERS, METER)?,
+            meters: mapped_of(object, map::METERS, METER)?,
             totals: typed(object, map::TOTALS)?,
-            connections: Connections::new(mapped(object, map::FLOWS, connections::SET)?),
+            connections: Connections::new(mapped_of(object, map::FLOWS, connections::SET)?),
             sources: Sources::new(take(object, map::SOURCES)?)?,
             penalties: typed(object, map::PENALTIES)?,
+            rules: Rules::open(object)?,
         })
     }
 }
@@ -130,13 +134,19 @@ impl Kernel {
         self.tables.services.get(&slot, 0).map_err(|error| failed(map::SERVICES, "read", error))
     }
 
-    /// Writes a service.
+    /// Writes a service. Where it keeps no connections any more, those that were kept end.
     ///
     /// # Errors
-    /// A slot beyond the end of the map, or a failed write.
+    /// A slot beyond the end of the map, or a failed read or write.
     pub fn set_service(&mut self, slot: u32, service: &Service) -> Result<(), Error> {
-        check(map::SERVICES, slot, abi::SERVICES)?;
-        self.tables.services.set(slot, service, 0).map_err(|error| failed(map::SERVICES, "written", error))
+        let kept = self.service(slot)?.flags & Service::KEEP;
+        let Tables { services, connections, guarded, .. } = &mut self.tables;
+        let mut write = || services.set(slot, service, 0).map_err(|error| failed(map::SERVICES, "written", error));
+        if kept & !service.flags == 0 {
+            return write();
+        }
+        let is_of = |one: &Followed| guarded.get(usize::from(one.local.port())) == Some(&(slot + 1));
+        kept::end_with(connections, is_of, write)
     }
 
     /// Writes the answers of the service in a slot, each at its [`abi::AnswerKind`]; gives the index of the first, for
@@ -173,31 +183,33 @@ impl Kernel {
         self.tables.clock.clone()
     }
 
-    /// Guards exactly these TCP ports with the service in `slot`; its other ports become unguarded.
+    /// Guards exactly these TCP ports with the service in `slot`; its other ports become unguarded, and connections to
+    /// them that were kept end.
     ///
     /// # Errors
     /// A slot beyond the end of the map, or a failed write. Ports are added before others are taken away.
     pub fn set_ports(&mut self, slot: u32, ports: &[u16]) -> Result<(), Error> {
         check(map::SERVICES, slot, abi::SERVICES)?;
-        let Tables { ports: table, guarded, .. } = &mut self.tables;
-        let mut write = |port: usize, guarded: &mut u32, value: u32| {
-            table.set(port as u32, value, 0).map_err(|error| failed(map::PORTS, "written", error))?;
+        let Tables { ports: table, guarded, connections, .. } = &mut self.tables;
+        let mut write = |port: u16, guarded: &mut u32, value: u32| {
+            table.set(u32::from(port), value, 0).map_err(|error| failed(map::PORTS, "written", error))?;
             *guarded = value;
             Ok::<(), Error>(())
         };
         let wanted = slot + 1;
         for &port in ports {
-            let port = usize::from(port);
-            if let Some(guarded) = guarded.get_mut(port).filter(|guarded| **guarded != wanted) {
+            if let Some(guarded) = guarded.get_mut(usize::from(port)).filter(|guarded| **guarded != wanted) {
                 write(port, guarded, wanted)?;
             }
         }
-        for (port, guarded) in guarded.iter_mut().enumerate() {
-            if *guarded == wanted && !ports.iter().any(|&listed| usize::from(listed) == port) {
-                write(port, guarded, 0)?;
-            }
+        let others = (0..=u16::MAX).zip(&mut *guarded);
+        let mut others: Vec<_> = others.filter(|(port, of)| **of == wanted && !ports.contains(port)).collect();
+        if others.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        let unguarded: Vec<u16> = others.iter().map(|(port, _)| *port).collect();
+        let is_of = |one: &Followed| unguarded.contains(&one.local.port());
+        kept::end_with(connections, is_of, || others.iter_mut().try_for_each(|(port, of)| write(*port, of, 0)))
     }
 
     /// All keys.
@@ -334,7 +346,7 @@ impl Kernel {
         Ok(totals)
     }
 
-    /// How full the maps are: KEYS, PRINCIPALS, POLICIES, FLOWS.
+    /// How full the maps are: KEYS, PRINCIPALS, POLICIES, FLOWS, BUCKETS, SOURCE_BUCKETS, ROUTES, CLIENTS.
     ///
     /// A principal counts while it is under a policy, a policy while a principal is under it, and a connection from its
     /// first data until another takes its place.
@@ -358,12 +370,14 @@ impl Kernel {
         }
         let capacity = principals.words().len() as u64;
         let (followed, room) = connections.fill();
-        Ok(vec![
+        let mut fills = vec![
             MapFill { name: map::KEYS, entries: *key_count, capacity: u64::from(*key_capacity) },
             MapFill { name: map::PRINCIPALS, entries: used, capacity },
             MapFill { name: map::POLICIES, entries: policies, capacity: u64::from(abi::POLICIES) },
             MapFill { name: map::FLOWS, entries: followed, capacity: room },
-        ])
+        ];
+        fills.extend(self.tables.rules.fill());
+        Ok(fills)
     }
 
     /// The connections that the program follows; the answer stays of use while this changes.
@@ -386,18 +400,22 @@ const fn words<T>() -> usize {
     size_of::<T>() / size_of::<u64>()
 }
 
-fn take(object: &mut Ebpf, name: &'static str) -> Result<Map, Error> {
+pub(super) fn take(object: &mut Ebpf, name: &'static str) -> Result<Map, Error> {
     object.take_map(name).ok_or(Error::Foreign { what: name })
 }
 
-fn typed<T: TryFrom<Map, Error = MapError>>(object: &mut Ebpf, name: &'static str) -> Result<T, Error> {
+pub(super) fn typed<T: TryFrom<Map, Error = MapError>>(object: &mut Ebpf, name: &'static str) -> Result<T, Error> {
     take(object, name)?.try_into().map_err(|error| failed(name, "opened", error))
 }
 
-/// Maps an array whose values are `value_words` words. It stays in the object: a program that is verified later names
+/// Maps an array of the object likewise. It stays in the object: a program that is verified later names
 /// its maps by their descriptors.
-fn mapped(object: &Ebpf, name: &'static str, value_words: usize) -> Result<Mapped, Error> {
-    let map = object.map(name).ok_or(Error::Foreign { what: name })?;
+fn mapped_of(object: &Ebpf, name: &'static str, value_words: usize) -> Result<Mapped, Error> {
+    mapped(object.map(name).ok_or(Error::Foreign { what: name })?, name, value_words)
+}
+
+/// Maps an array whose values are `value_words` words.
+pub(super) fn mapped(map: &Map, name: &'static str, value_words: usize) -> Result<Mapped, Error> {
     let data = array(map, name)?;
     let info = data.info().map_err(|error| failed(name, "asked about", error))?;
     let value_size = value_words * size_of::<u64>();
@@ -416,7 +434,7 @@ fn array<'a>(map: &'a Map, name: &'static str) -> Result<&'a MapData, Error> {
     }
 }
 
-fn check(map: &'static str, index: u32, capacity: u32) -> Result<(), Error> {
+pub(super) fn check(map: &'static str, index: u32, capacity: u32) -> Result<(), Error> {
     if index < capacity { Ok(()) } else { Err(Error::OutOfRange { map, index, capacity }) }
 }
 

@@ -221,6 +221,20 @@ impl Store {
         seat.placed(name, principal, &plans, now)
     }
 
+    /// What is said of one principal, and its numbers; `None` if there is none of this name.
+    ///
+    /// # Errors
+    /// The store cannot be read, or holds what this program would not have written.
+    pub fn stance(&self, name: &str, now: Timestamp) -> Result<Option<(Principal, PlacedPrincipal)>, Error> {
+        match self.seats(Some(name))?.remove(name) {
+            Some((seat, Some(said))) => {
+                let placed = seat.placed(name, &said, &self.plans()?, now)?;
+                Ok(Some((said, placed)))
+            }
+            _ => Ok(None),
+        }
+    }
+
     fn write_rules(&self, old: &Rows, new: &Rows) -> Result<(), Error> {
         let connection = &self.connection;
         let Policy { service, plans, principals: _, limits, routes, public, exempt } = &new.policy;

@@ -9,6 +9,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
 
 /// Bytes of `struct virtio_net_hdr` (linux/virtio_net.h).
 const HEADER: usize = 10;
@@ -18,6 +19,9 @@ const GSO_TCPV6: u8 = 4;
 
 /// A frame may be as long as a whole IP packet before it is cut.
 const LONGEST: usize = 65_536 + 128;
+
+/// Bytes that may wait to be read, so that the kernel loses nothing of a burst.
+const RECEIVE_BUFFER: usize = 16 << 20;
 
 /// What is left to the interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +98,7 @@ impl Wire {
         ensure!(fd >= 0, "opening an AF_PACKET socket: {}", io::Error::last_os_error());
         // SAFETY: a descriptor that was opened above and that nobody else has.
         let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+        setsockopt(&socket, RcvBufForce, &RECEIVE_BUFFER).context("setting SO_RCVBUFFORCE")?;
         set(&socket, libc::PACKET_VNET_HDR, 1).context("setting PACKET_VNET_HDR")?;
         let interface = CString::new(interface)?;
         // SAFETY: a string that ends with NUL.

@@ -35,6 +35,7 @@ const TOOLS: &[Tool] = &[
     Tool { program: "wrk", package: "wrk", file: None },
     // `java` runs a source file only where the compiler is, too.
     Tool { program: "javac", package: "default-jdk-headless", file: None },
+    Tool { program: "chromium", package: "chromium", file: None },
     Tool { program: "promtool", package: "prometheus", file: Some("usr/bin/promtool") },
     NGINX,
     HAPROXY,

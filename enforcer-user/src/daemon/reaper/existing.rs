@@ -73,8 +73,14 @@ mod tests {
         let connections =
             [connection("10.0.0.2:1", 9), connection("10.0.0.2:2", 0), connection("10.0.0.2:3", 9), ended];
         let known = connections[2];
-        let followed =
-            Followed { peer: known.peer, local: known.local, head_since: None, has_socket: true, refused: false };
+        let followed = Followed {
+            peer: known.peer,
+            local: known.local,
+            head_since: None,
+            has_socket: true,
+            refused: false,
+            kept: false,
+        };
         assert_eq!(unknown(&connections, &[followed]), [&connections[0]]);
     }
 }

@@ -133,7 +133,7 @@ mod tests {
 
     fn followed(peer: &str, head_since: Option<u64>) -> Followed {
         let end = |text: &str| text.parse().expect("an address");
-        Followed { peer: end(peer), local: end(LOCAL), head_since, has_socket: true, refused: false }
+        Followed { peer: end(peer), local: end(LOCAL), head_since, has_socket: true, refused: false, kept: false }
     }
 
     fn causes(connections: &[Connection], followed: &[Followed]) -> Vec<(String, Cause)> {

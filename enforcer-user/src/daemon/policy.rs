@@ -1,0 +1,174 @@
+//! Whole policies: applied, on trial, and told.
+
+use std::collections::{BTreeMap, HashSet};
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::watch;
+
+use super::Daemon;
+use super::registry::{Error, Registry};
+use super::rulebook::{Clocks, Rulebook, Terms};
+use super::trial::{Change, Trial};
+use crate::api::{ApplyPolicy, PolicyApplied, PolicyText, Refusal};
+use crate::kernel;
+use crate::policy::document::{Plan, Policy};
+use crate::policy::routes::TooLarge;
+use crate::policy::{diff, file};
+use crate::store::{Placed, Store};
+
+/// Longest time for which a policy is on trial, in seconds.
+pub(crate) const MOST_ON_TRIAL: u64 = 86_400;
+
+fn too_large(error: &TooLarge) -> Error {
+    Error::Invalid(Refusal::of("text", error.to_string(), "fewer paths, or fewer with {id} beside names"))
+}
+
+/// What each principal is under.
+fn terms(plans: &BTreeMap<String, Plan>, policy: &Policy, placed: &Placed, clocks: &Clocks) -> BTreeMap<u32, Terms> {
+    let both = policy.principals.iter().filter_map(|(name, said)| Some((said, placed.principals.get(name)?)));
+    both.map(|(said, placed)| (placed.index, Terms::of_principal(plans, said, placed, clocks))).collect()
+}
+
+impl Registry {
+    /// What the store says of all principals, and of the service.
+    pub(super) fn load(
+        store: &Store,
+        secret: [u64; 2],
+        now: Timestamp,
+    ) -> Result<(Policy, Vec<(u32, Terms)>, Rulebook), Error> {
+        let clocks = Clocks::at(now);
+        let (policy, placed) = store.policy(now)?;
+        let terms = terms(&policy.plans, &policy, &placed, &clocks).into_iter().collect();
+        let book = Rulebook::new(&policy, &placed, secret, &clocks).map_err(|error| too_large(&error))?;
+        Ok((policy, terms, book))
+    }
+
+    /// Makes a policy the one that holds, all of it or none; or only says what would change.
+    pub(crate) fn apply_policy(&mut self, request: &ApplyPolicy, now: Timestamp) -> Result<PolicyApplied, Error> {
+        let ApplyPolicy { text, file, dry_run, confirm_seconds, prune } = request;
+        self.refuse_on_trial()?;
+        if let Some(seconds) = confirm_seconds
+            && !(1..=MOST_ON_TRIAL).contains(seconds)
+        {
+            let accepted = format!("1 to {MOST_ON_TRIAL} seconds");
+            return Err(Error::Invalid(Refusal::of("confirm_seconds", "this is no time to confirm within", accepted)));
+        }
+        let refuse = |message: String| Error::Invalid(Refusal { message, field: Some("text".into()), accepted: None });
+        let wanted = file::parse(file, text).map_err(|problems| refuse(problems.to_string()))?;
+        let (current, held) = self.store.policy(now)?;
+        let keyed = match prune {
+            true => Some(self.store.keys()?.into_iter().map(|key| key.name).collect::<HashSet<_>>()),
+            false => None,
+        };
+        let wanted = wanted.merged(&current, keyed.as_ref()).map_err(|conflicts| {
+            let all: Vec<String> = conflicts.iter().map(|conflict| format!("{file}: error: {conflict}")).collect();
+            refuse(all.join("\n"))
+        })?;
+        let changes = diff::diff(&current, &wanted);
+        let answer = |until: Option<Timestamp>| PolicyApplied {
+            changes: changes.clone(),
+            applied: !dry_run,
+            on_trial_until: until,
+        };
+        if *dry_run || changes.is_empty() {
+            return Ok(answer(None));
+        }
+        if confirm_seconds.is_some() && clients(&current) != clients(&wanted) {
+            let message = "shares of client ids change, and these cannot be tried: apply them without --confirm first";
+            return Err(Error::Conflict(Refusal::of("confirm_seconds", message, "no time")));
+        }
+        let clocks = Clocks::at(now);
+        let change = self.store.begin()?;
+        let placed = self.store.write_policy(&wanted, now)?;
+        let book = Rulebook::new(&wanted, &placed, self.secret, &clocks).map_err(|error| too_large(&error))?;
+        let before = terms(&current.plans, &current, &held, &clocks);
+        let after = terms(&wanted.plans, &wanted, &placed, &clocks);
+        let removed = before.keys().filter(|index| !after.contains_key(index)).copied().collect();
+        let changed = after.into_iter().filter(|(index, terms)| before.get(index) != Some(terms));
+        let changed: Vec<Change> =
+            changed.map(|(index, terms)| Change { index, is_new: !before.contains_key(&index), terms }).collect();
+        let switch = self.tables.lay_out(&book, &changed, removed)?;
+        let Some(seconds) = *confirm_seconds else {
+            if let Err(error) = change.commit() {
+                let held = Rulebook::new(&current, &held, self.secret, &clocks).map_err(|error| too_large(&error))?;
+                self.tables.revert(switch, &held)?;
+                return Err(error.into());
+            }
+            self.plans = wanted.plans;
+            self.tables.switch(None)?;
+            self.tables.settle(switch)?;
+            return Ok(answer(None));
+        };
+        // The store goes on saying what holds once the time is over.
+        drop(change);
+        let until = clocks.boot.saturating_add(seconds.saturating_mul(1_000_000_000));
+        self.tables.switch(Some(until))?;
+        self.trial = Some(Trial { policy: wanted, until, switch });
+        let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
+        Ok(answer(now.checked_add(SignedDuration::from_secs(seconds)).ok()))
+    }
+
+    /// Keeps what is on trial.
+    pub(crate) fn confirm(&mut self, now: Timestamp) -> Result<(), Error> {
+        self.end_trial(now)?;
+        let Some(Trial { policy, switch, .. }) = self.trial.take() else { return Err(not_on_trial()) };
+        let change = self.store.begin()?;
+        self.store.write_policy(&policy, now)?;
+        change.commit()?;
+        self.plans = policy.plans;
+        Ok(self.tables.settle(switch)?)
+    }
+
+    /// Ends what is on trial.
+    pub(crate) fn roll_back(&mut self, now: Timestamp) -> Result<(), Error> {
+        let Some(Trial { switch, .. }) = self.trial.take() else { return Err(not_on_trial()) };
+        let (_, _, book) = Self::load(&self.store, self.secret, now)?;
+        Ok(self.tables.revert(switch, &book)?)
+    }
+
+    /// Ends what is on trial if its time is over: in the kernel it has ended by itself.
+    pub(crate) fn end_trial(&mut self, now: Timestamp) -> Result<(), Error> {
+        if self.trial.as_ref().is_some_and(|trial| trial.until <= kernel::now()) {
+            tracing::warn!("the policy on trial was not confirmed in time: what held before holds again");
+            self.roll_back(now)?;
+        }
+        Ok(())
+    }
+
+    /// The policy that holds, as a file.
+    pub(crate) fn export_policy(&self, now: Timestamp) -> Result<PolicyText, Error> {
+        let (policy, _) = self.store.policy(now)?;
+        Ok(PolicyText { text: policy.export() })
+    }
+}
+
+/// Ends what is on trial once its time is over, within a second.
+pub(super) async fn watch(daemon: Arc<Daemon>, mut stopped: watch::Receiver<bool>) {
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            _ = stopped.wait_for(|stop| *stop) => return,
+        }
+        match daemon.with(|registry| registry.end_trial(Timestamp::now())).await {
+            Ok(()) => {}
+            Err(Error::Stopping) => return,
+            Err(error) => {
+                tracing::error!("a policy whose time on trial is over could not be cleared away: {error}");
+            }
+        }
+    }
+}
+
+fn not_on_trial() -> Error {
+    Error::Conflict(Refusal::new("no policy is on trial, or its time is over"))
+}
+
+/// All shares of client ids.
+fn clients(policy: &Policy) -> BTreeMap<&str, &BTreeMap<String, crate::policy::Limits>> {
+    let all = policy.principals.iter().map(|(name, said)| (name.as_str(), &said.clients));
+    all.filter(|(_, clients)| !clients.is_empty()).collect()
+}

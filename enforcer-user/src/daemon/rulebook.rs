@@ -1,0 +1,315 @@
+//! A policy as it is to lie in the maps, but for the slots and places that are given out when it is written.
+//!
+//! Pure: whoever calls has the policy and its numbers from the store, and writes.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use enforcer_ebpf::abi::{self, Client, Per, Rule, Ruleset, Scope, Spread, scope};
+use enforcer_ebpf::key;
+use enforcer_ebpf::limit::{self, TICK_NS};
+use jiff::Timestamp;
+
+use crate::config::Mode;
+use crate::kernel;
+use crate::policy::document::{self, Charge, OTHER, Plan, Policy, Principal};
+use crate::policy::exemptions::{self, Entry};
+use crate::policy::routes::{self, Automaton, Origin, Room, TooLarge};
+use crate::policy::service::{self, ProxyProtocol};
+use crate::policy::{LimitName, Limits};
+use crate::store::{Placed, PlacedPrincipal, PlacedQuota};
+
+/// First index in [`abi::map::TALLIES`] of plans; those below are scopes'.
+const PLANS: u32 = abi::TALLIES / 2;
+/// Share of [`abi::map::SOURCE_BUCKETS`] that may be new within the longest window: the rest is for what an LRU table
+/// holds back on each CPU.
+const ADMITTED: u32 = abi::SOURCE_BUCKETS / 4 * 3;
+
+/// Limits with what goes with them: each is a policy of its own in the maps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Terms {
+    /// The limits that hold, without the slots of the others.
+    pub(super) limits: abi::Policy,
+    /// What is counted beside them.
+    pub(super) candidate: Option<abi::Policy>,
+    /// When others hold in their place, in ns of CLOCK_BOOTTIME, and which.
+    pub(super) next: Option<(u64, abi::Policy)>,
+}
+
+/// What a service's rules come to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Rulebook {
+    /// The rules, without slots and places.
+    pub(super) rules: Ruleset,
+    pub(super) source: Option<Terms>,
+    pub(super) ceiling: Option<Terms>,
+    pub(super) guesses: Option<Terms>,
+    pub(super) preflight: Option<Terms>,
+    /// What lets new sources in.
+    pub(super) admission: Terms,
+    /// The automaton; its rules have neither scope nor policy.
+    pub(super) paths: Automaton,
+    /// Scope, for whom, and limits of each of its rules.
+    pub(super) charges: Vec<(Rule, Option<Terms>)>,
+    /// For which addresses which exemptions are.
+    pub(super) exempt: Vec<Entry>,
+    /// The number of each exemption, and when it ends in ns of CLOCK_BOOTTIME.
+    pub(super) exemptions: Vec<(u32, u64)>,
+    /// Whose `X-Forwarded-For` is believed.
+    pub(super) proxies: Vec<Entry>,
+    /// What client ids have: the id, its number within its principal, and its limits.
+    pub(super) clients: Vec<(Client, u32, Terms)>,
+    /// Buckets that must be there before they are needed: those of all who come too late to have their own.
+    pub(super) ahead: Vec<Scope>,
+}
+
+/// Both clocks at one moment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clocks {
+    /// CLOCK_BOOTTIME in ns.
+    pub(super) boot: u64,
+    /// The time of day.
+    pub(super) now: Timestamp,
+}
+
+impl Clocks {
+    /// Both, of which the time of day is known.
+    pub(super) fn at(now: Timestamp) -> Self {
+        Self { boot: kernel::now(), now }
+    }
+
+    /// A time of day on the kernel's clock; 0 if it was before the boot.
+    pub(super) fn boot_at(&self, time: Timestamp) -> u64 {
+        let later = time.as_nanosecond() - self.now.as_nanosecond();
+        u64::try_from(i128::from(self.boot) + later).unwrap_or(if later < 0 { 0 } else { u64::MAX - 1 })
+    }
+}
+
+/// The index in [`abi::map::TALLIES`] of a scope's limits; 0 where there is no room.
+pub(super) fn tally_of_scope(number: u64) -> u32 {
+    u32::try_from(number).ok().filter(|number| *number < PLANS).unwrap_or(0)
+}
+
+/// The index in [`abi::map::TALLIES`] of the plan at this place among the plans' names; 0 where there is no room.
+pub(super) fn tally_of_plan(plans: &BTreeMap<String, Plan>, plan: &str) -> u32 {
+    let place = plans.keys().position(|name| name == plan).and_then(|place| u32::try_from(place).ok());
+    place.map(|place| PLANS + place).filter(|index| *index < abi::TALLIES).unwrap_or(0)
+}
+
+impl Terms {
+    pub(super) fn of(limits: &Limits, name: LimitName, mode: Mode, candidate: Option<&Limits>, tally: u32) -> Self {
+        let flags = abi::Policy::IN_USE | if mode == Mode::Observe { abi::Policy::OBSERVE } else { 0 };
+        Self {
+            limits: abi::Policy { flags, tally, ..limits.compile(name) },
+            candidate: candidate.map(|limits| limits.compile(name)),
+            next: None,
+        }
+    }
+
+    /// Those of a principal.
+    pub(super) fn of_principal(
+        plans: &BTreeMap<String, Plan>,
+        said: &Principal,
+        placed: &PlacedPrincipal,
+        clocks: &Clocks,
+    ) -> Self {
+        let plan = said.plan().and_then(|name| plans.get_key_value(name));
+        let candidate = placed.candidate.as_ref();
+        let own = || Self::of(&placed.limits, LimitName::DEFAULT, Mode::Enforce, candidate, 0);
+        let Some((name, plan)) = plan else { return own() };
+        let (label, tally) = (LimitName::of_plan(name), tally_of_plan(plans, name));
+        if !has_override(said, clocks.now) {
+            return Self::of(&placed.limits, label, plan.mode, candidate, tally);
+        }
+        // In the place of a plan's limits stand some of the principal's own, which are enforced.
+        let next = placed
+            .next
+            .as_ref()
+            .map(|(until, limits)| (clocks.boot_at(*until), Self::of(limits, label, plan.mode, None, tally).limits));
+        Self { next, ..own() }
+    }
+}
+
+/// Whether a principal's own limits stand in the place of its plan's now.
+fn has_override(said: &Principal, now: Timestamp) -> bool {
+    match &said.terms {
+        document::Terms::Own(_) => true,
+        document::Terms::Plan { instead, .. } => {
+            instead.as_ref().is_some_and(|instead| instead.until.is_none_or(|until| until > now))
+        }
+    }
+}
+
+/// `None` where there is nothing to charge.
+fn unless_unlimited(limits: Option<&Limits>, name: LimitName, number: u64) -> Option<Terms> {
+    let limits = limits.filter(|limits| **limits != Limits::Unlimited)?;
+    Some(Terms::of(limits, name, Mode::Enforce, None, tally_of_scope(number)))
+}
+
+fn ns(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn spread(spread: &service::Spread) -> Spread {
+    match spread.action {
+        None => Spread::default(),
+        Some(action) => Spread { most: spread.most, action: action as u32, window: ns(spread.within) },
+    }
+}
+
+impl Rulebook {
+    /// Of a policy with its numbers.
+    ///
+    /// # Errors
+    /// Its paths need more room than there is.
+    pub(super) fn new(policy: &Policy, placed: &Placed, secret: [u64; 2], clocks: &Clocks) -> Result<Self, TooLarge> {
+        // Room for what is there beside what comes.
+        let half = Room {
+            states: Room::ALL.states / 2,
+            edges: Room::ALL.edges / 2,
+            leaves: Room::ALL.leaves / 2,
+            rules: Room::ALL.rules / 2,
+        };
+        let paths = routes::compile(policy, &placed.exempt, secret, half)?;
+        let charges: Vec<(Rule, Option<Terms>)> = paths
+            .rules
+            .iter()
+            .zip(&paths.origins)
+            .map(|(rule, origin)| charge(policy, placed, rule, *origin))
+            .collect();
+        let mut flags = 0;
+        let said = &policy.service;
+        if said.strict_guesses {
+            flags |= Ruleset::STRICT_GUESSES;
+        }
+        if !said.trusted_proxies.is_empty() {
+            flags |= match said.proxy_protocol {
+                ProxyProtocol::Off => Ruleset::FORWARDED,
+                ProxyProtocol::V1 => Ruleset::PROXY_V1,
+                ProxyProtocol::V2 => Ruleset::PROXY_V2,
+            };
+        }
+        let mut client = [0; 32];
+        let name = said.client_id.as_ref().map_or("", |name| name.as_str()).as_bytes();
+        client[..name.len()].copy_from_slice(name);
+        let (words, _) = client.as_chunks();
+        let rules = Ruleset {
+            flags,
+            client_len: name.len() as u32,
+            client: std::array::from_fn(|word| u64::from_le_bytes(words[word])),
+            guess_penalty_ns: ns(said.guess_penalty),
+            keys_of_source: spread(&said.keys_per_source),
+            sources_of_key: spread(&said.sources_per_key),
+            ..Ruleset::default()
+        };
+        let source = unless_unlimited(placed.service.source.as_ref(), LimitName::SOURCE, scope::SOURCE);
+        let guesses = unless_unlimited(Some(&placed.service.guesses), LimitName::GUESS, scope::GUESSES);
+        let preflight = match &placed.service.preflight {
+            Limits::Blocked => None,
+            limits => unless_unlimited(Some(limits), LimitName::PREFLIGHT, scope::PREFLIGHT),
+        };
+        let by_source = charges.iter().filter(|(rule, _)| rule.per == Per::Source as u32);
+        let by_source = by_source.filter_map(|(_, terms)| terms.as_ref());
+        let windows = [&source, &guesses, &preflight].into_iter().flatten().chain(by_source).map(longest);
+        let spreads = [rules.keys_of_source.window, rules.guess_penalty_ns];
+        let admission = admission(windows.chain(spreads).max().unwrap_or(0));
+        let ceiling = unless_unlimited(placed.service.ceiling.as_ref(), LimitName::SERVICE, scope::SERVICE);
+        let clients = clients(placed, secret);
+        let overflow = |rule| Scope { rule, subject: [0, scope::OVERFLOW] };
+        let mut ahead = vec![
+            Scope { rule: scope::ADMISSION, subject: [0; 2] },
+            Scope { rule: scope::SERVICE, subject: [0; 2] },
+            overflow(scope::KEY),
+            overflow(scope::CLIENT),
+        ];
+        let named = charges.iter().filter(|(rule, terms)| terms.is_some() && rule.per != Per::Source as u32);
+        ahead.extend(named.map(|(rule, _)| overflow(u64::from(rule.scope))));
+        ahead.dedup();
+        let exemptions = policy.exempt.iter().zip(&placed.exempt);
+        Ok(Self {
+            rules,
+            source,
+            ceiling,
+            guesses,
+            preflight,
+            admission,
+            paths,
+            charges,
+            exempt: exemptions::exempt(&policy.exempt, &placed.exempt),
+            exemptions: exemptions.map(|(one, &number)| (number, clocks.boot_at(one.until))).collect(),
+            proxies: exemptions::proxies(&said.trusted_proxies),
+            clients,
+            ahead,
+        })
+    }
+}
+
+/// The longest window of limits, in ns: after twice that time nothing of a bucket counts.
+fn longest(terms: &Terms) -> u64 {
+    let policy = &terms.limits;
+    let limits = policy.limits.iter().take(policy.len as usize);
+    limits
+        .map(|limit| (limit.window * TICK_NS * 2).max(limit.tolerance.saturating_add(limit.interval)))
+        .max()
+        .unwrap_or(0)
+}
+
+/// What lets as many sources in within this time as none of those gives way that count.
+fn admission(within: u64) -> Terms {
+    let within = within.clamp(1_000_000_000, 86_400_000_000_000 * 366);
+    let limits = abi::Policy {
+        limits: {
+            let mut limits = [abi::Limit::default(); abi::LIMITS];
+            limits[0] = abi::Limit {
+                algorithm: abi::Algorithm::Sliding as u32,
+                count: ADMITTED.min(limit::MAX_COUNT),
+                window: within / TICK_NS,
+                ..abi::Limit::default()
+            };
+            limits
+        },
+        len: 1,
+        tally: tally_of_scope(scope::ADMISSION),
+        ..abi::Policy::UNLIMITED
+    };
+    Terms { limits, candidate: None, next: None }
+}
+
+/// A rule with its scope, and its limits.
+fn charge(policy: &Policy, placed: &Placed, rule: &Rule, origin: Origin) -> (Rule, Option<Terms>) {
+    let terms = |quota: &PlacedQuota, name, mode| {
+        Terms::of(&quota.limits, name, mode, quota.candidate.as_ref(), tally_of_scope(u64::from(quota.scope)))
+    };
+    match origin {
+        Origin::Exempt => (*rule, None),
+        Origin::Public(place) => {
+            let quota = &placed.public[place];
+            (Rule { scope: quota.scope, ..*rule }, Some(terms(quota, LimitName::PUBLIC, Mode::Enforce)))
+        }
+        Origin::Route(place) => {
+            let Some(quota) = &placed.routes[place] else { return (*rule, None) };
+            let (name, mode) = match &policy.routes[place].charge {
+                Some(Charge::Shared(name)) => {
+                    let mode = policy.limits.get(name).map_or(Mode::Enforce, |quota| quota.mode);
+                    (LimitName::of_plan(name), mode)
+                }
+                Some(Charge::Own(quota)) => (LimitName::ROUTE, quota.mode),
+                None => (LimitName::ROUTE, Mode::Enforce),
+            };
+            (Rule { scope: quota.scope, ..*rule }, Some(terms(quota, name, mode)))
+        }
+    }
+}
+
+fn clients(placed: &Placed, secret: [u64; 2]) -> Vec<(Client, u32, Terms)> {
+    let mut clients = Vec::new();
+    for principal in placed.principals.values() {
+        for (id, client) in &principal.clients {
+            let tag = if id == OTHER { [0; 2] } else { key::tag(secret, id.as_bytes()).0 };
+            let terms =
+                Terms::of(&client.limits, LimitName::CLIENT, Mode::Enforce, None, tally_of_scope(scope::CLIENT));
+            clients.push((Client { principal: u64::from(principal.index), id: tag }, client.number, terms));
+        }
+    }
+    clients
+}

@@ -1,0 +1,246 @@
+//! Charges of several claims beside a model of each of their limits, and under threads.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use enforcer_ebpf::abi::{Bucket, LIMITS, Limit, Policy, Scope, align};
+use enforcer_ebpf::charge::{CLAIMS, Charge, Claim, Place, table};
+use enforcer_ebpf::limit::{self, Clock};
+use enforcer_tests::bucket::{Shared, calendar, fixed, gcra, sliding};
+use enforcer_tests::limiter_model::Model;
+use enforcer_tests::tables;
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+const SECOND: u64 = 1_000_000_000;
+const MINUTE: u64 = 60 * SECOND;
+const BEGIN: u64 = 1 << 40;
+/// 2026-01-01T00:00:00Z.
+const UNIX: u64 = 1_767_225_600 * SECOND;
+
+/// As much since [`BEGIN`] as since [`UNIX`].
+const fn clock(time: u64) -> Clock {
+    Clock { boot: BEGIN + time, offset: UNIX.wrapping_sub(BEGIN) }
+}
+
+/// Limits that apply together, and their buckets.
+#[derive(Debug, Default)]
+struct Set {
+    limits: Vec<Limit>,
+    buckets: [Shared; LIMITS],
+}
+
+impl Set {
+    fn new(limits: &[Limit]) -> Self {
+        Self { limits: limits.to_vec(), ..Self::default() }
+    }
+
+    fn words(&self) -> Vec<Bucket> {
+        self.buckets.iter().map(Shared::bucket).collect()
+    }
+
+    fn used(&self, now: Clock) -> Vec<u64> {
+        let used = |(limit, bucket): (&Limit, &Shared)| limit::usage(&bucket.bucket(), limit, now).used;
+        self.limits.iter().zip(&self.buckets).map(used).collect()
+    }
+}
+
+/// What a claim is about.
+#[derive(Debug, Default)]
+struct Subject {
+    own: Set,
+    observes: bool,
+    candidate: Option<Set>,
+}
+
+impl Subject {
+    fn policy(&self, number: usize) -> Policy {
+        Policy {
+            flags: Policy::IN_USE | if self.observes { Policy::OBSERVE } else { 0 },
+            // Of another slot than any claim's.
+            candidate: if self.candidate.is_some() { (CLAIMS + number) as u32 } else { 0 },
+            ..tables::policy(&self.own.limits)
+        }
+    }
+}
+
+/// Charges all subjects at once.
+fn charge(subjects: &[Subject], now: Clock, cost: u64) -> Charge {
+    let mut charge = Charge::default();
+    charge.begin(now.boot, cost);
+    charge.set_offset(now.offset);
+    for number in 0..subjects.len() {
+        let scope = Scope { rule: number as u64, subject: [0; 2] };
+        assert!(charge.claim(Claim { table: table::NAMED, policy: 1 + number as u32, scope }));
+    }
+    let mut steps = 0;
+    loop {
+        let Place { claim, candidate, limit } = charge.place();
+        assert_eq!(charge.at(claim).scope.rule, claim as u64);
+        let subject = &subjects[claim];
+        let (set, policy) = match &subject.candidate {
+            Some(set) if candidate => (set, tables::policy(&set.limits)),
+            _ => (&subject.own, subject.policy(claim)),
+        };
+        steps += 1;
+        assert!(steps <= Charge::MAX_STEPS);
+        if !charge.step(&set.buckets[limit].cells(), &policy) {
+            return charge;
+        }
+    }
+}
+
+fn limits() -> impl Strategy<Value = Vec<Limit>> {
+    let limit = (0..4usize, 0u32..12, prop::sample::select(vec![SECOND, 10 * SECOND, MINUTE])).prop_map(
+        |(shape, count, window)| match shape {
+            0 => sliding(count, window),
+            1 => fixed(count, window),
+            2 => gcra(count, window / 4),
+            _ => calendar(count, window, align::MULTIPLE),
+        },
+    );
+    vec(limit, 0..=LIMITS)
+}
+
+fn subjects() -> impl Strategy<Value = Vec<Subject>> {
+    let subject = (limits(), prop::bool::weighted(0.25), prop::option::weighted(0.3, limits())).prop_map(
+        |(own, observes, candidate)| Subject {
+            own: Set::new(&own),
+            observes,
+            candidate: candidate.map(|limits| Set::new(&limits)),
+        },
+    );
+    vec(subject, 1..=CLAIMS)
+}
+
+/// The models of a set.
+fn models(set: &Set) -> Vec<Model> {
+    set.limits.iter().map(|limit| Model::of(limit, BEGIN)).collect()
+}
+
+fn refuses(set: &Set, models: &[Model], now: Clock, cost: u64) -> Option<usize> {
+    set.limits.iter().zip(models).position(|(limit, model)| !model.would_pass(limit, now, cost))
+}
+
+fn admit(set: &Set, models: &mut [Model], now: Clock, cost: u64) {
+    set.limits.iter().zip(models).for_each(|(limit, model)| model.admit(limit, now, cost));
+}
+
+proptest! {
+    #[test]
+    fn all_claims_are_charged_or_none_and_what_observes_is_counted_and_refuses_nobody(
+        subjects in subjects(), steps in vec((0..3 * SECOND, 1u64..4), 1..60),
+    ) {
+        let mut own: Vec<_> = subjects.iter().map(|subject| models(&subject.own)).collect();
+        let mut candidates: Vec<_> = subjects.iter().map(|subject| subject.candidate.as_ref().map_or(vec![], models)).collect();
+        let mut time = 0;
+        for (step, cost) in steps {
+            time += step;
+            let now = clock(time);
+            let before: Vec<_> = subjects.iter().map(|subject| subject.own.words()).collect();
+            let refusing = subjects.iter().zip(&own).enumerate().find_map(|(claim, (subject, models))| {
+                let limit = refuses(&subject.own, models, now, cost).filter(|_| !subject.observes)?;
+                Some(Place { claim, candidate: false, limit })
+            });
+            let charge = charge(&subjects, now, cost);
+            prop_assert_eq!(charge.result(), refusing.map_or(Ok(()), Err), "at {}", time);
+            prop_assert_eq!(charge.refused().scope.rule, refusing.map_or(0, |place| place.claim as u64));
+            if refusing.is_some() {
+                let behind: Vec<_> = subjects.iter().map(|subject| subject.own.words()).collect();
+                prop_assert_eq!(before, behind, "charged although refused at {}", time);
+            }
+            for (claim, subject) in subjects.iter().enumerate() {
+                let sets = [(Some(&subject.own), &mut own[claim]), (subject.candidate.as_ref(), &mut candidates[claim])];
+                for (is_candidate, (set, models)) in [false, true].into_iter().zip(sets) {
+                    let Some(set) = set else { continue };
+                    let would_refuse = refuses(set, models, now, cost).is_some();
+                    let refuses_nobody = is_candidate || subject.observes;
+                    let expected = refusing.is_none() && refuses_nobody && would_refuse;
+                    prop_assert_eq!(charge.would_refuse(claim, is_candidate), expected, "claim {} at {}", claim, time);
+                    if refusing.is_none() && !would_refuse {
+                        admit(set, models, now, cost);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Has four threads charge `subjects` at one time until `tries` requests have been sent, then one until it is refused;
+/// gives how many passed.
+fn hammer(subjects: &[Subject], tries: u64, cost: u64) -> u64 {
+    let (sent, passed) = (AtomicU64::new(0), AtomicU64::new(0));
+    let send =
+        || charge(subjects, clock(0), cost).result().is_ok() && passed.fetch_add(1, Ordering::Relaxed) < u64::MAX;
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while sent.fetch_add(1, Ordering::Relaxed) < tries {
+                    send();
+                }
+            });
+        }
+    });
+    // Of two that race for the last place of two limits both may be refused.
+    while send() {}
+    passed.into_inner()
+}
+
+#[test]
+fn as_many_as_the_tightest_limit_lets_pass_and_every_other_is_charged_for_those_alone() {
+    let day = 1440 * MINUTE;
+    for cost in [1, 3] {
+        let subjects = [
+            Subject { own: Set::new(&[fixed(9000, MINUTE), sliding(6001, MINUTE)]), ..Subject::default() },
+            Subject { own: Set::new(&[calendar(6001, day, align::MULTIPLE), fixed(6001, day)]), ..Subject::default() },
+            Subject { own: Set::new(&[gcra(6001, day), fixed(8000, day)]), ..Subject::default() },
+        ];
+        let passed = hammer(&subjects, 20_000, cost);
+        assert_eq!(passed, 6001 / cost);
+        for subject in &subjects {
+            assert_eq!(subject.own.used(clock(0)), vec![passed * cost; 2], "{:?}", subject.own.limits);
+        }
+    }
+}
+
+#[test]
+fn limits_that_refuse_nobody_count_no_more_than_they_would_let_pass_however_many_threads_send() {
+    let subject = Subject {
+        own: Set::new(&[fixed(2000, MINUTE), fixed(1000, MINUTE)]),
+        observes: true,
+        candidate: Some(Set::new(&[sliding(500, MINUTE)])),
+    };
+    let enforced = Subject { own: Set::new(&[fixed(4000, MINUTE)]), ..Subject::default() };
+    let subjects = [subject, enforced];
+    assert_eq!(hammer(&subjects, 8000, 1), 4000);
+    let [Subject { own, candidate, .. }, enforced] = &subjects;
+    let candidate = candidate.as_ref().expect("a candidate").used(clock(0));
+    assert_eq!(own.used(clock(0))[1], 1000);
+    assert_eq!((candidate, enforced.own.used(clock(0))), (vec![500], vec![4000]));
+}
+
+#[test]
+fn counts_of_a_time_far_ahead_are_taken_over_by_what_only_looks_at_them() {
+    // The second limit is over in the wrong time, so that the first is only looked at.
+    let day = 1440 * MINUTE;
+    let subjects = [Subject {
+        own: Set::new(&[calendar(9, day, align::MULTIPLE), calendar(3, day, align::MULTIPLE)]),
+        ..Subject::default()
+    }];
+    let time = |days| Clock { offset: UNIX.wrapping_sub(BEGIN) + days * day, ..clock(0) };
+    assert!((0..3).all(|_| charge(&subjects, time(4000), 1).result().is_ok()));
+    assert!(charge(&subjects, time(0), 1).result().is_err());
+    assert_eq!(subjects[0].own.used(time(0)), [3, 3]);
+    assert!(charge(&subjects, time(1), 1).result().is_ok());
+    assert_eq!(subjects[0].own.used(time(1)), [1, 1]);
+}
+
+#[test]
+fn nothing_to_charge_passes_and_no_claim_is_beyond_the_last() {
+    let unlimited: Vec<_> = (0..CLAIMS).map(|_| Subject::default()).collect();
+    assert!(charge(&unlimited, clock(0), 1).result().is_ok());
+    let mut full = charge(&unlimited, clock(0), 1);
+    assert!(!full.claim(Claim { table: table::NAMED, policy: 1, scope: Scope::default() }));
+    // A slot of 0 is no claim.
+    assert!(full.claim(Claim::default()));
+    assert_eq!(full.len(), CLAIMS);
+}

@@ -1,0 +1,18 @@
+//! Policies, held against real Flask apps: what an app's own limiter lets through, and what reaches the same app, unchanged,
+//! behind the enforcer; then each way around a limit, with the exact number of requests that it gains.
+//!
+//! What counts is what the app executed, which its own record tells, and not what a client was told. Limits are per hour
+//! where a test needs no shorter window, so that no pause of a loaded machine lets a window pass.
+
+#[path = "policy/attack.rs"]
+mod attack;
+#[path = "policy/observe.rs"]
+mod observe;
+#[path = "policy/rules.rs"]
+mod rules;
+#[path = "policy/secrecy.rs"]
+mod secrecy;
+#[path = "policy/site.rs"]
+mod site;
+#[path = "policy/snippets.rs"]
+mod snippets;

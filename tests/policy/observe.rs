@@ -1,0 +1,69 @@
+//! Rules that only watch, and candidates beside real limits: they count and refuse nobody.
+
+use anyhow::{Context, Result, ensure};
+use enforcer_tests::enforcer::Enforcer;
+use enforcer_tests::netns::Way;
+use enforcer_tests::origin::Workers;
+
+use crate::site::{Site, add_key, apply, executed_at, keyed, statuses, v4};
+
+/// Requests of a principal that were let through though a rule or a candidate would have refused them.
+fn would_refuse(enforcer: &Enforcer<'_>, name: &str) -> Result<u64> {
+    let listing = enforcer.json(&["key", "ls"])?;
+    let keys = listing["keys"].as_array().context("no list of keys")?;
+    let key = keys.iter().find(|key| key["name"] == name).context("the principal has no key")?;
+    key["counts"]["would_refuse"].as_u64().context("no count of what would be refused")
+}
+
+#[test]
+fn a_rule_that_observes_refuses_nobody_while_those_beside_it_do() -> Result<()> {
+    let site = Site::new(Way::VethNative)?;
+    let origin = site.serve("routes", Workers::Sync(2))?;
+    let policy = |mode: &str| {
+        format!(
+            "[principal.tenant]\nlimit = \"1000/hour\"\n\
+             [[route]]\npath = \"/watched\"\nlimit = \"10/hour\"\nmode = \"{mode}\"\n\
+             [[route]]\npath = \"/held\"\nlimit = \"10/hour\""
+        )
+    };
+    let enforcer = site.guard(&policy("observe"))?;
+    let key = add_key(&enforcer, "tenant")?;
+    let watched = site.flood(v4(1), 50, |_| keyed("/watched", &key))?;
+    ensure!(watched == statuses([(200, 50)]), "the rule that observes: {watched:?}");
+    let held = site.flood(v4(1), 50, |_| keyed("/held", &key))?;
+    ensure!(held == statuses([(200, 10), (429, 40)]), "the rule beside it: {held:?}");
+    ensure!(would_refuse(&enforcer, "tenant")? == 40, "counted: {}", would_refuse(&enforcer, "tenant")?);
+    // It has counted all the while: to enforce it is to refuse at once.
+    apply(&enforcer, &policy("enforce"))?;
+    let enforced = site.flood(v4(1), 20, |_| keyed("/watched", &key))?;
+    ensure!(enforced == statuses([(429, 20)]), "once it is enforced: {enforced:?}");
+    ensure!(
+        executed_at(&origin, "/watched")? == 50 && executed_at(&origin, "/held")? == 10,
+        "{:?}",
+        origin.executed()?
+    );
+    Ok(())
+}
+
+#[test]
+fn a_candidate_counts_what_it_would_have_refused_beside_the_limit_that_does() -> Result<()> {
+    let site = Site::new(Way::VethNative)?;
+    let origin = site.serve("routes", Workers::Sync(2))?;
+    let enforcer = site.guard(
+        "[plan.basic]\nlimit = \"100/hour\"\ncandidate = \"60/hour\"\n\
+         [principal.heavy]\nplan = \"basic\"\n[principal.light]\nplan = \"basic\"",
+    )?;
+    let (heavy, light) = (add_key(&enforcer, "heavy")?, add_key(&enforcer, "light")?);
+    let endings = site.flood(v4(1), 150, |_| keyed("/", &heavy))?;
+    ensure!(endings == statuses([(200, 100), (429, 50)]), "the limit: {endings:?}");
+    let endings = site.flood(v4(1), 50, |_| keyed("/", &light))?;
+    ensure!(endings == statuses([(200, 50)]), "a principal below both: {endings:?}");
+    // Of the hundred that passed, forty were beyond the candidate; what the limit refused is not its doing.
+    let json: Value = serde_json::from_str(&enforcer.cli(&["plan", "-o", "json"])?)?;
+    ensure!(json["principals"][0]["candidate_would_refuse"] == 40, "counted: {json}");
+    ensure!(would_refuse(&enforcer, "heavy")? == 0, "its limit refuses what it counts");
+    let plan = enforcer.cli(&["plan"])?;
+    ensure!(plan.contains("heavy") && !plan.contains("light"), "whom the candidate would have refused: {plan}");
+    ensure!(origin.executed()?.len() == 150, "the app executed {}", origin.executed()?.len());
+    Ok(())
+}
