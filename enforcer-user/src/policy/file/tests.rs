@@ -289,10 +289,7 @@ fn refuses_what_is_unknown_or_contradicts_itself() {
         ("[[public]]\npath = \"/a/*/b\"\nlimit = \"1/s\"", "3:12: public.path: `*` inside a path; "),
         ("[[public]]\npath = \"/a\"\nlimit = \"1/s\"\ncost = 2", "5:1: \"cost\" is no field of `public`; "),
         (&public, "2:3: public: 1025 of them; "),
-        (
-            &format!("[[exempt]]\npath = \"/a\"\nsources = [\"::1\"]\nreason = \"r\""),
-            "2:1: exempt.until: it is missing; ",
-        ),
+        ("[[exempt]]\npath = \"/a\"\nsources = [\"::1\"]\nreason = \"r\"", "2:1: exempt.until: it is missing; "),
         (&format!("[[exempt]]\npath = \"/a\"\nsources = [\"::1\"]\n{ends}"), "2:1: exempt.reason: it is missing; "),
         (
             &format!("[[exempt]]\npath = \"/a\"\nsources = [\"::1\"]\n{ends}\nreason = \" \""),
