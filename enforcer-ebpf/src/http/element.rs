@@ -33,6 +33,9 @@ pub(super) struct Element {
     place: u8,
 }
 
+/// No number of bits: the byte may not stand there.
+const UNFIT: u32 = 1;
+
 /// Where in an element.
 mod place {
     /// Before it.
@@ -92,53 +95,71 @@ impl Element {
         }
     }
 
-    /// Takes a byte that is no comma.
+    /// Takes a byte, or what ends it.
+    ///
+    /// Which number it ends is found out first, and that is put into the address in one place: the BPF stack has no room for
+    /// many copies of it.
     #[inline(always)]
-    pub(super) fn push(&mut self, byte: u8) {
-        if self.place == place::LOST {
+    pub(super) fn push(&mut self, byte: u8, ends: bool) {
+        if self.place == place::LOST || (ends && self.place != place::ADDRESS) {
             return;
         }
-        if is_blank(byte) {
+        if is_blank(byte) && !ends {
             self.ended = u8::from(self.place != place::BEFORE);
             return;
         }
         let digit = hexadecimal(byte);
-        let fits = self.ended == 0
-            && match byte {
-                _ if digit < 16 => self.digit(digit),
+        let bits = if ends {
+            self.last()
+        } else if self.ended != 0 {
+            UNFIT
+        } else if digit < 16 {
+            self.digit(digit)
+        } else {
+            match byte {
                 b':' => self.colon(),
-                b'.' => self.dots < 3 && self.is_in_address() && self.octet(),
+                b'.' => self.dot(),
                 b'[' if self.place == place::BEFORE => {
                     self.place = place::BRACKETS;
-                    true
+                    0
                 }
                 // An IPv4 address stands in none.
                 b']' if self.place == place::BRACKETS && !self.is_four() => {
                     self.place = place::BEHIND;
-                    self.complete()
+                    self.last()
                 }
-                _ => false,
-            };
-        if byte == b'.' {
-            self.dots = self.dots.wrapping_add(1);
-        }
-        if !fits {
+                _ => UNFIT,
+            }
+        };
+        if bits == UNFIT || (bits > 0 && !self.put(bits)) {
             self.place = place::LOST;
+        } else if ends {
+            self.place = place::BEHIND;
         }
     }
 
-    /// Ends it.
+    /// What it is, behind what ends it.
     #[inline(always)]
-    pub(super) fn end(mut self) -> End {
+    pub(super) const fn end(&self) -> End {
         let is_whole = match self.place {
             place::BEFORE => return End::Nothing,
-            place::ADDRESS => self.complete(),
             place::BEHIND => true,
             place::PORT => self.digits > 0 && self.value <= 0xffff,
             _ => false,
         };
-        let [first, second] = self.address;
-        if is_whole { End::Address([first.to_be(), second.to_be()]) } else { End::Unreadable }
+        let [mut first, mut second] = self.address;
+        let is_full = if self.gap > 0 {
+            first |= self.behind[0];
+            second |= self.behind[1];
+            self.octets <= 14
+        } else if self.dots == 3 && self.octets == 4 {
+            second = (0xffff << 32) | (first >> 32);
+            first = 0;
+            true
+        } else {
+            self.octets == 16
+        };
+        if is_whole && is_full { End::Address([first.to_be(), second.to_be()]) } else { End::Unreadable }
     }
 
     #[inline(always)]
@@ -147,11 +168,11 @@ impl Element {
     }
 
     #[inline(always)]
-    const fn digit(&mut self, digit: u8) -> bool {
+    const fn digit(&mut self, digit: u8) -> u32 {
         if self.place == place::PORT {
             self.value = self.value * 10 + digit as u32;
             self.digits += 1;
-            return digit < 10 && self.digits <= 5;
+            return if digit < 10 && self.digits <= 5 { 0 } else { UNFIT };
         }
         if self.place == place::BEFORE {
             self.place = place::ADDRESS;
@@ -161,36 +182,40 @@ impl Element {
         self.value = (self.value << 4) | digit as u32;
         self.digits += 1;
         self.colons = 0;
-        follows && self.digits <= 4 && self.is_in_address()
+        if follows && self.digits <= 4 && self.is_in_address() { 0 } else { UNFIT }
     }
 
     #[inline(always)]
-    const fn colon(&mut self) -> bool {
+    const fn colon(&mut self) -> u32 {
         if self.place == place::BEFORE {
             self.place = place::ADDRESS;
         }
         if self.place == place::BEHIND || (self.place == place::ADDRESS && self.is_four()) {
-            let is_whole = self.place == place::BEHIND || self.complete();
+            let bits = if self.place == place::BEHIND { 0 } else { 8 };
             self.place = place::PORT;
-            self.value = 0;
-            self.digits = 0;
-            return is_whole;
+            return bits;
         }
         if !self.is_in_address() || self.dots > 0 {
-            return false;
+            return UNFIT;
         }
         if self.digits > 0 {
             self.colons = 1;
-            return self.group();
+            return 16;
         }
         if self.colons == 0 {
             self.colons = 1;
-            return self.octets == 0;
+            return if self.octets == 0 { 0 } else { UNFIT };
         }
         let is_first = self.colons == 1 && self.gap == 0;
         self.colons = 2;
         self.gap = self.octets + 1;
-        is_first
+        if is_first { 0 } else { UNFIT }
+    }
+
+    #[inline(always)]
+    const fn dot(&mut self) -> u32 {
+        self.dots += 1;
+        if self.dots <= 3 && self.is_in_address() { 8 } else { UNFIT }
     }
 
     /// Whether it is an IPv4 address so far, up to its last byte.
@@ -199,29 +224,35 @@ impl Element {
         self.dots == 3 && self.octets == 3 && self.gap == 0
     }
 
-    /// Takes the number as a group of an IPv6 address.
+    /// The bits of the address's last number.
     #[inline(always)]
-    const fn group(&mut self) -> bool {
-        self.put(self.value as u64, 16)
+    const fn last(&self) -> u32 {
+        match (self.dots, self.digits) {
+            (3, _) => 8,
+            (0, 0) if self.colons == 2 => 0,
+            (0, 1..) => 16,
+            _ => UNFIT,
+        }
     }
 
-    /// Takes the number, which was read as a hexadecimal one, as a byte in decimal. A leading zero is octal for some.
+    /// Puts the number into so many bits of the address, behind those that are there: 16 are a group of IPv6, and 8 a byte
+    /// in decimal, which was read as a hexadecimal number. A leading zero is octal for some.
     #[inline(always)]
-    const fn octet(&mut self) -> bool {
-        let [hundreds, tens, ones] = [self.value >> 8, (self.value >> 4) & 15, self.value & 15];
-        let number = hundreds * 100 + tens * 10 + ones;
-        let is_shortest = match self.digits {
-            1 => true,
-            2 => tens > 0,
-            3 => hundreds > 0,
-            _ => false,
-        };
-        is_shortest && tens < 10 && ones < 10 && number < 256 && self.put(number as u64, 8)
-    }
-
-    /// Takes so many bits of the address, behind those that are there.
-    #[inline(always)]
-    const fn put(&mut self, value: u64, bits: u32) -> bool {
+    const fn put(&mut self, bits: u32) -> bool {
+        let mut value = self.value as u64;
+        if bits == 8 {
+            let [hundreds, tens, ones] = [value >> 8, (value >> 4) & 15, value & 15];
+            value = hundreds * 100 + tens * 10 + ones;
+            let is_shortest = match self.digits {
+                1 => true,
+                2 => tens > 0,
+                3 => hundreds > 0,
+                _ => false,
+            };
+            if !is_shortest || tens > 9 || ones > 9 || value > 255 {
+                return false;
+            }
+        }
         let at = 8 * self.octets as u32;
         if at + bits > 128 {
             return false;
@@ -238,26 +269,6 @@ impl Element {
         self.value = 0;
         self.digits = 0;
         true
-    }
-
-    /// Takes the last number of the address; whether it is whole.
-    #[inline(always)]
-    const fn complete(&mut self) -> bool {
-        let is_four = self.is_four();
-        let is_ended = if self.dots > 0 {
-            self.dots == 3 && self.octet()
-        } else if self.digits > 0 {
-            self.group()
-        } else {
-            self.colons == 2
-        };
-        if is_four {
-            self.address = [0, (0xffff << 32) | (self.address[0] >> 32)];
-            return is_ended;
-        }
-        self.address[0] |= self.behind[0];
-        self.address[1] |= self.behind[1];
-        is_ended && if self.gap > 0 { self.octets <= 14 } else { self.octets == 16 }
     }
 }
 
@@ -277,7 +288,9 @@ impl Machine {
             LineEnd::No => false,
         };
         self.take(cursor, if is_end { 2 } else { 1 });
-        if is_end || byte == b',' {
+        let ends = is_end || byte == b',';
+        element.push(byte, ends);
+        if ends {
             match element.end() {
                 End::Nothing => {}
                 End::Address(address) if lookup.is_trusted(address) => {}
@@ -288,8 +301,6 @@ impl Machine {
                 End::Unreadable => self.flags &= !FORWARDED,
             }
             element = Element::new();
-        } else {
-            element.push(byte);
         }
         self.value = element.to_words();
         if is_end {
