@@ -552,67 +552,8 @@ impl Machine {
     }
 
     /// Goes on by at most a line or 64 bytes.
-    ///
-    /// It is in parts, of which each is a function of its own in the kernel: the BPF stack has no room for all of them in one.
     #[inline(always)]
     pub fn step(&mut self, window: &Window, cursor: &mut Cursor, terms: &Terms<'_>, lookup: &impl Lookup) -> Step {
-        if self.is_in_path() {
-            self.step_path(window, cursor, terms, lookup)
-        } else if self.is_in_source() {
-            self.step_source(window, cursor, terms, lookup)
-        } else {
-            self.step_on(window, cursor, terms, lookup)
-        }
-    }
-
-    /// Whether the next step is [`Machine::step_path`].
-    #[must_use]
-    #[inline(always)]
-    pub const fn is_in_path(&self) -> bool {
-        matches!(self.phase, phase::FORM..=phase::SEGMENT)
-    }
-
-    /// Whether the next step is [`Machine::step_source`].
-    #[must_use]
-    #[inline(always)]
-    pub const fn is_in_source(&self) -> bool {
-        self.phase == phase::FORWARDED
-    }
-
-    /// A step in a path that is looked at.
-    #[inline(always)]
-    pub fn step_path(&mut self, window: &Window, cursor: &mut Cursor, terms: &Terms<'_>, lookup: &impl Lookup) -> Step {
-        if cursor.unread() == 0 {
-            return Step::Starved;
-        }
-        let phase = self.phase;
-        let step = match phase {
-            phase::FORM => self.form(window, cursor),
-            phase::AUTHORITY => self.authority(window, cursor),
-            _ => self.segment(window, cursor, terms, lookup),
-        };
-        self.bounded(step, phase, terms.service)
-    }
-
-    /// A step in what a proxy tells of where a request comes from.
-    #[inline(always)]
-    pub fn step_source(
-        &mut self,
-        window: &Window,
-        cursor: &mut Cursor,
-        terms: &Terms<'_>,
-        lookup: &impl Lookup,
-    ) -> Step {
-        if cursor.unread() == 0 {
-            return Step::Starved;
-        }
-        let step = self.elements(window, cursor, lookup);
-        self.bounded(step, phase::FORWARDED, terms.service)
-    }
-
-    /// A step in all else.
-    #[inline(always)]
-    pub fn step_on(&mut self, window: &Window, cursor: &mut Cursor, terms: &Terms<'_>, lookup: &impl Lookup) -> Step {
         if cursor.unread() == 0 {
             return Step::Starved;
         }
@@ -623,6 +564,9 @@ impl Machine {
         let step = match phase {
             phase::START => self.method(window, cursor, terms, lookup),
             phase::TARGET => self.target(window, cursor),
+            phase::FORM => self.form(window, cursor),
+            phase::AUTHORITY => self.authority(window, cursor),
+            phase::SEGMENT => self.segment(window, cursor, terms, lookup),
             phase::PARAMETER => self.parameter(window, cursor),
             phase::PATH | phase::QUERY => self.query(window, cursor),
             phase::VERSION => self.version(window, cursor),
@@ -630,6 +574,7 @@ impl Machine {
             phase::KEY_LEAD..=phase::KEY_TRAIL | phase::CLIENT_LEAD..=phase::CLIENT_TRAIL => {
                 self.identifier(window, cursor)
             }
+            phase::FORWARDED => self.elements(window, cursor, lookup),
             phase::CODING_LEAD => self.word(window, cursor, value::CHUNKED, Malformation::TransferEncoding),
             phase::CODING_TRAIL => self.trail(window, cursor, Malformation::TransferEncoding),
             phase::EXPECT_LEAD => self.word(window, cursor, value::CONTINUE, Malformation::Expect),
@@ -637,17 +582,11 @@ impl Machine {
             phase::CONNECTION => self.options(window, cursor),
             _ => self.length(window, cursor, terms.service),
         };
-        self.bounded(step, phase, terms.service)
-    }
-
-    /// What a step in a head came to, within the service's bounds.
-    #[inline(always)]
-    fn bounded(&mut self, step: Step, phase: u8, service: &Service) -> Step {
         // Also where something else is wrong behind a bound, so that the reason does not depend on the cuts.
-        if self.head > service.max_head {
+        if self.head > terms.service.max_head {
             return Step::Refused(Reason::HeadTooLarge.into());
         }
-        if matches!(phase, phase::TARGET..=phase::QUERY) && self.target > service.max_target {
+        if matches!(phase, phase::TARGET..=phase::QUERY) && self.target > terms.service.max_target {
             return Step::Refused(Reason::TargetTooLong.into());
         }
         if matches!(step, Step::Head) {

@@ -29,7 +29,7 @@ use core::ops::DerefMut;
 use crate::abi::{Client, Key, KeyTag, Rule, Ruleset, Service, Share};
 use crate::flow::{self, Course, Flow, Handshake, Mark, Place, Plan, Receiver, Set, receiver, stage};
 use crate::http::bytes::Window;
-use crate::http::{Lookup, Machine, Refusal, Step};
+use crate::http::{Lookup, Refusal, Step};
 use crate::reply::{self, Rewrite};
 use crate::source::{Address, Level, Source};
 use crate::verdict::{Action, Count, Event, Reason};
@@ -156,7 +156,7 @@ pub trait World: Lookup + Sized {
     /// [`advance`].
     #[inline(always)]
     fn advance(&self, reading: &mut Reading, flow: &mut Flow) -> Step {
-        advance(self, reading, flow, Machine::step)
+        advance(self, reading, flow)
     }
 
     /// [`decide`].
@@ -217,7 +217,7 @@ pub struct Desk {
     /// The mark that is being made, or that is read from again.
     pub mark: Mark,
     /// Where the connection stood before bytes were read again.
-    pub stood: Machine,
+    pub stood: crate::http::Machine,
     /// What the server had written of its side when the packet came.
     pub written: u32,
     /// The segment's sequence number, as the client counts; where its connection was kept, the server counts otherwise.
@@ -239,7 +239,7 @@ impl Scratch {
                 reading: Reading::default(),
                 sum: Sum::default(),
                 mark: Mark::default(),
-                stood: Machine::default(),
+                stood: crate::http::Machine::default(),
                 written: 0,
                 seq: 0,
                 ack: 0,

@@ -5,7 +5,7 @@ use crate::abi::{KeyTag, Rule, Ruleset, Service, Sighting};
 use crate::charge::Charge;
 use crate::flow::{Flow, Place, after};
 use crate::http::bytes::{BASE, CAPACITY, Window};
-use crate::http::{Cursor, Machine, Refusal, Step, Terms};
+use crate::http::{Cursor, Refusal, Step, Terms};
 use crate::opaque::zero;
 use crate::source::Source;
 use crate::verdict::{Count, Event, Malformation, Reason};
@@ -367,17 +367,12 @@ pub fn refill<W: World>(world: &W, reading: &mut Reading, flow: &mut Flow) -> Re
     Refill::Ready
 }
 
-/// A step of the machine in what is being read: [`Machine::step`], or a part of it.
+/// [`crate::http::Machine::step`] on what is being read.
 #[inline(always)]
-pub fn advance<W: World>(
-    world: &W,
-    reading: &mut Reading,
-    flow: &mut Flow,
-    step: impl Fn(&mut Machine, &Window, &mut Cursor, &Terms<'_>, &W) -> Step,
-) -> Step {
+pub fn advance<W: World>(world: &W, reading: &mut Reading, flow: &mut Flow) -> Step {
     let Reading { scan, window, service, rules, .. } = reading;
     let terms = Terms { service, rules, peer: flow.tuple.mapped_source(), secret: world.key_secret() };
-    step(&mut flow.machine, window, &mut scan.cursor, &terms, world)
+    flow.machine.step(window, &mut scan.cursor, &terms, world)
 }
 
 /// Reads on by one step; `false` ends the payload.

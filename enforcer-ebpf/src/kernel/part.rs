@@ -6,8 +6,7 @@ use aya_ebpf::bindings::{__sk_buff, BPF_NOEXIST, xdp_md};
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use enforcer_ebpf::abi::{EXEMPTIONS as EXEMPTIONS_MOST, Edge, METHODS, Rule, Service, State};
 use enforcer_ebpf::flow::{Flow, Handshake, Mark, Place, Receiver, Set, WAYS};
-use enforcer_ebpf::http::bytes::Window;
-use enforcer_ebpf::http::{Cursor, Machine, Step, Terms};
+use enforcer_ebpf::http::Step;
 use enforcer_ebpf::judge::{self, Decision, Reading, Refill, World as _};
 use enforcer_ebpf::source::{Record, Source};
 use enforcer_ebpf::verdict::{Count, Event, Reason};
@@ -104,38 +103,15 @@ fn refill(packet: impl Packet, reading: *mut Reading, flow: *mut Flow) -> u32 {
     judge::refill(&Kernel::new(packet), reading, flow) as u32
 }
 
-/// [`Machine::step_on`].
+/// [`judge::advance`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn advance_machine(reading: *mut Reading, flow: *mut Flow) -> u32 {
-    advance(reading, flow, Machine::step_on)
-}
-
-/// [`Machine::step_path`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn advance_path(reading: *mut Reading, flow: *mut Flow) -> u32 {
-    advance(reading, flow, Machine::step_path)
-}
-
-/// [`Machine::step_source`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn advance_source(reading: *mut Reading, flow: *mut Flow) -> u32 {
-    advance(reading, flow, Machine::step_source)
-}
-
-#[inline(always)]
-fn advance(
-    reading: *mut Reading,
-    flow: *mut Flow,
-    step: impl Fn(&mut Machine, &Window, &mut Cursor, &Terms<'_>, &Kernel<XdpPacket>) -> Step,
-) -> u32 {
     // SAFETY: of this size, or null.
     let (Some(reading), Some(flow)) = (unsafe { reading.as_mut() }, unsafe { flow.as_mut() }) else {
         return Step::Refused(Reason::Unparsable.into()).to_word();
     };
-    judge::advance(&sightless(), reading, flow, step).to_word()
+    judge::advance(&sightless(), reading, flow).to_word()
 }
 
 /// [`enforcer_ebpf::http::Lookup::next`].

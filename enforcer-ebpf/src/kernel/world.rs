@@ -384,13 +384,7 @@ impl<P: Packet> World for Kernel<P> {
 
     #[inline(always)]
     fn advance(&self, reading: &mut Reading, flow: &mut Flow) -> Step {
-        Step::from_word(if flow.machine.is_in_path() {
-            part::advance_path(reading, flow)
-        } else if flow.machine.is_in_source() {
-            part::advance_source(reading, flow)
-        } else {
-            part::advance_machine(reading, flow)
-        })
+        Step::from_word(part::advance_machine(reading, flow))
     }
 
     #[inline(always)]
