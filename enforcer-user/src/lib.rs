@@ -6,8 +6,8 @@
 //! - [`api`]: what goes over it, for both ends
 //! - `control`: the routes, and who may use them
 //! - [`daemon`]: the process that owns the store and the maps
-//! - [`store`]: principals, limits and key tags in SQLite
-//! - [`policy`]: limit strings, and the policies that they compile to
+//! - [`store`]: the policy, its numbers and the tags of keys in SQLite
+//! - [`policy`]: limit strings, the policy as a file, what changes with another, and its paths as an automaton
 //! - [`kernel`]: the program, its maps and its attachment
 //! - [`doctor`]: what the program does not see, and whether the system can run it
 //! - [`sockets`]: the TCP sockets beside it, and the end of a connection

@@ -7,43 +7,50 @@
 use super::bytes::Window;
 use super::target::hexadecimal;
 use super::{CR, Cursor, FORWARDED, LF, LineEnd, Lookup, Machine, Step, is_blank, line_end, phase};
+use crate::opaque::zero;
 use crate::source::Address;
 use crate::verdict::Malformation;
 
 /// An element of the list, byte by byte: an IPv4 or IPv6 address (RFC 4291 §2.2), in brackets or not, with a port or not.
+///
+/// It stays in the words that it is kept in: with all of it in registers there would be no room on the BPF stack. The first
+/// two words are the address up to a `::`, from the left, the higher half first, as numbers; the next two what is behind
+/// that, from the right; the others are fields.
+pub(super) struct Element<'a>(&'a mut [u64; 6]);
+
+/// A byte of an element's state: its word, and its lowest bit there. The number under way is the lower half of the first of
+/// these words.
 #[derive(Clone, Copy)]
-pub(super) struct Element {
-    /// The address up to a `::` from the left, the higher half first, as numbers.
-    address: [u64; 2],
-    /// And behind it, from the right.
-    behind: [u64; 2],
-    /// The number under way, and its digits.
-    value: u32,
-    digits: u8,
-    /// Bytes of the address.
-    octets: u8,
-    /// 1 + the bytes before a `::`; 0 if there was none.
-    gap: u8,
-    dots: u8,
-    /// Colons directly before.
-    colons: u8,
-    /// 1 behind a blank that came behind something.
-    ended: u8,
-    /// A [`place`].
-    place: u8,
-}
+struct Field(usize, u32);
+
+/// Digits of the number under way.
+const DIGITS: Field = Field(4, 32);
+/// Bytes of the address.
+const OCTETS: Field = Field(4, 40);
+/// 1 + the bytes before a `::`; 0 if there was none.
+const GAP: Field = Field(4, 48);
+const DOTS: Field = Field(4, 56);
+/// Colons directly before.
+const COLONS: Field = Field(5, 0);
+/// 1 behind a blank that came behind something.
+const ENDED: Field = Field(5, 8);
+/// A [`place`].
+const PLACE: Field = Field(5, 16);
+
+/// No number of bits: the byte may not stand there.
+const UNFIT: u32 = 1;
 
 /// Where in an element.
 mod place {
     /// Before it.
-    pub(super) const BEFORE: u8 = 0;
-    pub(super) const ADDRESS: u8 = 1;
-    pub(super) const BRACKETS: u8 = 2;
+    pub(super) const BEFORE: u32 = 0;
+    pub(super) const ADDRESS: u32 = 1;
+    pub(super) const BRACKETS: u32 = 2;
     /// Behind the address, which is whole.
-    pub(super) const BEHIND: u8 = 3;
-    pub(super) const PORT: u8 = 4;
+    pub(super) const BEHIND: u32 = 3;
+    pub(super) const PORT: u32 = 4;
     /// In what is no address.
-    pub(super) const LOST: u8 = 5;
+    pub(super) const LOST: u32 = 5;
 }
 
 /// What an element is.
@@ -57,207 +64,207 @@ pub(super) enum End {
     Unreadable,
 }
 
-impl Element {
-    /// Before its first byte.
+impl<'a> Element<'a> {
+    /// The one whose state is in these words; all 0 before its first byte.
     #[inline(always)]
-    pub(super) fn new() -> Self {
-        Self::from_words([0; 6])
+    pub(super) const fn of(words: &'a mut [u64; 6]) -> Self {
+        Self(words)
     }
 
     #[inline(always)]
-    pub(super) const fn to_words(self) -> [u64; 6] {
-        let numbers = self.value as u64
-            | ((self.digits as u64) << 32)
-            | ((self.octets as u64) << 40)
-            | ((self.gap as u64) << 48)
-            | ((self.dots as u64) << 56);
-        let places = self.colons as u64 | ((self.ended as u64) << 8) | ((self.place as u64) << 16);
-        [self.address[0], self.address[1], self.behind[0], self.behind[1], numbers, places]
+    const fn get(&self, Field(word, bit): Field) -> u32 {
+        (self.0[word] >> bit) as u32 & 0xff
     }
 
     #[inline(always)]
-    pub(super) const fn from_words(words: [u64; 6]) -> Self {
-        let [first, second, third, fourth, numbers, places] = words;
-        Self {
-            address: [first, second],
-            behind: [third, fourth],
-            value: numbers as u32,
-            digits: (numbers >> 32) as u8,
-            octets: (numbers >> 40) as u8,
-            gap: (numbers >> 48) as u8,
-            dots: (numbers >> 56) as u8,
-            colons: places as u8,
-            ended: (places >> 8) as u8,
-            place: (places >> 16) as u8,
-        }
+    const fn set(&mut self, Field(word, bit): Field, value: u32) {
+        self.0[word] = (self.0[word] & !(0xff << bit)) | ((value as u64 & 0xff) << bit);
     }
 
-    /// Takes a byte that is no comma.
     #[inline(always)]
-    pub(super) fn push(&mut self, byte: u8) {
-        if self.place == place::LOST {
+    const fn value(&self) -> u32 {
+        self.0[4] as u32
+    }
+
+    #[inline(always)]
+    const fn set_value(&mut self, value: u32) {
+        self.0[4] = (self.0[4] & !0xffff_ffff) | value as u64;
+    }
+
+    /// Takes a byte, or what ends it.
+    ///
+    /// Which number it ends is found out first, and that is put into the address in one place: the BPF stack has no room for
+    /// many copies of it.
+    #[inline(always)]
+    pub(super) fn push(&mut self, byte: u8, ends: bool) {
+        if self.get(PLACE) == place::LOST || (ends && self.get(PLACE) != place::ADDRESS) {
             return;
         }
-        if is_blank(byte) {
-            self.ended = u8::from(self.place != place::BEFORE);
+        if is_blank(byte) && !ends {
+            self.set(ENDED, u32::from(self.get(PLACE) != place::BEFORE));
             return;
         }
         let digit = hexadecimal(byte);
-        let fits = self.ended == 0
-            && match byte {
-                _ if digit < 16 => self.digit(digit),
+        let bits = if ends {
+            self.last()
+        } else if self.get(ENDED) != 0 {
+            UNFIT
+        } else if digit < 16 {
+            self.digit(digit)
+        } else {
+            match byte {
                 b':' => self.colon(),
-                b'.' => self.dots < 3 && self.is_in_address() && self.octet(),
-                b'[' if self.place == place::BEFORE => {
-                    self.place = place::BRACKETS;
-                    true
+                b'.' => self.dot(),
+                b'[' if self.get(PLACE) == place::BEFORE => {
+                    self.set(PLACE, place::BRACKETS);
+                    0
                 }
                 // An IPv4 address stands in none.
-                b']' if self.place == place::BRACKETS && !self.is_four() => {
-                    self.place = place::BEHIND;
-                    self.complete()
+                b']' if self.get(PLACE) == place::BRACKETS && !self.is_four() => {
+                    self.set(PLACE, place::BEHIND);
+                    self.last()
                 }
-                _ => false,
-            };
-        if byte == b'.' {
-            self.dots = self.dots.wrapping_add(1);
-        }
-        if !fits {
-            self.place = place::LOST;
+                _ => UNFIT,
+            }
+        };
+        if bits == UNFIT || (bits > 0 && !self.put(bits)) {
+            self.set(PLACE, place::LOST);
+        } else if ends {
+            self.set(PLACE, place::BEHIND);
         }
     }
 
-    /// Ends it.
+    /// What it is, behind what ends it.
     #[inline(always)]
-    pub(super) fn end(mut self) -> End {
-        let is_whole = match self.place {
+    pub(super) const fn end(&self) -> End {
+        let is_whole = match self.get(PLACE) {
             place::BEFORE => return End::Nothing,
-            place::ADDRESS => self.complete(),
             place::BEHIND => true,
-            place::PORT => self.digits > 0 && self.value <= 0xffff,
+            place::PORT => self.get(DIGITS) > 0 && self.value() <= 0xffff,
             _ => false,
         };
-        let [first, second] = self.address;
-        if is_whole { End::Address([first.to_be(), second.to_be()]) } else { End::Unreadable }
+        let [mut first, mut second, third, fourth, ..] = *self.0;
+        let is_full = if self.get(GAP) > 0 {
+            first |= third;
+            second |= fourth;
+            self.get(OCTETS) <= 14
+        } else if self.get(DOTS) == 3 && self.get(OCTETS) == 4 {
+            second = (0xffff << 32) | (first >> 32);
+            first = 0;
+            true
+        } else {
+            self.get(OCTETS) == 16
+        };
+        if is_whole && is_full { End::Address([first.to_be(), second.to_be()]) } else { End::Unreadable }
     }
 
     #[inline(always)]
     const fn is_in_address(&self) -> bool {
-        self.place == place::ADDRESS || self.place == place::BRACKETS
+        self.get(PLACE) == place::ADDRESS || self.get(PLACE) == place::BRACKETS
     }
 
     #[inline(always)]
-    const fn digit(&mut self, digit: u8) -> bool {
-        if self.place == place::PORT {
-            self.value = self.value * 10 + digit as u32;
-            self.digits += 1;
-            return digit < 10 && self.digits <= 5;
+    const fn digit(&mut self, digit: u8) -> u32 {
+        if self.get(PLACE) == place::PORT {
+            self.set_value(self.value() * 10 + digit as u32);
+            self.set(DIGITS, self.get(DIGITS) + 1);
+            return if digit < 10 && self.get(DIGITS) <= 5 { 0 } else { UNFIT };
         }
-        if self.place == place::BEFORE {
-            self.place = place::ADDRESS;
+        if self.get(PLACE) == place::BEFORE {
+            self.set(PLACE, place::ADDRESS);
         }
         // Behind one colon that nothing stands before no number follows.
-        let follows = self.colons != 1 || self.octets > 0;
-        self.value = (self.value << 4) | digit as u32;
-        self.digits += 1;
-        self.colons = 0;
-        follows && self.digits <= 4 && self.is_in_address()
+        let follows = self.get(COLONS) != 1 || self.get(OCTETS) > 0;
+        self.set_value((self.value() << 4) | digit as u32);
+        self.set(DIGITS, self.get(DIGITS) + 1);
+        self.set(COLONS, 0);
+        if follows && self.get(DIGITS) <= 4 && self.is_in_address() { 0 } else { UNFIT }
     }
 
     #[inline(always)]
-    const fn colon(&mut self) -> bool {
-        if self.place == place::BEFORE {
-            self.place = place::ADDRESS;
+    const fn colon(&mut self) -> u32 {
+        if self.get(PLACE) == place::BEFORE {
+            self.set(PLACE, place::ADDRESS);
         }
-        if self.place == place::BEHIND || (self.place == place::ADDRESS && self.is_four()) {
-            let is_whole = self.place == place::BEHIND || self.complete();
-            self.place = place::PORT;
-            self.value = 0;
-            self.digits = 0;
-            return is_whole;
+        if self.get(PLACE) == place::BEHIND || (self.get(PLACE) == place::ADDRESS && self.is_four()) {
+            let bits = if self.get(PLACE) == place::BEHIND { 0 } else { 8 };
+            self.set(PLACE, place::PORT);
+            return bits;
         }
-        if !self.is_in_address() || self.dots > 0 {
-            return false;
+        if !self.is_in_address() || self.get(DOTS) > 0 {
+            return UNFIT;
         }
-        if self.digits > 0 {
-            self.colons = 1;
-            return self.group();
+        if self.get(DIGITS) > 0 {
+            self.set(COLONS, 1);
+            return 16;
         }
-        if self.colons == 0 {
-            self.colons = 1;
-            return self.octets == 0;
+        if self.get(COLONS) == 0 {
+            self.set(COLONS, 1);
+            return if self.get(OCTETS) == 0 { 0 } else { UNFIT };
         }
-        let is_first = self.colons == 1 && self.gap == 0;
-        self.colons = 2;
-        self.gap = self.octets + 1;
-        is_first
+        let is_first = self.get(COLONS) == 1 && self.get(GAP) == 0;
+        self.set(COLONS, 2);
+        self.set(GAP, self.get(OCTETS) + 1);
+        if is_first { 0 } else { UNFIT }
+    }
+
+    #[inline(always)]
+    const fn dot(&mut self) -> u32 {
+        self.set(DOTS, self.get(DOTS) + 1);
+        if self.get(DOTS) <= 3 && self.is_in_address() { 8 } else { UNFIT }
     }
 
     /// Whether it is an IPv4 address so far, up to its last byte.
     #[inline(always)]
     const fn is_four(&self) -> bool {
-        self.dots == 3 && self.octets == 3 && self.gap == 0
+        self.get(DOTS) == 3 && self.get(OCTETS) == 3 && self.get(GAP) == 0
     }
 
-    /// Takes the number as a group of an IPv6 address.
+    /// The bits of the address's last number.
     #[inline(always)]
-    const fn group(&mut self) -> bool {
-        self.put(self.value as u64, 16)
+    const fn last(&self) -> u32 {
+        match (self.get(DOTS), self.get(DIGITS)) {
+            (3, _) => 8,
+            (0, 0) if self.get(COLONS) == 2 => 0,
+            (0, 1..) => 16,
+            _ => UNFIT,
+        }
     }
 
-    /// Takes the number, which was read as a hexadecimal one, as a byte in decimal. A leading zero is octal for some.
+    /// Puts the number into so many bits of the address, behind those that are there: 16 are a group of IPv6, and 8 a byte
+    /// in decimal, which was read as a hexadecimal number. A leading zero is octal for some.
     #[inline(always)]
-    const fn octet(&mut self) -> bool {
-        let [hundreds, tens, ones] = [self.value >> 8, (self.value >> 4) & 15, self.value & 15];
-        let number = hundreds * 100 + tens * 10 + ones;
-        let is_shortest = match self.digits {
-            1 => true,
-            2 => tens > 0,
-            3 => hundreds > 0,
-            _ => false,
-        };
-        is_shortest && tens < 10 && ones < 10 && number < 256 && self.put(number as u64, 8)
-    }
-
-    /// Takes so many bits of the address, behind those that are there.
-    #[inline(always)]
-    const fn put(&mut self, value: u64, bits: u32) -> bool {
-        let at = 8 * self.octets as u32;
+    const fn put(&mut self, bits: u32) -> bool {
+        let mut value = self.value() as u64;
+        if bits == 8 {
+            let [hundreds, tens, ones] = [value >> 8, (value >> 4) & 15, value & 15];
+            value = hundreds * 100 + tens * 10 + ones;
+            let is_shortest = match self.get(DIGITS) {
+                1 => true,
+                2 => tens > 0,
+                3 => hundreds > 0,
+                _ => false,
+            };
+            if !is_shortest || tens > 9 || ones > 9 || value > 255 {
+                return false;
+            }
+        }
+        let at = 8 * self.get(OCTETS);
         if at + bits > 128 {
             return false;
         }
-        if self.gap > 0 {
-            self.behind[0] = (self.behind[0] << bits) | (self.behind[1] >> (64 - bits));
-            self.behind[1] = (self.behind[1] << bits) | value;
+        if self.get(GAP) > 0 {
+            self.0[2] = (self.0[2] << bits) | (self.0[3] >> (64 - bits));
+            self.0[3] = (self.0[3] << bits) | value;
         } else if at < 64 {
-            self.address[0] |= value << ((64 - bits - at) & 63);
+            self.0[0] |= value << ((64 - bits - at) & 63);
         } else {
-            self.address[1] |= value << ((128 - bits - at) & 63);
+            self.0[1] |= value << ((128 - bits - at) & 63);
         }
-        self.octets += (bits / 8) as u8;
-        self.value = 0;
-        self.digits = 0;
+        self.set(OCTETS, self.get(OCTETS) + bits / 8);
+        self.set_value(0);
+        self.set(DIGITS, 0);
         true
-    }
-
-    /// Takes the last number of the address; whether it is whole.
-    #[inline(always)]
-    const fn complete(&mut self) -> bool {
-        let is_four = self.is_four();
-        let is_ended = if self.dots > 0 {
-            self.dots == 3 && self.octet()
-        } else if self.digits > 0 {
-            self.group()
-        } else {
-            self.colons == 2
-        };
-        if is_four {
-            self.address = [0, (0xffff << 32) | (self.address[0] >> 32)];
-            return is_ended;
-        }
-        self.address[0] |= self.behind[0];
-        self.address[1] |= self.behind[1];
-        is_ended && if self.gap > 0 { self.octets <= 14 } else { self.octets == 16 }
     }
 }
 
@@ -265,7 +272,6 @@ impl Machine {
     /// A byte of the list.
     #[inline(always)]
     pub(super) fn elements(&mut self, window: &Window, cursor: &mut Cursor, lookup: &impl Lookup) -> Step {
-        let mut element = Element::from_words(self.value);
         let byte = window.byte(cursor.pos);
         let is_end = match line_end(window, cursor.pos, cursor.unread()) {
             LineEnd::Cut => return Step::Starved,
@@ -277,7 +283,10 @@ impl Machine {
             LineEnd::No => false,
         };
         self.take(cursor, if is_end { 2 } else { 1 });
-        if is_end || byte == b',' {
+        let ends = is_end || byte == b',';
+        let mut element = Element::of(&mut self.value);
+        element.push(byte, ends);
+        if ends {
             match element.end() {
                 End::Nothing => {}
                 End::Address(address) if lookup.is_trusted(address) => {}
@@ -287,11 +296,8 @@ impl Machine {
                 }
                 End::Unreadable => self.flags &= !FORWARDED,
             }
-            element = Element::new();
-        } else {
-            element.push(byte);
+            self.value = [zero(); 6];
         }
-        self.value = element.to_words();
         if is_end {
             self.phase = phase::LINE;
         }

@@ -1,13 +1,13 @@
 //! The request line and the field lines, up to the values that matter.
 
 use super::bytes::{BASE, Window, controls, first, folded, hyphened, invisible, is_token, lowest, uncommon};
-use super::element::Element;
 use super::{
     ASKS_METHOD, BODILESS, CHUNKED, CLIENT, CLOSE, CR, Cursor, EXPECT, HOST, HTTP_1_0, KEYED, LED, LENGTH, LF, LONG,
     LineEnd, Lookup, Machine, ORIGIN, PROXIED, Step, Terms, UNDERSCORE, line_end, method, phase,
 };
 use crate::abi::{Ruleset, Service};
 use crate::key::Tagger;
+use crate::opaque::zero;
 use crate::verdict::{Malformation, Reason};
 
 const fn name<const N: usize>(bytes: &[u8; N]) -> [u64; 4] {
@@ -394,7 +394,7 @@ impl Machine {
             {
                 if self.flags & PROXIED != 0 {
                     self.phase = phase::FORWARDED;
-                    self.value = Element::new().to_words();
+                    self.value = [zero(); 6];
                 }
                 None
             }

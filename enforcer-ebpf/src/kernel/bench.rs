@@ -15,6 +15,7 @@ use crate::{begin, maps, packet, passes};
 /// Judges a packet as the first of its connection, without the table of connections: for measurements and tests of
 /// the decision alone. Never attached.
 #[xdp(frags)]
+#[inline(always)] // the wrapper's frame counts on the stack
 pub(crate) fn bench_judge(ctx: XdpContext) -> u32 {
     let packet = XdpPacket(ctx.ctx);
     let Some((scratch, frame)) = begin(packet) else { return XDP_PASS };
@@ -46,6 +47,7 @@ fn first(packet: XdpPacket, scratch: &mut Scratch, flow: &mut Flow) -> u32 {
 /// Judges a packet on its whole way, as the first of its connection: what is known of that is forgotten before, which is
 /// part of the time that this takes. Never attached.
 #[xdp(frags)]
+#[inline(always)] // the wrapper's frame counts on the stack
 pub(crate) fn bench_first(ctx: XdpContext) -> u32 {
     let packet = XdpPacket(ctx.ctx);
     if !with_flow(packet, |set, way| set.forget(way)) {
@@ -57,6 +59,7 @@ pub(crate) fn bench_first(ctx: XdpContext) -> u32 {
 /// Judges a packet on its whole way, as a later one of its connection, which is set back to its beginning before.
 /// Never attached.
 #[xdp(frags)]
+#[inline(always)] // the wrapper's frame counts on the stack
 pub(crate) fn bench_later(ctx: XdpContext) -> u32 {
     let packet = XdpPacket(ctx.ctx);
     if !with_flow(packet, |set, way| set.flow(way).go_back()) {
@@ -84,6 +87,7 @@ fn with_flow(packet: XdpPacket, change: impl FnOnce(&mut Set, u32)) -> bool {
 
 /// The least that an XDP program can do: what the others are measured beside. Never attached.
 #[xdp(frags)]
+#[inline(always)] // the wrapper's frame counts on the stack
 pub(crate) fn bench_drop(_ctx: XdpContext) -> u32 {
     XDP_DROP
 }

@@ -31,12 +31,14 @@ use world::Kernel;
 
 /// Judges every packet of the interface that it is attached to, before an skb is made of it.
 #[xdp(frags)]
+#[inline(always)] // the wrapper's frame counts on the stack
 pub(crate) fn enforcer_xdp(ctx: XdpContext) -> u32 {
     if passes(&ctx, XdpPacket(ctx.ctx)) { XDP_PASS } else { XDP_DROP }
 }
 
 /// The same where XDP cannot be: on the ingress of traffic control, where packets may be merged already.
 #[classifier]
+#[inline(always)] // the wrapper's frame counts on the stack
 pub(crate) fn enforcer_tc(ctx: TcContext) -> i32 {
     let packet = TcPacket::arriving(ctx.skb.skb);
     // What passes goes on to the programs behind this one.
@@ -45,6 +47,7 @@ pub(crate) fn enforcer_tc(ctx: TcContext) -> i32 {
 
 /// Sends what is due to the clients of refused requests, on the ingress of traffic control, where XDP judges.
 #[classifier]
+#[inline(always)] // the wrapper's frame counts on the stack
 pub(crate) fn enforcer_answer(ctx: TcContext) -> i32 {
     if post::deliver(TcPacket::arriving(ctx.skb.skb)) { TC_ACT_UNSPEC } else { TC_ACT_SHOT }
 }
@@ -52,6 +55,7 @@ pub(crate) fn enforcer_answer(ctx: TcContext) -> i32 {
 /// Takes note of what the servers of forwarded connections send, and translates what those of kept ones do, on the egress
 /// of traffic control.
 #[classifier]
+#[inline(always)] // the wrapper's frame counts on the stack
 pub(crate) fn enforcer_watch(ctx: TcContext) -> i32 {
     let packet = TcPacket::leaving(ctx.skb.skb);
     if packet.is_local() {

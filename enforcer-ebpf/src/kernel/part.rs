@@ -262,11 +262,9 @@ pub(crate) extern "C" fn penalise_source(prefix: u64, family: u64, now: u64, ser
 /// An address to be looked up among prefixes.
 #[inline(always)]
 fn address(first: u64, second: u64) -> Key<[u8; 16]> {
-    let mut address = [0; 16];
-    let (words, _) = address.as_chunks_mut();
-    words[0] = first.to_ne_bytes();
-    words[1] = second.to_ne_bytes();
-    Key::new(128, address)
+    // The first word lies first in memory, whichever byte comes first in a word: this target is little endian.
+    let both = (u128::from(second) << 64) | u128::from(first);
+    Key::new(128, both.to_le_bytes())
 }
 
 /// The world of what looks at no packet.

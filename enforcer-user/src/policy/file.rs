@@ -63,13 +63,12 @@ fn read(document: &DeTable<'_>, policy: &mut Policy, report: &mut Report<'_>) {
         Some(DeValue::Table(table)) => table.keys().map(|key| key.get_ref().as_ref()).collect(),
         _ => HashSet::new(),
     };
-    if let Some(value) = file.get("service") {
-        if let Ok(table) = table(value, "service", report) {
-            let fields = service::fields(table, file.place("service"), report);
-            if let Ok(service) = service::read(&fields, report) {
-                policy.service = service;
-            }
-        }
+    let mut section = |value| {
+        let fields = service::fields(table(value, "service", report)?, file.place("service"), report);
+        service::read(&fields, report)
+    };
+    if let Some(Ok(service)) = file.get("service").map(&mut section) {
+        policy.service = service;
     }
     let clients = match file.get("service").map(|value| value.get_ref()) {
         Some(DeValue::Table(table)) => table.contains_key("client_id"),

@@ -33,10 +33,10 @@ impl Methods {
     pub const ACCEPTED: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, and OTHER for all others";
 
     /// The number of a method's name in a request, see [`method`]; any name that is not told apart is
-    /// [`method::OTHER`].
+    /// [`method::OTHER`]. Case does not matter, as in the program: some servers run `get` as GET.
     #[must_use]
     pub fn number(name: &str) -> u32 {
-        let number = WORDS.iter().position(|&word| word == name);
+        let number = WORDS.iter().position(|word| word.eq_ignore_ascii_case(name));
         number.map_or(method::OTHER, |number| number as u32)
     }
 
@@ -108,7 +108,7 @@ mod tests {
             assert_eq!((Methods::number(word) as usize, word.is_empty()), (number, false));
             assert_eq!(Methods::one(word).map(Methods::bits), Some(1 << number));
         }
-        assert_eq!((Methods::number("get"), Methods::number("PROPFIND")), (method::OTHER, method::OTHER));
+        assert_eq!((Methods::number("get"), Methods::number("PROPFIND")), (method::GET, method::OTHER));
         assert_eq!(Methods::one("PROPFIND"), None);
     }
 

@@ -366,6 +366,34 @@ mod tests {
         }
     }
 
+    /// The corpus of the whole project, in which each path is what real servers have shown it to be.
+    #[test]
+    fn reads_every_target_of_the_corpus_as_it_says() {
+        #[derive(serde::Deserialize)]
+        struct Corpus {
+            case: Vec<Case>,
+        }
+
+        #[derive(serde::Deserialize)]
+        struct Case {
+            target: String,
+            #[serde(default)]
+            fields: String,
+            path: Option<Vec<String>>,
+        }
+
+        let text = include_str!("../../../tests/corpus/targets.toml");
+        let corpus: Corpus = toml::from_str(text).expect("the corpus");
+        let bytes =
+            |text: &String| text.chars().map(|c| u8::try_from(u32::from(c)).expect("a byte")).collect::<Vec<_>>();
+        let cases: Vec<_> = corpus.case.iter().filter(|case| case.fields.is_empty()).collect();
+        assert!(cases.len() >= 60, "{} cases", cases.len());
+        for Case { target, path, .. } in cases {
+            let path = path.as_ref().map(|path| path.iter().map(bytes).collect::<Vec<_>>());
+            assert_eq!(segments(&bytes(target)).ok(), path, "{target}");
+        }
+    }
+
     #[test]
     fn reads_patterns_and_refuses_what_could_not_match() {
         for (text, shown) in [

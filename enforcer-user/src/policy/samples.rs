@@ -212,6 +212,9 @@ pub(crate) fn policy() -> impl Strategy<Value = Policy> {
     })
 }
 
+/// Principals of a large install; without optimisation a tenth, which takes as long.
+pub(crate) const MANY: usize = if cfg!(debug_assertions) { 10_000 } else { 100_000 };
+
 /// A policy of `count` principals, half of them under a plan.
 pub(crate) fn large(count: usize) -> Policy {
     let limits: Limits = "100/minute; 5000/day".parse().expect("limits");

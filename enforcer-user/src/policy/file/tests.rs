@@ -289,10 +289,7 @@ fn refuses_what_is_unknown_or_contradicts_itself() {
         ("[[public]]\npath = \"/a/*/b\"\nlimit = \"1/s\"", "3:12: public.path: `*` inside a path; "),
         ("[[public]]\npath = \"/a\"\nlimit = \"1/s\"\ncost = 2", "5:1: \"cost\" is no field of `public`; "),
         (&public, "2:3: public: 1025 of them; "),
-        (
-            &format!("[[exempt]]\npath = \"/a\"\nsources = [\"::1\"]\nreason = \"r\""),
-            "2:1: exempt.until: it is missing; ",
-        ),
+        ("[[exempt]]\npath = \"/a\"\nsources = [\"::1\"]\nreason = \"r\"", "2:1: exempt.until: it is missing; "),
         (&format!("[[exempt]]\npath = \"/a\"\nsources = [\"::1\"]\n{ends}"), "2:1: exempt.reason: it is missing; "),
         (
             &format!("[[exempt]]\npath = \"/a\"\nsources = [\"::1\"]\n{ends}\nreason = \" \""),
@@ -357,18 +354,16 @@ fn writes_in_a_stable_order_what_reads_back() {
     assert_eq!(read(&dotted.export()), dotted);
 }
 
-/// In release a hundred thousand principals are read, compared and written within a second; here it is for the bound
-/// alone that nothing grows with their square.
 #[test]
-fn reads_a_hundred_thousand_principals() {
-    let policy = samples::large(100_000);
+fn reads_many_principals_in_little_time() {
+    let policy = samples::large(samples::MANY);
     let text = policy.export();
     let begin = Instant::now();
     let read = read(&text);
     let parsed = begin.elapsed();
     let changes = crate::policy::diff::diff(&Policy::default(), &read);
     eprintln!("parsed in {parsed:?}, compared in {:?}", begin.elapsed() - parsed);
-    assert_eq!((read == policy, changes.len()), (true, 100_001));
+    assert_eq!((read == policy, changes.len()), (true, samples::MANY + 1));
     assert!(begin.elapsed().as_secs() < 60, "{:?}", begin.elapsed());
 }
 

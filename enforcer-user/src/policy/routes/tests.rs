@@ -1,7 +1,11 @@
 use std::collections::HashMap;
 
-use enforcer_ebpf::abi::{self, Edge, Rule};
+use enforcer_ebpf::abi::{self, Edge, KeyTag, Rule, Ruleset, Service};
+use enforcer_ebpf::http::bytes::{BASE, CAPACITY, Window};
+use enforcer_ebpf::http::{Cursor, Lookup, Machine as Reader, Refusal, Step, Terms};
 use enforcer_ebpf::key;
+use enforcer_ebpf::source::Address;
+use enforcer_ebpf::verdict::Reason;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -33,24 +37,55 @@ impl Machine {
 
     /// The number of the rule of a path and method, 0 = none.
     fn rule(&self, path: &[Vec<u8>], method: u32) -> u32 {
-        let automaton = &self.automaton;
-        let mut state = automaton.first();
+        let mut state = self.automaton.first();
         for segment in path {
             if state == 0 {
                 return 0;
             }
-            let edge = Edge { state: u64::from(state), segment: key::tag(SECRET, segment).0 };
-            let other = automaton.states[state as usize - 1].other;
-            state = self.edges.get(&edge).map_or(other, |&next| next as u32);
+            state = self.next(state, key::tag(SECRET, segment));
         }
+        self.rule_at(state, method)
+    }
+
+    /// The number of the rule of a method where a path has ended.
+    fn rule_at(&self, state: u32, method: u32) -> u32 {
+        let automaton = &self.automaton;
         match state.checked_sub(1).map(|state| automaton.states[state as usize].leaf) {
             None | Some(0) => 0,
             Some(leaf) => automaton.leaves[leaf as usize - 1].rules[method as usize],
         }
     }
 
+    /// What the program's reading of a request comes to: the number of the rule that holds.
+    fn read(&self, method: &str, target: &[u8]) -> Result<u32, Refusal> {
+        let request = [method.as_bytes(), b" ", target, b" HTTP/1.1\r\nHost: t\r\n\r\n"].concat();
+        let ruleset = Ruleset { routes: self.automaton.first(), ..Ruleset::default() };
+        let service = Service { rules: 1, ..Service::DEFAULT };
+        let terms = Terms { service: &service, rules: &ruleset, peer: Address::default(), secret: SECRET };
+        let (mut reader, mut window) = (Reader::default(), Box::<Window>::default());
+        for piece in request.chunks(CAPACITY as usize) {
+            let pos = reader.resume(&mut window);
+            window.fresh()[..piece.len()].copy_from_slice(piece);
+            let mut cursor = Cursor { pos, end: BASE + piece.len() as u32 };
+            loop {
+                match reader.step(&window, &mut cursor, &terms, self) {
+                    Step::More => {}
+                    Step::Starved => break,
+                    Step::Head => return Ok(self.rule_at(reader.route(), reader.method_number())),
+                    Step::Refused(refusal) => return Err(refusal),
+                }
+            }
+            reader.suspend(&window, cursor);
+        }
+        panic!("{} has no end", String::from_utf8_lossy(&request));
+    }
+
     fn resolution(&self, path: &[Vec<u8>], method: u32) -> (Resolution, Option<Rule>) {
-        let Some(number) = self.rule(path, method).checked_sub(1) else { return (Resolution::default(), None) };
+        self.resolution_of(self.rule(path, method))
+    }
+
+    fn resolution_of(&self, rule: u32) -> (Resolution, Option<Rule>) {
+        let Some(number) = rule.checked_sub(1) else { return (Resolution::default(), None) };
         let rule = self.automaton.rules[number as usize];
         let exempt = (0..64).filter(|bit| rule.exempt & 1 << bit != 0).collect();
         let resolution = match self.automaton.origins[number as usize] {
@@ -59,6 +94,18 @@ impl Machine {
             Origin::Exempt => Resolution { exempt, public: None, route: None },
         };
         (resolution, Some(rule))
+    }
+}
+
+impl Lookup for Machine {
+    fn next(&self, state: u32, segment: KeyTag) -> u32 {
+        let edge = Edge { state: u64::from(state), segment: segment.0 };
+        let other = self.automaton.states[state as usize - 1].other;
+        self.edges.get(&edge).map_or(other, |&next| next as u32)
+    }
+
+    fn is_trusted(&self, _: Address) -> bool {
+        false
     }
 }
 
@@ -224,8 +271,46 @@ fn path() -> impl Strategy<Value = Vec<Vec<u8>>> {
     vec(select(segments.to_vec()), 0..7)
 }
 
+/// Targets as clients write them, and as they would like them to be read.
+fn target() -> impl Strategy<Value = String> {
+    let parts = [
+        "a",
+        "b",
+        "c",
+        "%61",
+        "%7B%22%5B%C3%A9",
+        "%7b\"%5B%c3%a9",
+        "{id}",
+        "z",
+        "",
+        ".",
+        "..",
+        "%2e",
+        "%2E%2e",
+        "...",
+        "a%2Fb",
+        "a%5cb",
+        "a%00",
+        "%7f",
+        "a%",
+        "a%4",
+        "a#b",
+        "a\\b",
+        "%2561",
+        "a?b/c",
+        "*",
+        "a%20b",
+    ];
+    let usual = select(parts[..8].to_vec());
+    let path = vec(prop_oneof![8 => usual, 1 => select(parts.to_vec())], 0..6).prop_map(|parts| parts.join("/"));
+    let begin = ["/", "/", "/", "/", "//", "http://t/", "HTTP://t:80//", "https://t/", "http://t", "", "*"];
+    (select(begin.to_vec()), path)
+        .prop_map(|(begin, path)| format!("{begin}{path}"))
+        .prop_filter("there is a target", |target| !target.is_empty())
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+    #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
     fn the_automaton_finds_what_looking_at_all_paths_finds(
@@ -247,6 +332,25 @@ proptest! {
             let flags = if expected.public.is_some() { Rule::PUBLIC } else { 0 };
             if let Some(rule) = rule {
                 prop_assert_eq!((rule.cost, rule.per, rule.flags), (cost, per as u32, flags));
+            }
+        }
+    }
+
+    #[test]
+    fn a_request_is_read_as_its_path_is(
+        policy in samples::policy(),
+        targets in vec((target(), select(&["GET", "HEAD", "POST", "OPTIONS", "PROPFIND", "get"][..])), 16),
+    ) {
+        let machine = Machine::of(&policy);
+        prop_assume!(machine.automaton.first() != 0);
+        for (target, method) in targets {
+            match (machine.read(method, target.as_bytes()), segments(target.as_bytes())) {
+                (Ok(rule), Ok(path)) => {
+                    let expected = resolve(&policy, &path, Methods::number(method));
+                    prop_assert_eq!(machine.resolution_of(rule).0, expected, "{} {}", method, target);
+                }
+                (Err(refusal), Err(_)) => prop_assert_eq!(refusal, Refusal::from(Reason::Path), "{}", target),
+                (read, path) => prop_assert!(false, "{}: {:?}, but {:?}", target, read, path),
             }
         }
     }
