@@ -72,6 +72,9 @@ fn charge(subjects: &[Subject], now: Clock, cost: u64) -> Charge {
         let scope = Scope { rule: number as u64, subject: [0; 2] };
         assert!(charge.claim(Claim { table: table::NAMED, policy: 1 + number as u32, scope }));
     }
+    for (number, subject) in subjects.iter().enumerate() {
+        charge.look_at(number, &subject.policy(number));
+    }
     let mut steps = 0;
     loop {
         let Place { claim, candidate, limit } = charge.place();

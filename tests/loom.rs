@@ -197,6 +197,9 @@ fn charge(subjects: &[(&Bucket, Limit)]) -> u64 {
         charge.claim(Claim { table: table::NAMED, policy: policy as u32, scope: Scope::default() });
     }
     let policies: Vec<Policy> = subjects.iter().map(|(_, limit)| tables::policy(&[*limit])).collect();
+    for (claim, policy) in policies.iter().enumerate() {
+        charge.look_at(claim, policy);
+    }
     loop {
         let Place { claim, limit, .. } = charge.place();
         // Of the others there is no limit.

@@ -218,13 +218,6 @@ impl Charge {
         let limit = &policy.limits[opaque(number as u32) as usize & (LIMITS - 1)];
         let len = if policy.len > LIMITS as u32 { LIMITS as u32 } else { policy.len };
         let is_shadow = self.stage >= SHADOW_TEST;
-        if !is_shadow && number == 0 {
-            self.note(claim, policy);
-        }
-        if self.stage == TEST && self.index == 0 && self.len == 1 && len <= 1 {
-            // One limit is tested by charging it.
-            self.stage = CHARGE;
-        }
         // A policy that observes is met among the shadows.
         if number as u32 >= len || (!is_shadow && policy.flags & Policy::OBSERVE != 0) {
             return self.pass_over();
@@ -317,9 +310,14 @@ impl Charge {
         1 << (2 * claim as u64 + candidate as u64)
     }
 
-    /// Takes note of the sets of a claim that refuse nobody.
+    /// Looks at the policy of a claim, before the first step: which of its sets refuse nobody, and whether there is more
+    /// than one limit.
     #[inline(always)]
-    fn note(&mut self, claim: usize, policy: &Policy) {
+    pub fn look_at(&mut self, claim: usize, policy: &Policy) {
+        if self.len == 1 && policy.len <= 1 {
+            // One limit is tested by charging it.
+            self.stage = CHARGE;
+        }
         if policy.flags & Policy::OBSERVE != 0 {
             self.shadows |= Self::bit(claim, false);
         }

@@ -77,6 +77,7 @@ pub fn charge_all<C: Cell>(cells: &[Cells<C>; LIMITS], policy: &Policy, now: Clo
     charge.begin(now.boot, cost);
     charge.set_offset(now.offset);
     charge.claim(Claim { table: table::PRINCIPAL, policy: 1, scope: Scope::default() });
+    charge.look_at(0, policy);
     while charge.step(&cells[charge.place().limit], policy) {}
     charge.result().map_err(|place| place.limit as u32)
 }

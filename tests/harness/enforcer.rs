@@ -4,7 +4,7 @@
 //! whatever a failed test left attached.
 //!
 //! Floods from one address are what most tests are made of, so no source gets a penalty unless a test asks for it with
-//! `--penalty on`.
+//! `--penalty on`, and none may guess too many keys unless a policy says so.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -87,6 +87,8 @@ pub struct Enforcer<'a> {
     namespace: &'a Namespace,
     arguments: Vec<String>,
     daemon: Option<Process>,
+    /// Whether the policy of the tests was applied.
+    is_lenient: bool,
     binary: PathBuf,
     bpffs: BpfFs,
     folder: TempDir,
@@ -103,7 +105,7 @@ impl<'a> Enforcer<'a> {
         let folder = tempfile::Builder::new().prefix("enforcer-test").tempdir()?;
         let bpffs = BpfFs::mount(folder.path().join("bpf"))?;
         let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
-        Ok(Self { namespace, arguments, daemon: None, binary, bpffs, folder })
+        Ok(Self { namespace, arguments, daemon: None, is_lenient: false, binary, bpffs, folder })
     }
 
     /// Guards port `port` of a link's server with the link's hook, and waits until the daemon answers.
@@ -210,6 +212,18 @@ impl<'a> Enforcer<'a> {
             Ok((self.run(&["status", "-o", "json"])?.code == 0).then_some(()))
         })?;
         self.daemon = Some(daemon);
+        if !std::mem::replace(&mut self.is_lenient, true) {
+            self.be_lenient()?;
+        }
+        Ok(())
+    }
+
+    /// Lets guesses be as many as they like, once: a test that asks for a policy of its own applies it.
+    fn be_lenient(&self) -> Result<()> {
+        let policy = self.folder.path().join("lenient.toml");
+        fs::write(&policy, "version = 1\n[service]\nguesses = \"unlimited\"\n")?;
+        let ran = self.run(&["apply", "--file", &policy.display().to_string()])?;
+        ensure!(ran.code == 0, "the policy of the tests: {}", ran.stderr);
         Ok(())
     }
 

@@ -443,6 +443,11 @@ impl<'m> World for Packet<'m> {
     fn charge(&self, reading: &mut Reading) -> bool {
         let charge = &mut reading.charge;
         charge.set_offset(self.host.clock(self.now()).offset);
+        for claim in 0..charge.len() {
+            if let Some(policy) = self.host.tables.policies.get(&charge.at(claim).policy) {
+                charge.look_at(claim, policy);
+            }
+        }
         loop {
             let place = charge.place();
             let Claim { table, policy, scope } = *charge.at(place.claim);

@@ -36,7 +36,15 @@ const ADMISSIONS: u32 = 4;
 #[inline(never)]
 pub(crate) extern "C" fn charge_claims() -> u32 {
     let Some(scratch) = maps::scratch() else { return 0 };
-    scratch.desk.reading.charge.set_offset(maps::clock_offset());
+    let charge = &mut scratch.desk.reading.charge;
+    charge.set_offset(maps::clock_offset());
+    for claim in 0..CLAIMS {
+        if claim < charge.len()
+            && let Some(policy) = POLICIES.get(charge.at(claim).policy)
+        {
+            charge.look_at(claim, policy);
+        }
+    }
     // SAFETY: the callback takes nothing.
     unsafe { bpf_loop(Charge::MAX_STEPS, step as *mut c_void, core::ptr::null_mut(), 0) };
     u32::from(scratch.desk.reading.charge.result().is_ok())
