@@ -92,8 +92,9 @@ impl Period {
     /// None.
     pub const NONE: Self = Self { start: 0, end: 0 };
 
-    /// Becomes the window of `limit`, which has an [`align`], that a second of Unix time falls in.
-    #[inline(always)]
+    /// Becomes the window of `limit`, which has an [`align`], that a second of Unix time falls in. A function of its own,
+    /// so that its registers are not on its callers' stacks.
+    #[inline(never)]
     pub fn find(&mut self, limit: &Limit, unix: u64) {
         let days = (unix / DAY) as u32;
         match limit.interval {

@@ -216,94 +216,84 @@ impl Charge {
         // Its own mask: below, the number is compared, and in a branch that is never taken nothing would be left of what
         // the verifier of kernels before 6.8 knows of it.
         let limit = &policy.limits[opaque(number as u32) as usize & (LIMITS - 1)];
+        self.now.enter(limit, cells);
         let len = if policy.len > LIMITS as u32 { LIMITS as u32 } else { policy.len };
         let is_shadow = self.stage >= SHADOW_TEST;
         // A policy that observes is met among the shadows.
-        if number as u32 >= len || (!is_shadow && policy.flags & Policy::OBSERVE != 0) {
-            return self.pass_over();
-        }
-        if self.stage == REFUND {
-            let token = self.tokens[Self::token(claim, number)];
-            if !refund(cells, limit, token, self.cost) && self.tries < u64::from(ATTEMPTS) {
-                self.tries += 1;
-                return true;
-            }
-            self.tries = 0;
-            return self.back();
-        }
-        self.now.enter(limit, cells);
-        // One place for each, whichever the stage: the verifier walks all that is in them once for each place.
-        if self.stage == TEST || self.stage == SHADOW_TEST {
-            return match would_pass(cells, limit, &self.now, self.cost) {
-                true => self.go_on(),
-                false if is_shadow => {
-                    self.would_refuse |= Self::bit(claim, candidate);
-                    self.next_shadow()
-                }
-                false => {
-                    self.refused = self.index;
-                    false
-                }
-            };
-        }
-        let outcome = attempt(cells, limit, &self.now, self.cost);
-        if outcome == Outcome::Raced && self.tries < u64::from(ATTEMPTS) {
-            self.tries += 1;
-            return true;
-        }
-        self.tries = 0;
-        match outcome {
-            Outcome::Charged(token) => self.tokens[Self::token(claim, number)] = token,
-            // Who was faster took a place that was there before: a shadow need not be exact.
-            _ if is_shadow => {}
-            _ => {
-                self.refused = self.index;
-                self.stage = REFUND;
-                return self.back();
-            }
-        }
-        self.go_on()
-    }
-
-    /// The place of a limit's token. With a mask of its own, too.
-    #[inline(always)]
-    fn token(claim: usize, limit: usize) -> usize {
-        opaque((claim * LIMITS + limit) as u32) as usize & (CLAIMS * LIMITS - 1)
-    }
-
-    /// Goes on behind a place that has no limit for this stage.
-    #[inline(always)]
-    fn pass_over(&mut self) -> bool {
+        let is_over = number as u32 >= len || (!is_shadow && policy.flags & Policy::OBSERVE != 0);
         match self.stage {
-            TEST | CHARGE => self.next_claim(),
-            REFUND => self.back(),
-            SHADOW_TEST => {
+            TEST | CHARGE if is_over => self.next_claim(),
+            TEST if would_pass(cells, limit, &self.now, self.cost) => {
+                self.index += 1;
+                self.settle_end()
+            }
+            TEST => {
+                self.refused = self.index;
+                false
+            }
+            CHARGE => match attempt(cells, limit, &self.now, self.cost) {
+                Outcome::Charged(token) => {
+                    self.tokens[(claim * LIMITS + number) & (CLAIMS * LIMITS - 1)] = token;
+                    self.tries = 0;
+                    self.index += 1;
+                    self.settle_end()
+                }
+                Outcome::Raced if self.tries < u64::from(ATTEMPTS) => {
+                    self.tries += 1;
+                    true
+                }
+                Outcome::Raced | Outcome::Refused => {
+                    self.refused = self.index;
+                    self.stage = REFUND;
+                    self.tries = 0;
+                    self.back()
+                }
+            },
+            REFUND => {
+                let token = self.tokens[(claim * LIMITS + number) & (CLAIMS * LIMITS - 1)];
+                if !is_over && !refund(cells, limit, token, self.cost) && self.tries < u64::from(ATTEMPTS) {
+                    self.tries += 1;
+                    return true;
+                }
+                self.tries = 0;
+                self.back()
+            }
+            SHADOW_TEST if number as u32 >= len => {
                 self.index &= !(LIMITS as u64 - 1);
                 self.stage = SHADOW_CHARGE;
                 true
             }
-            _ => self.next_shadow(),
+            SHADOW_TEST if would_pass(cells, limit, &self.now, self.cost) => {
+                self.index += 1;
+                // Behind the last limit there is no place of the same set.
+                if self.index & (LIMITS as u64 - 1) == 0 {
+                    self.index -= LIMITS as u64;
+                    self.stage = SHADOW_CHARGE;
+                }
+                true
+            }
+            SHADOW_TEST => {
+                self.would_refuse |= Self::bit(claim, candidate);
+                self.next_shadow()
+            }
+            _ if number as u32 >= len => self.next_shadow(),
+            _ => {
+                // Who was faster took a place that was there before: a shadow need not be exact.
+                if matches!(attempt(cells, limit, &self.now, self.cost), Outcome::Raced)
+                    && self.tries < u64::from(ATTEMPTS)
+                {
+                    self.tries += 1;
+                    return true;
+                }
+                self.tries = 0;
+                self.index += 1;
+                if self.index & (LIMITS as u64 - 1) == 0 {
+                    self.index -= 1;
+                    return self.next_shadow();
+                }
+                true
+            }
         }
-    }
-
-    /// Goes on behind a limit that lets the request pass.
-    #[inline(always)]
-    fn go_on(&mut self) -> bool {
-        self.index += 1;
-        if self.stage < SHADOW_TEST {
-            return self.settle_end();
-        }
-        // Behind the last limit there is no place of the same set.
-        if self.index & (LIMITS as u64 - 1) != 0 {
-            return true;
-        }
-        if self.stage == SHADOW_TEST {
-            self.index -= LIMITS as u64;
-            self.stage = SHADOW_CHARGE;
-            return true;
-        }
-        self.index -= 1;
-        self.next_shadow()
     }
 
     const fn bit(claim: usize, candidate: bool) -> u64 {

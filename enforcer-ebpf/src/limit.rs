@@ -122,17 +122,11 @@ impl Moment {
     #[inline(always)]
     pub(crate) fn enter<C: Cell>(&mut self, limit: &Limit, cells: &Cells<C>) {
         if is_aligned(limit) {
-            self.turn(limit, cells.window, cells.counts);
+            self.period.find(limit, self.clock.unix_ns() / SECOND_NS);
+            take_over(cells, &self.period);
         } else {
             self.period.end = Period::NONE.end;
         }
-    }
-
-    /// A function of its own, so that what it needs is not on the stack of a charge.
-    #[inline(never)]
-    fn turn<C: Cell>(&mut self, limit: &Limit, window: C, counts: C) {
-        self.period.find(limit, self.clock.unix_ns() / SECOND_NS);
-        take_over(window, counts, &self.period);
     }
 
     /// Whether the limit follows the calendar.
@@ -161,7 +155,7 @@ const fn is_aligned(limit: &Limit) -> bool {
 }
 
 /// A word that CPUs share.
-pub trait Cell: Copy {
+pub trait Cell {
     /// Its value now.
     fn load(&self) -> u64;
     /// Replaces `old` by `new`, or says that another CPU was first.
@@ -381,17 +375,17 @@ pub fn attempt<C: Cell>(cells: &Cells<C>, limit: &Limit, now: &Moment, cost: u64
 /// Lets the window that the clock is in have the counts of one of a wrong time. Done for requests that are refused too:
 /// else they would be, whatever time it became.
 #[inline(always)]
-fn take_over<C: Cell>(window_cell: C, counts_cell: C, period: &Period) {
-    let window_word = window_cell.load();
+fn take_over<C: Cell>(cells: &Cells<C>, period: &Period) {
+    let window_word = cells.window.load();
     let window = Window::from_word(window_word);
     if !window.is_lost(period) {
         return;
     }
-    let counts_word = counts_cell.load();
+    let counts_word = cells.counts.load();
     let Some(counts) = Counts::from_word(counts_word).within(window) else { return };
     // The counts first: who sees them without the window takes over what is one count already.
-    if counts_cell.swap(counts_word, counts.together().to_word()) {
-        window_cell.swap(window_word, window.found(period).to_word());
+    if cells.counts.swap(counts_word, counts.together().to_word()) {
+        cells.window.swap(window_word, window.found(period).to_word());
     }
 }
 
