@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Barrier;
 
 use anyhow::{Context, Result, ensure};
-use enforcer_ebpf::abi::{Algorithm, Limit};
+use enforcer_ebpf::abi::{Algorithm, Limit, align};
 use enforcer_ebpf::limit::TICK_NS;
 use enforcer_ebpf::verdict::{Count, Event, Reason};
-use enforcer_tests::bucket::{fixed, gcra, sliding};
+use enforcer_tests::bucket::{calendar, fixed, gcra, sliding};
 use enforcer_tests::client::get;
 use enforcer_tests::kernel::{Loaded, Program};
 use enforcer_tests::packet::Frame;
@@ -16,7 +16,8 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
 const KEY: &str = "bucket_of_all_cpus";
-const HOUR: u64 = 3600 * 1_000_000_000;
+const SECOND: u64 = 1_000_000_000;
+const HOUR: u64 = 3600 * SECOND;
 
 fn request() -> Vec<u8> {
     let client = SocketAddr::from(([10, 9, 0, 1], 40_000));
@@ -111,5 +112,26 @@ fn windows_that_roll_while_all_cpus_send_never_let_more_than_their_share_through
     let meter = loaded.meter(7)?;
     ensure!(meter.allowed <= windows * 10, "{} passed in at most {windows} windows", meter.allowed);
     ensure!(meter.allowed > 10, "no window rolled: {meter:?}");
+    Ok(())
+}
+
+#[test]
+fn windows_of_the_calendar_follow_the_clock_that_the_daemon_sets() -> Result<()> {
+    const DAY: u64 = 24 * HOUR;
+    let tables = Tables::new()
+        .with_key(KEY, 7, 0)
+        .with_limits(7, &[calendar(100, DAY, align::MULTIPLE), calendar(150, 30 * DAY, align::MONTH)]);
+    let mut loaded = Loaded::new(Program::Judge, &tables)?;
+    // Now is noon of 2026-02-27.
+    let uptime = std::fs::read_to_string("/proc/uptime")?;
+    let uptime: u64 = uptime.split('.').next().unwrap_or_default().parse().context("/proc/uptime")?;
+    let noon = (1_772_193_600 * SECOND).wrapping_sub(uptime * SECOND);
+    // Days from then on, and what has passed by then in all.
+    for (day, passed) in [(0, 100), (1, 150), (0, 150), (1, 150), (2, 250), (3, 300), (2, 300), (400, 400), (3, 400)] {
+        loaded.set_clock(noon.wrapping_add(day * DAY))?;
+        send_from_all_cpus(&loaded, 1000)?;
+        let meter = loaded.meter(7)?;
+        ensure!(meter.allowed == passed, "on day {day}: {} passed by then, not {passed}", meter.allowed);
+    }
     Ok(())
 }

@@ -227,6 +227,14 @@ impl Loaded {
         Ok(())
     }
 
+    /// Says what the time of day is, as the daemon does: CLOCK_REALTIME − CLOCK_BOOTTIME in ns.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub fn set_clock(&mut self, offset: u64) -> Result<()> {
+        self.array::<u64>(map::CLOCK)?.set(0, offset, 0).context("writing the clock")
+    }
+
     fn map(&mut self, name: &str) -> Result<&mut Map> {
         self.object.map_mut(name).with_context(|| format!("no map {name}"))
     }
