@@ -440,7 +440,8 @@ fn refuse<W: World>(
     flow.reason = refusal.reason as u32;
     let level = world.refused(Source::of(&segment.tuple, &desk.reading.service), flow.touched, &desk.reading.service);
     if told::answer(desk, segment, flow, refusal.reason, level) {
-        if kept::keep(world, desk, segment, flow, begin, refusal.reason) {
+        kept::note_way(world, desk, segment, flow);
+        if kept::keep(desk, segment, flow, begin, refusal.reason) {
             flow.told.keeps = 1;
         } else {
             flow.stage = stage::ANSWERED;

@@ -26,16 +26,10 @@ pub(super) fn left(ahead: u32, body: u64) -> u32 {
     if body > u64::from(LONGEST_BODY) || u64::from(ahead) > body { CANNOT } else { body as u32 - ahead }
 }
 
-/// Keeps a refused request back, that begins with the segment at the server's number `begin`; whether it could.
-#[inline(always)]
-pub(super) fn keep<W: World>(
-    world: &W,
-    desk: &Desk,
-    segment: &Segment,
-    flow: &mut Flow,
-    begin: u32,
-    reason: Reason,
-) -> bool {
+/// Keeps a refused request back, that begins with the segment at the server's number `begin`; whether it could. A function of
+/// its own: its stack does not add to that of the judge.
+#[inline(never)]
+pub(super) fn keep(desk: &Desk, segment: &Segment, flow: &mut Flow, begin: u32, reason: Reason) -> bool {
     let left = desk.reading.scan.left();
     let whole = matches!(
         reason,
@@ -46,14 +40,14 @@ pub(super) fn keep<W: World>(
         && left != CANNOT
         && (flow.served != 0 || (desk.unaccepted != 0 && begin == flow.base))
         && flow.local != 0
+        && flow.leaves != 0
         && flow.accepted == begin
         && segment.seq == begin
         // Else the server has the request's first bytes, and would read what follows as the rest of it; of bytes that come
         // again it is not known how it stands before them.
         && flow.next() == begin
         && flow.machine.is_behind_request()
-        && !segment.has(flag::FIN)
-        && leaves(world, segment, flow);
+        && !segment.has(flag::FIN);
     if !is_kept {
         return false;
     }
@@ -73,14 +67,13 @@ pub(super) fn keep<W: World>(
     true
 }
 
-/// Whether what the server sends leaves where it can be translated. Of a connection that has sent nothing else, its SYN-ACK
-/// tells.
+/// Notes whether what the server sends leaves where it can be translated, of a connection that has sent nothing but its
+/// SYN-ACK.
 #[inline(always)]
-fn leaves<W: World>(world: &W, segment: &Segment, flow: &mut Flow) -> bool {
-    if flow.leaves == 0 {
+pub(super) fn note_way<W: World>(world: &W, desk: &Desk, segment: &Segment, flow: &mut Flow) {
+    if flow.leaves == 0 && desk.unaccepted != 0 && desk.reading.scan.left() != CANNOT {
         flow.leaves = u32::from(world.has_left(&segment.tuple, flow.base, flow.server));
     }
-    flow.leaves != 0
 }
 
 /// Whether a translated segment of a connection that waits can be what its server is waiting for.
