@@ -36,6 +36,7 @@ use crate::verdict::{Action, Count, Event, Reason};
 use crate::wire::{self, Head, NotTcp, Segment, Tuple, flag};
 use again::Memory;
 pub use decision::{Decision, decide};
+use kept::Meanwhile;
 pub use reading::{Piece, Reading, Refill, Scan, read, refill, step};
 pub use sum::{Sum, sum_step};
 pub use watch::watch;
@@ -336,8 +337,13 @@ fn data<W: World>(world: &W, desk: &mut Desk, segment: &mut Segment) -> Verdict 
                 return kept::take(world, desk, segment, flow, now);
             }
             kept::shift(segment, flow);
-            if flow.waits() && receiver.state == receiver::REQUEST && !kept::begins(segment, flow) {
-                return kept::meanwhile(world, desk, segment, flow, now);
+            match kept::meanwhile(desk, segment, flow, now) {
+                Meanwhile::GoesOn => {}
+                Meanwhile::Dropped => return drop_as(world, Event::AfterRefusal),
+                Meanwhile::Ended => {
+                    world.count(Count::Event(Event::AfterRefusal));
+                    return Verdict::rewritten(reply::reset(&mut desk.head, segment, segment.seq));
+                }
             }
         }
     }

@@ -76,29 +76,31 @@ pub(super) fn note_way<W: World>(world: &W, desk: &Desk, segment: &Segment, flow
     }
 }
 
-/// Whether a translated segment of a connection that waits can be what its server is waiting for.
-#[inline(always)]
-pub(super) const fn begins(segment: &Segment, flow: &Flow) -> bool {
-    segment.len > 0 && segment.ack == flow.server && after(segment.end(), flow.base)
+/// What becomes of a segment of a connection that waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(super) enum Meanwhile {
+    /// It can be what its server waits for.
+    GoesOn = 0,
+    /// It comes late, or again: its server would take it for another connection's.
+    Dropped = 1,
+    /// It is its client's end.
+    Ended = 2,
 }
 
-/// Any other segment of a connection that waits: its client's end, or what comes late or again, which its server would take
-/// for another connection's.
-#[inline(always)]
-pub(super) fn meanwhile<W: World>(world: &W, desk: &mut Desk, segment: &Segment, flow: &mut Flow, now: u64) -> Verdict {
-    world.count(Count::Event(Event::AfterRefusal));
-    if !ends(desk, segment, flow, now) {
-        return Verdict::DROP;
-    }
-    Verdict::rewritten(reply::reset(&mut desk.head, segment, flow.base))
-}
-
-/// Whether the client ends a connection that waits; it is then told that its server has, too. Until it has the last answer,
-/// its end may not be acknowledged: it comes again. A function of its own: its stack does not add to that of the judge.
+/// Settles what becomes of a translated segment; at the client's end it is to be told that its server has ended, too. Until it
+/// has the last answer, its end may not be acknowledged: it comes again. A function of its own: its stack does not add to
+/// that of the judge.
 #[inline(never)]
-fn ends(desk: &Desk, segment: &Segment, flow: &mut Flow, now: u64) -> bool {
+pub(super) fn meanwhile(desk: &Desk, segment: &Segment, flow: &mut Flow, now: u64) -> Meanwhile {
+    if !flow.waits() || desk.unaccepted == 0 {
+        return Meanwhile::GoesOn;
+    }
+    if segment.len > 0 && segment.ack == flow.server && after(segment.end(), flow.base) {
+        return Meanwhile::GoesOn;
+    }
     if !segment.has(flag::FIN) || segment.seq != flow.base || flow.shift.settled == 0 {
-        return false;
+        return Meanwhile::Dropped;
     }
     flow.touched = now;
     flow.stage = stage::ANSWERED;
@@ -110,7 +112,7 @@ fn ends(desk: &Desk, segment: &Segment, flow: &mut Flow, now: u64) -> bool {
     flow.told.keeps = 0;
     flow.told.kind = Told::END;
     super::told::stamp(&mut flow.told, &desk.head, segment);
-    true
+    Meanwhile::Ended
 }
 
 /// A segment among what is kept back, as the client counts: the rest of the body, or what comes again.
