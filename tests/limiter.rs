@@ -279,6 +279,8 @@ proptest! {
         meanwhile in vec(cost(), 0..20), behind in vec(cost(), 1..60),
     ) {
         let (bucket, limit) = (Shared::default(), Limit { count, ..shape });
+        // So little that a CPU may have been held up for it counts where it is.
+        prop_assume!(windows <= 1 || windows * window > 3 * MINUTE);
         let (now, ahead) = (clock(0, DAY), clock(0, DAY + windows * window));
         let charge = |now, costs: &[u64]| -> u64 {
             costs.iter().map(|cost| cost * u64::from(charges(&bucket, &limit, now, *cost))).sum()
@@ -458,8 +460,7 @@ proptest! {
         if cost > u64::from(count) {
             prop_assert_eq!(retry, u64::MAX);
         } else {
-            // A tick is the clock's own grain.
-            prop_assert!(remaining(retry + TICK_NS) >= cost);
+            prop_assert!(remaining(retry) >= cost);
             // Where the weights of long windows are rounded, a little later than need be; else not.
             let early = if shape == 0 { window >> 24 } else { 0 } + TICK_NS;
             prop_assert!(retry <= early || remaining(retry - early) < cost, "{} ns", retry);

@@ -26,6 +26,8 @@
 //! - Set back into the window just before, that one counts again, from `previous` on, which is at least what it used; the
 //!   later one's count waits until the clock is back in it. So no window has more than N by the clock's going to and fro
 //!   over a boundary, nor by CPUs that see the daemon's latest reading of it a little apart.
+//! - Behind that by up to a minute, a CPU was more likely held up since it read the clock than the clock set back. What it
+//!   charges counts in the window that is open.
 //! - Set back further, the clock is right now and was wrong, or the other way round. The window that it is in takes both
 //!   counts over: nothing used in it is forgotten if it was left for a wrong time, and it is not refused until that comes.
 //!   If the wrong time is the earlier one, the later window begins anew when the clock is right again.
@@ -46,6 +48,8 @@ pub const MAX_COST: u64 = 256;
 pub const ATTEMPTS: u32 = 64;
 
 const SECOND_NS: u64 = 1_000_000_000;
+/// Seconds for which a CPU may be held up between its look at the clock and its charge: a host may run others meanwhile.
+const HELD_UP: u64 = 60;
 const COUNT_BITS: u32 = 28;
 const COUNT_MASK: u64 = (1 << COUNT_BITS) - 1;
 const SEQUENCE_MASK: u64 = 0xff;
@@ -83,7 +87,7 @@ impl Clock {
 #[repr(C)]
 pub struct Moment {
     pub(crate) clock: Clock,
-    /// Means nothing for other limits.
+    /// [`Period::NONE`] for other limits.
     period: Period,
 }
 
@@ -120,7 +124,15 @@ impl Moment {
         if is_aligned(limit) {
             self.period.find(limit, self.clock.unix_ns() / SECOND_NS);
             take_over(cells, &self.period);
+        } else {
+            self.period.end = Period::NONE.end;
         }
+    }
+
+    /// Whether the limit follows the calendar.
+    #[inline(always)]
+    const fn is_aligned(&self) -> bool {
+        self.period.end != Period::NONE.end
     }
 
     #[inline(always)]
@@ -199,7 +211,7 @@ impl Window {
     /// ns until it ends.
     #[inline(always)]
     fn left(self, now: &Moment, limit: &Limit) -> u64 {
-        if limit.interval == align::NONE {
+        if !now.is_aligned() {
             return limit.window.saturating_sub(self.elapsed(now)).saturating_mul(TICK_NS);
         }
         let mut period = Period::NONE;
@@ -210,36 +222,35 @@ impl Window {
     /// The window that counts at `now`; `None` if it is this one.
     #[inline(always)]
     const fn rolled(self, now: &Moment, limit: &Limit) -> Option<Self> {
-        if limit.interval == align::NONE {
-            self.rolled_in_ticks(now.ticks(), limit)
-        } else {
-            self.rolled_in_calendar(&now.period)
-        }
+        if now.is_aligned() { self.rolled_in_calendar(&now.period) } else { self.rolled_in_ticks(now.ticks(), limit) }
     }
 
     #[inline(always)]
     const fn rolled_in_calendar(self, period: &Period) -> Option<Self> {
-        let Period { start, end } = *period;
-        if self.start == start || self.start == end {
+        let start = period.start;
+        if self.start >= start {
             return None;
         }
-        if self.start < start {
-            return Some(Self { start, carry: true, sequence: (self.sequence + 1) & SEQUENCE_MASK });
-        }
-        // Of the same sequence, so that the counts are of this one too.
-        Some(Self { start, ..self })
+        Some(Self { start, carry: true, sequence: (self.sequence + 1) & SEQUENCE_MASK })
     }
 
-    /// Whether the clock was set back further than into the window before it.
+    /// Whether the clock was set back so far that this one is of a wrong time.
     #[inline(always)]
-    const fn is_lost(self, now: &Moment, limit: &Limit) -> bool {
-        limit.interval != align::NONE && self.start > now.period.end
+    const fn is_lost(self, period: &Period) -> bool {
+        self.start > period.end.saturating_add(HELD_UP)
+    }
+
+    /// The window of the calendar that takes the counts of this one over. It is of the same sequence, so that they are its
+    /// own.
+    #[inline(always)]
+    const fn found(self, period: &Period) -> Self {
+        Self { start: period.start, ..self }
     }
 
     /// Whether the clock was set back over its begin, so that the window before it counts.
     #[inline(always)]
-    const fn is_ahead(self, now: &Moment, limit: &Limit) -> bool {
-        limit.interval != align::NONE && self.start == now.period.end
+    const fn is_ahead(self, now: &Moment) -> bool {
+        now.is_aligned() && self.start == now.period.end
     }
 
     #[inline(always)]
@@ -301,7 +312,7 @@ impl Counts {
     /// Requests that weigh on the window, or on the one before it, which `now` is in.
     #[inline(always)]
     const fn used(self, window: Window, now: &Moment, limit: &Limit) -> u64 {
-        if window.is_ahead(now, limit) {
+        if window.is_ahead(now) {
             return self.previous;
         }
         let elapsed = window.elapsed(now);
@@ -340,10 +351,6 @@ pub fn attempt<C: Cell>(cells: &Cells<C>, limit: &Limit, now: &Moment, cost: u64
     let counts_word = cells.counts.load();
     let mut window = Window::from_word(window_word);
     let Some(mut counts) = Counts::from_word(counts_word).within(window) else { return Outcome::Raced };
-    if window.is_lost(now, limit) {
-        // Since [`Moment::enter`].
-        return Outcome::Raced;
-    }
     let rolled = window.rolled(now, limit);
     if let Some(next) = rolled {
         let Some(moved) = counts.within(next) else { return Outcome::Raced };
@@ -357,7 +364,7 @@ pub fn attempt<C: Cell>(cells: &Cells<C>, limit: &Limit, now: &Moment, cost: u64
         return Outcome::Raced;
     }
     // The window before has the sequence before, and its count further up in the word.
-    let is_ahead = window.is_ahead(now, limit);
+    let is_ahead = window.is_ahead(now);
     let charged = counts.to_word() + if is_ahead { cost << COUNT_BITS } else { cost };
     if !cells.counts.swap(counts_word, charged) {
         return Outcome::Raced;
@@ -365,20 +372,20 @@ pub fn attempt<C: Cell>(cells: &Cells<C>, limit: &Limit, now: &Moment, cost: u64
     Outcome::Charged(counts.sequence.wrapping_sub(is_ahead as u64) & SEQUENCE_MASK)
 }
 
-/// Lets the window that the clock is in have the counts of later ones, if it was set back further than into the one before
-/// those. Done for requests that are refused too: else they would be, whatever time it became.
+/// Lets the window that the clock is in have the counts of one of a wrong time. Done for requests that are refused too:
+/// else they would be, whatever time it became.
 #[inline(always)]
 fn take_over<C: Cell>(cells: &Cells<C>, period: &Period) {
     let window_word = cells.window.load();
     let window = Window::from_word(window_word);
-    if window.start <= period.end {
+    if !window.is_lost(period) {
         return;
     }
     let counts_word = cells.counts.load();
     let Some(counts) = Counts::from_word(counts_word).within(window) else { return };
     // The counts first: who sees them without the window takes over what is one count already.
     if cells.counts.swap(counts_word, counts.together().to_word()) {
-        cells.window.swap(window_word, Window { start: period.start, ..window }.to_word());
+        cells.window.swap(window_word, window.found(period).to_word());
     }
 }
 
@@ -457,9 +464,11 @@ fn current(bucket: &Bucket, limit: &Limit, now: &Moment) -> (Counts, Window) {
     let counts = Counts::from_word(bucket.counts);
     // A torn read shows counts that are newer than the window: they are the ones that hold.
     let counts = counts.within(old).unwrap_or(counts);
+    if now.is_aligned() && old.is_lost(&now.period) {
+        return (counts.together(), old.found(&now.period));
+    }
     let Some(window) = old.rolled(now, limit) else { return (counts, old) };
-    let counts = counts.within(window).unwrap_or(counts);
-    (if old.is_lost(now, limit) { counts.together() } else { counts }, window)
+    (counts.within(window).unwrap_or(counts), window)
 }
 
 /// The state of one limit at `now`, for people and for answers.
@@ -510,7 +519,7 @@ pub fn retry(bucket: &Bucket, limit: &Limit, now: Clock, cost: u64) -> u64 {
         return 0;
     }
     if limit.algorithm != Algorithm::Sliding as u32 {
-        let is_next_free = window.is_ahead(now, limit) && counts.current <= most;
+        let is_next_free = window.is_ahead(now) && counts.current <= most;
         return if is_next_free { now.until(window.start) } else { window.left(now, limit) };
     }
     let elapsed = window.elapsed(now);

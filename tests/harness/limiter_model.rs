@@ -91,8 +91,8 @@ impl CalendarModel {
     /// Sees a request, whether it passes or not.
     pub fn meet(&mut self, limit: &Limit, now: Clock) {
         let (start, end) = Self::window(limit, now);
-        let Some(open) = self.open.filter(|open| *open > end) else { return };
-        // Set back by more than into the window before: what is remembered is this window's.
+        let Some(open) = self.open.filter(|open| *open > end + 60) else { return };
+        // A minute behind the window before: what is remembered is this window's.
         let remembered = [self.last_before(open), Some(open)];
         self.passed.retain(|(window, _)| remembered.contains(&Some(*window)));
         self.passed.iter_mut().for_each(|passed| passed.0 = start);
@@ -106,6 +106,7 @@ impl CalendarModel {
         let used = match self.open {
             // Of the windows before it, the last that was used is remembered.
             Some(open) if open == end => self.last_before(open).map_or(0, |last| self.used(last)),
+            Some(open) if open > end => self.used(open),
             _ => self.used(start),
         };
         used + cost <= u64::from(limit.count)
@@ -121,6 +122,8 @@ impl CalendarModel {
                     self.passed.iter_mut().filter(|(window, _)| *window == last).for_each(|passed| passed.0 = start);
                 }
             }
+            // Late.
+            Some(open) if open > end => return self.passed.push((open, cost)),
             _ => self.open = Some(start),
         }
         self.passed.push((start, cost));
