@@ -36,6 +36,7 @@ use crate::verdict::{Action, Count, Event, Reason};
 use crate::wire::{self, Head, NotTcp, Segment, Tuple, flag};
 use again::Memory;
 pub use decision::{Decision, Party, claim, decide, identify, is_paid, open, party, pay, spread};
+use kept::Meanwhile;
 pub use reading::{Piece, Reading, Refill, Scan, advance, read, refill, step};
 pub use sum::{Sum, sum_step};
 pub use watch::watch;
@@ -384,8 +385,13 @@ fn data<W: World>(world: &W, desk: &mut Desk, segment: &mut Segment) -> Verdict 
                 return kept::take(world, desk, segment, flow, now);
             }
             kept::shift(segment, flow);
-            if flow.waits() && receiver.state == receiver::REQUEST && !kept::begins(segment, flow) {
-                return kept::meanwhile(world, desk, segment, flow, now);
+            match kept::meanwhile(desk, segment, flow, now) {
+                Meanwhile::GoesOn => {}
+                Meanwhile::Dropped => return drop_as(world, Event::AfterRefusal),
+                Meanwhile::Ended => {
+                    world.count(Count::Event(Event::AfterRefusal));
+                    return Verdict::rewritten(reply::reset(&mut desk.head, segment, segment.seq));
+                }
             }
         }
     }
@@ -501,7 +507,8 @@ fn refuse<W: World>(
         world.refused(Source::of(&segment.tuple, &desk.reading.service), flow.touched, &desk.reading.service)
     };
     if told::answer(desk, segment, flow, refusal.reason, level) {
-        if kept::keep(world, desk, segment, flow, begin, refusal.reason) {
+        kept::note_way(world, desk, segment, flow);
+        if kept::keep(desk, segment, flow, begin, refusal.reason) {
             flow.told.keeps = 1;
         } else {
             flow.stage = stage::ANSWERED;

@@ -4,6 +4,7 @@ use anyhow::{Context, Result, ensure};
 use enforcer_tests::enforcer::Enforcer;
 use enforcer_tests::netns::Way;
 use enforcer_tests::origin::Workers;
+use serde_json::Value;
 
 use crate::site::{Site, add_key, apply, executed_at, keyed, statuses, v4};
 

@@ -32,6 +32,8 @@ use super::HOUR;
 const PRINCIPALS: u32 = 3;
 /// Port of the service whose refused clients are answered.
 const ANSWERED: u16 = 8002;
+/// Port of the service whose listener defers.
+const DEFERRING: u16 = 8001;
 /// Sequences that each test plays on a table of one size.
 const SEQUENCES: usize = 300;
 /// What must happen in them, so that they are worth something.
@@ -271,6 +273,8 @@ fn sequences_on_forwarded_connections_leave_kernel_and_model_alike() -> Result<(
 struct Local {
     peer: Peer,
     receiver: Receiver,
+    /// Whether it stays a request until data comes.
+    is_deferred: bool,
     /// What the host says of it once it is over.
     after: flow::Receiver,
 }
@@ -296,7 +300,9 @@ impl Local {
             return self.after;
         }
         let server = self.peer.acknowledges();
-        flow::Receiver { server, written: server, ..self.receiver.socket() }
+        let known = flow::Receiver { server, written: server, ..self.receiver.socket() };
+        let is_request = self.is_deferred && known.next == known.base;
+        flow::Receiver { state: if is_request { receiver::REQUEST } else { known.state }, ..known }
     }
 }
 
@@ -322,7 +328,7 @@ fn settle(client: &mut Client, listeners: &[Listener; 5]) -> Result<Vec<Local>> 
             peer.send(10)?;
             receiver.deliver(&client.frame(number, client.seq(number, 0), flag::ACK, &[0; 10]).build());
         }
-        locals.push(Local { peer, receiver, after: LISTENING });
+        locals.push(Local { peer, receiver, is_deferred: server.port() == DEFERRING, after: LISTENING });
     }
     // The server ends one of them: its socket stays for a while, and reads nothing.
     let over = &mut locals[8];
@@ -343,7 +349,7 @@ fn sequences_on_connections_of_real_sockets_leave_kernel_and_model_alike() -> Re
             Listener::new((Ipv4Addr::LOCALHOST, 8000).into(), false)?,
             Listener::new((Ipv6Addr::LOCALHOST, 8000).into(), false)?,
             // Its connections stay requests until data comes.
-            Listener::new((Ipv4Addr::LOCALHOST, 8001).into(), true)?,
+            Listener::new((Ipv4Addr::LOCALHOST, DEFERRING).into(), true)?,
             Listener::new((Ipv4Addr::LOCALHOST, ANSWERED).into(), false)?,
             Listener::new((Ipv6Addr::LOCALHOST, ANSWERED).into(), false)?,
         ];
@@ -368,7 +374,7 @@ fn sequences_on_connections_of_real_sockets_leave_kernel_and_model_alike() -> Re
             }
         }
         pair.has_met(MET)?;
-        pair.has_met(&[Count::Refused(Reason::MidStream)])?;
+        pair.has_met(&[Count::Refused(Reason::MidStream), Count::Event(Event::Deferred)])?;
         Ok(())
     })
 }

@@ -26,16 +26,10 @@ pub(super) fn left(ahead: u32, body: u64) -> u32 {
     if body > u64::from(LONGEST_BODY) || u64::from(ahead) > body { CANNOT } else { body as u32 - ahead }
 }
 
-/// Keeps a refused request back, that begins with the segment at the server's number `begin`; whether it could.
-#[inline(always)]
-pub(super) fn keep<W: World>(
-    world: &W,
-    desk: &Desk,
-    segment: &Segment,
-    flow: &mut Flow,
-    begin: u32,
-    reason: Reason,
-) -> bool {
+/// Keeps a refused request back, that begins with the segment at the server's number `begin`; whether it could. A function of
+/// its own: its stack does not add to that of the judge.
+#[inline(never)]
+pub(super) fn keep(desk: &Desk, segment: &Segment, flow: &mut Flow, begin: u32, reason: Reason) -> bool {
     let left = desk.reading.scan.left();
     let whole = matches!(
         reason,
@@ -46,14 +40,14 @@ pub(super) fn keep<W: World>(
         && left != CANNOT
         && (flow.served != 0 || (desk.unaccepted != 0 && begin == flow.base))
         && flow.local != 0
+        && flow.leaves != 0
         && flow.accepted == begin
         && segment.seq == begin
         // Else the server has the request's first bytes, and would read what follows as the rest of it; of bytes that come
         // again it is not known how it stands before them.
         && flow.next() == begin
         && flow.machine.is_behind_request()
-        && !segment.has(flag::FIN)
-        && leaves(world, segment, flow);
+        && !segment.has(flag::FIN);
     if !is_kept {
         return false;
     }
@@ -73,39 +67,40 @@ pub(super) fn keep<W: World>(
     true
 }
 
-/// Whether what the server sends leaves where it can be translated. Of a connection that has sent nothing else, its SYN-ACK
-/// tells.
+/// Notes whether what the server sends leaves where it can be translated, of a connection that has sent nothing but its
+/// SYN-ACK.
 #[inline(always)]
-fn leaves<W: World>(world: &W, segment: &Segment, flow: &mut Flow) -> bool {
-    if flow.leaves == 0 {
+pub(super) fn note_way<W: World>(world: &W, desk: &Desk, segment: &Segment, flow: &mut Flow) {
+    if flow.leaves == 0 && desk.unaccepted != 0 && desk.reading.scan.left() != CANNOT {
         flow.leaves = u32::from(world.has_left(&segment.tuple, flow.base, flow.server));
     }
-    flow.leaves != 0
 }
 
-/// Whether a translated segment of a connection that waits can be what its server is waiting for.
-#[inline(always)]
-pub(super) const fn begins(segment: &Segment, flow: &Flow) -> bool {
-    segment.len > 0 && segment.ack == flow.server && after(segment.end(), flow.base)
+/// What becomes of a segment of a connection that waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(super) enum Meanwhile {
+    /// It can be what its server waits for.
+    GoesOn = 0,
+    /// It comes late, or again: its server would take it for another connection's.
+    Dropped = 1,
+    /// It is its client's end.
+    Ended = 2,
 }
 
-/// Any other segment of a connection that waits: its client's end, or what comes late or again, which its server would take
-/// for another connection's.
-#[inline(always)]
-pub(super) fn meanwhile<W: World>(world: &W, desk: &mut Desk, segment: &Segment, flow: &mut Flow, now: u64) -> Verdict {
-    world.count(Count::Event(Event::AfterRefusal));
-    if !ends(desk, segment, flow, now) {
-        return Verdict::DROP;
-    }
-    Verdict::rewritten(reply::reset(&mut desk.head, segment, flow.base))
-}
-
-/// Whether the client ends a connection that waits; it is then told that its server has, too. Until it has the last answer,
-/// its end may not be acknowledged: it comes again. A function of its own: its stack does not add to that of the judge.
+/// Settles what becomes of a translated segment; at the client's end it is to be told that its server has ended, too. Until it
+/// has the last answer, its end may not be acknowledged: it comes again. A function of its own: its stack does not add to
+/// that of the judge.
 #[inline(never)]
-fn ends(desk: &Desk, segment: &Segment, flow: &mut Flow, now: u64) -> bool {
+pub(super) fn meanwhile(desk: &Desk, segment: &Segment, flow: &mut Flow, now: u64) -> Meanwhile {
+    if !flow.waits() || desk.unaccepted == 0 {
+        return Meanwhile::GoesOn;
+    }
+    if segment.len > 0 && segment.ack == flow.server && after(segment.end(), flow.base) {
+        return Meanwhile::GoesOn;
+    }
     if !segment.has(flag::FIN) || segment.seq != flow.base || flow.shift.settled == 0 {
-        return false;
+        return Meanwhile::Dropped;
     }
     flow.touched = now;
     flow.stage = stage::ANSWERED;
@@ -117,7 +112,7 @@ fn ends(desk: &Desk, segment: &Segment, flow: &mut Flow, now: u64) -> bool {
     flow.told.keeps = 0;
     flow.told.kind = Told::END;
     super::told::stamp(&mut flow.told, &desk.head, segment);
-    true
+    Meanwhile::Ended
 }
 
 /// A segment among what is kept back, as the client counts: the rest of the body, or what comes again.

@@ -68,8 +68,9 @@ pub(crate) fn bench_later(ctx: XdpContext) -> u32 {
     if passes(&ctx, packet) { XDP_PASS } else { XDP_DROP }
 }
 
-/// Does something to the entry of the packet's connection, if it has one; `false` if the packet cannot be read.
-#[inline(always)]
+/// Does something to the entry of the packet's connection, if it has one; `false` if the packet cannot be read. A function of
+/// its own: its stack does not add to that of the judge.
+#[inline(never)]
 fn with_flow(packet: XdpPacket, change: impl FnOnce(&mut Set, u32)) -> bool {
     let Some((scratch, frame)) = begin(packet) else { return false };
     let kernel = Kernel::new(packet);
