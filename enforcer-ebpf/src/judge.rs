@@ -107,7 +107,7 @@ pub trait World: Lookup + Sized {
     fn open(&self, reading: &mut Reading);
     /// Whether the source of the reading's first claim is refused for the bad keys that it has sent.
     fn is_blocked(&self, reading: &Reading) -> bool;
-    /// Refuses that source for as long as the rules say.
+    /// Refuses that source for as long as the rules say, and counts that.
     fn block(&self, reading: &Reading);
     /// [`crate::spread::sight`] of the reading's pair, in the buckets of a claim.
     fn sight(&self, reading: &mut Reading, claim: usize) -> bool;

@@ -321,7 +321,7 @@ mod tests {
         let fields = vec![Field::parse("Access-Control-Allow-Origin: *", false).expect("a field")];
         let texts = Texts { legacy_headers: true, fields, ..Texts::default() };
         let error = texts.compile().expect_err("too large");
-        assert_eq!((error.status, error.reason), (TOO_MANY_REQUESTS, TooLarge::Bytes(LONGEST + 34 - 7)));
+        assert_eq!((error.status, error.reason), (TOO_MANY_REQUESTS, TooLarge::Bytes(LONGEST + 32 - 7)));
     }
 
     #[test]

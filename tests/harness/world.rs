@@ -425,6 +425,7 @@ impl<'m> World for Packet<'m> {
         let used = self.host.used((table::SOURCE, reading.charge.at(0).scope));
         let word = used.candidate[0].cells().arrival;
         assert!(word.swap(word.load(), reading.scan.now + reading.rules.guess_penalty_ns));
+        self.count(Count::Event(Event::GuessPenalty));
     }
 
     fn sight(&self, reading: &mut Reading, claim: usize) -> bool {

@@ -17,6 +17,8 @@ fn holds(folder: &Path, wanted: &[Vec<u8>]) -> Result<bool> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let found = match entry.file_type()? {
+            // A BPF file system has pins, not files.
+            kind if kind.is_dir() && entry.file_name() == "bpf" => false,
             kind if kind.is_dir() => holds(&entry.path(), wanted)?,
             kind if kind.is_file() => contains(&fs::read(entry.path())?, wanted),
             _ => false,

@@ -195,6 +195,7 @@ pub(crate) extern "C" fn block_source() -> u32 {
     let Reading { scan, rules, charge, .. } = &scratch.desk.reading;
     if let Some(until) = blocked_until(charge) {
         until.release(scan.now.saturating_add(rules.guess_penalty_ns));
+        Kernel::new(XdpPacket(core::ptr::null_mut())).count(Count::Event(Event::GuessPenalty));
     }
     1
 }

@@ -197,7 +197,7 @@ mod tests {
         for (text, name) in [("{dat}", "{dat}"), ("x {retryafter}", "{retryafter}"), ("{_}", "{_}")] {
             let error = shown(text).expect_err(text);
             assert!(error.starts_with(&format!("{name} stands for nothing; accepted: {{date}}, ")), "{error}");
-            assert!(error.ends_with("{window}, and {{ for a brace"), "{error}");
+            assert!(error.ends_with("{window}, {limit}, and {{ for a brace"), "{error}");
         }
     }
 
