@@ -77,9 +77,7 @@ impl Stage {
             ensure!(!threads.is_empty(), "{interface} does not receive in a thread");
             for &thread in &threads {
                 cpu::bind(thread, cpu)?;
-                if cpu == cpu::CLIENTS {
-                    cpu::prefer(thread)?;
-                }
+                cpu::prefer(thread)?;
             }
             own.push(threads);
         }
