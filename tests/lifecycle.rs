@@ -9,9 +9,13 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, ensure};
+use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{Array, HashMap, Map, MapData, MapType, PerCpuArray};
 use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType, loaded_programs};
-use enforcer_ebpf::abi::{ABI, Answer, Key, KeyTag, Meter, Policy, Service, TOTALS, map};
+use enforcer_ebpf::abi::{
+    self, ABI, Answer, Buckets, Client, Edge, Key, KeyTag, Leaf, Meter, Policy, Rule, Ruleset, Scope, Service,
+    Sighting, State, TOTALS, map, tally,
+};
 use enforcer_ebpf::flow::{Handshake, Mark, Place, Set};
 use enforcer_ebpf::source::{Record, Source};
 use enforcer_ebpf::wire::Tuple;
@@ -755,7 +759,28 @@ fn values(name: &str, path: &Path) -> Result<Vec<u8>> {
         map::METERS => array::<{ size_of::<Meter>() }>(map),
         map::FLOWS => array::<{ size_of::<Set>() }>(map),
         map::ANSWERS => array::<{ size_of::<Answer>() }>(map),
-        map::CLOCK | map::PENALTIES => array::<8>(map),
+        map::CLOCK | map::PENALTIES | map::EXEMPTIONS | map::TRIAL => array::<8>(map),
+        map::RULESETS => array::<{ size_of::<Ruleset>() }>(map),
+        map::STATES => array::<{ size_of::<State>() }>(map),
+        map::LEAVES => array::<{ size_of::<Leaf>() }>(map),
+        map::RULES => array::<{ size_of::<Rule>() }>(map),
+        map::ROUTES => pairs::<{ size_of::<Edge>() }, 8>(map),
+        map::CLIENTS => pairs::<{ size_of::<Client>() }, 8>(map),
+        map::BUCKETS | map::SOURCE_BUCKETS => pairs::<{ size_of::<Scope>() }, { size_of::<Buckets>() }>(map),
+        map::SIGHTINGS => pairs::<{ size_of::<Sighting>() }, 8>(map),
+        map::EXEMPT | map::PROXIES => {
+            let trie: LpmTrie<_, [u8; 16], [u8; 8]> = Map::LpmTrie(map).try_into()?;
+            let pairs = trie.iter().collect::<Result<Vec<_>, _>>()?;
+            Ok(pairs.into_iter().flat_map(|(key, value)| [&key.data()[..], &value].concat()).collect())
+        }
+        map::TALLIES => {
+            let tallies: PerCpuArray<_, [u64; tally::LEN]> = Map::PerCpuArray(map).try_into()?;
+            let mut bytes = Vec::new();
+            for index in 0..abi::TALLIES {
+                bytes.extend(tallies.get(&index, 0)?.iter().flatten().flat_map(|count| count.to_ne_bytes()));
+            }
+            Ok(bytes)
+        }
         map::TOTALS => {
             let totals: PerCpuArray<_, u64> = Map::PerCpuArray(map).try_into()?;
             let mut bytes = Vec::new();

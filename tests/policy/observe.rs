@@ -64,7 +64,10 @@ fn a_candidate_counts_what_it_would_have_refused_beside_the_limit_that_does() ->
     ensure!(json["principals"][0]["candidate_would_refuse"] == 40, "counted: {json}");
     ensure!(would_refuse(&enforcer, "heavy")? == 0, "its limit refuses what it counts");
     let plan = enforcer.cli(&["plan"])?;
-    ensure!(plan.contains("heavy") && !plan.lines().any(|line| line.starts_with("light")), "whom the candidate would have refused: {plan}");
+    ensure!(
+        plan.contains("heavy") && !plan.lines().any(|line| line.starts_with("light")),
+        "whom the candidate would have refused: {plan}"
+    );
     ensure!(origin.executed()?.len() == 150, "the app executed {}", origin.executed()?.len());
     Ok(())
 }
