@@ -157,7 +157,7 @@ pub async fn run(settings: Settings, log: bool, shutdown: impl Future<Output = (
     };
     let kernel = Kernel::load(&options)?;
     let now = Timestamp::now();
-    let (policy, terms, book) =
+    let policy::Held { policy, terms, book } =
         Registry::load(&store, secret, now).map_err(|error| Error::Policy(error.to_string()))?;
     let mut tables = Tables::reconcile(kernel, &terms, &store.keys()?, &Clocks::at(now))?;
     let answers = tables.kernel_mut().set_answers(0, &settings.answers.compile()?)?;

@@ -22,6 +22,16 @@ use crate::store::{Placed, Store};
 /// Longest time for which a policy is on trial, in seconds.
 pub(crate) const MOST_ON_TRIAL: u64 = 86_400;
 
+/// What the store says.
+pub(super) struct Held {
+    /// The policy.
+    pub(super) policy: Policy,
+    /// What each principal is under, by its index.
+    pub(super) terms: Vec<(u32, Terms)>,
+    /// The rules.
+    pub(super) book: Rulebook,
+}
+
 fn too_large(error: &TooLarge) -> Error {
     Error::Invalid(Refusal::of("text", error.to_string(), "fewer paths, or fewer with {id} beside names"))
 }
@@ -34,16 +44,12 @@ fn terms(plans: &BTreeMap<String, Plan>, policy: &Policy, placed: &Placed, clock
 
 impl Registry {
     /// What the store says of all principals, and of the service.
-    pub(super) fn load(
-        store: &Store,
-        secret: [u64; 2],
-        now: Timestamp,
-    ) -> Result<(Policy, Vec<(u32, Terms)>, Rulebook), Error> {
+    pub(super) fn load(store: &Store, secret: [u64; 2], now: Timestamp) -> Result<Held, Error> {
         let clocks = Clocks::at(now);
         let (policy, placed) = store.policy(now)?;
         let terms = terms(&policy.plans, &policy, &placed, &clocks).into_iter().collect();
         let book = Rulebook::new(&policy, &placed, secret, &clocks).map_err(|error| too_large(&error))?;
-        Ok((policy, terms, book))
+        Ok(Held { policy, terms, book })
     }
 
     /// Makes a policy the one that holds, all of it or none; or only says what would change.
@@ -125,7 +131,7 @@ impl Registry {
     /// Ends what is on trial.
     pub(crate) fn roll_back(&mut self, now: Timestamp) -> Result<(), Error> {
         let Some(Trial { switch, .. }) = self.trial.take() else { return Err(not_on_trial()) };
-        let (_, _, book) = Self::load(&self.store, self.secret, now)?;
+        let Held { book, .. } = Self::load(&self.store, self.secret, now)?;
         Ok(self.tables.revert(switch, &book)?)
     }
 

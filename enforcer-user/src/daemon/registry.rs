@@ -248,7 +248,11 @@ impl Registry {
             let placed = store.write_principal(name, &wanted, now)?;
             let from = Terms::of_principal(&plans, &said, &before, &clocks);
             let to = Terms::of_principal(&plans, &wanted, &placed, &clocks);
-            let steps = if from == to { Vec::new() } else { vec![Step::Terms { index: placed.index, from, to }] };
+            let steps = if from == to {
+                Vec::new()
+            } else {
+                vec![Step::Terms { index: placed.index, from: from.into(), to: to.into() }]
+            };
             let (limit, previous) = (placed.limits.to_string(), before.limits.to_string());
             Ok((steps, LimitChanged { name: name.to_owned(), limit, previous }))
         })
@@ -352,7 +356,7 @@ impl<'s> Principals<'s> {
                     }
                     steps.push(Step::Principal {
                         index: principal.index,
-                        terms: Terms::of(&principal.limits, LimitName::DEFAULT, Mode::Enforce, None, 0),
+                        terms: Terms::of(&principal.limits, LimitName::DEFAULT, Mode::Enforce, None, 0).into(),
                     });
                     (&*place.insert(principal), true)
                 }

@@ -19,9 +19,9 @@ use crate::store;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     /// A principal that is new: its meter is cleared, then it is put under its terms.
-    Principal { index: u32, terms: Terms },
+    Principal { index: u32, terms: Box<Terms> },
     /// A principal that goes from one's terms to another's by one store; its meter goes on.
-    Terms { index: u32, from: Terms, to: Terms },
+    Terms { index: u32, from: Box<Terms>, to: Box<Terms> },
     /// A key that is new.
     Insert { tag: KeyTag, key: Key },
     /// A key that is revoked.
