@@ -1,5 +1,10 @@
 //! Charges what applies to a request, in the buckets of principals, of named subjects and of sources.
 
+#![expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "what is handed on by value is copied to the stack first"
+)]
+
 use core::ffi::c_void;
 
 use aya_ebpf::bindings::BPF_NOEXIST;
