@@ -112,7 +112,8 @@ pub(crate) fn comes_to_rest(server: &Namespace) -> Result<()> {
         let waits = |line: &&str| {
             let mut words = line.split_whitespace();
             match (words.next(), words.next()) {
-                (Some("TIME-WAIT"), _) => false,
+                // No worker knows of it: a SYN that comes a second time, behind the end of its connection, begins another.
+                (Some("TIME-WAIT" | "SYN-RECV"), _) => false,
                 // Connections that nobody has accepted.
                 (Some("LISTEN"), received) => received != Some("0"),
                 _ => true,
