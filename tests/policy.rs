@@ -16,3 +16,5 @@ mod secrecy;
 mod site;
 #[path = "policy/snippets.rs"]
 mod snippets;
+#[path = "policy/trial.rs"]
+mod trial;

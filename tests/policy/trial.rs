@@ -1,0 +1,60 @@
+//! Policies that are tried: they end by themselves, or are kept.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use enforcer_tests::netns::Way;
+use enforcer_tests::origin::Workers;
+use nix::sys::signal::Signal;
+
+use crate::site::{Site, add_key, apply, keyed, statuses, v4, with_policy};
+
+const WIDE: &str = "[principal.tenant]\nlimit = \"20/hour\"";
+const NARROW: &str = "[principal.tenant]\nlimit = \"10/hour\"";
+
+#[test]
+fn a_policy_on_trial_ends_by_itself_with_its_daemon_dead_and_no_count_is_lost() -> Result<()> {
+    let site = Site::new(Way::VethNative)?;
+    let _origin = site.serve("plain", Workers::Sync(2))?;
+    let mut enforcer = site.guard(WIDE)?;
+    let key = add_key(&enforcer, "tenant")?;
+    let send = |count| site.flood(v4(1), count, |_| keyed("/", &key));
+    ensure!(send(8)? == statuses([(200, 8)]), "before");
+    let ran = with_policy(&enforcer, &["apply", "--confirm", "5s", "-f"], NARROW)?;
+    ensure!(ran.code == 0, "{}", ran.stderr);
+    let tried = send(5)?;
+    ensure!(tried == statuses([(200, 2), (429, 3)]), "on trial: {tried:?}");
+    enforcer.stop(Signal::SIGKILL)?;
+    ensure!(send(2)? == statuses([(429, 2)]), "it ended with its daemon, not with its time");
+    sleep(Duration::from_secs(5));
+    let after = send(12)?;
+    ensure!(after == statuses([(200, 10), (429, 2)]), "behind its time: {after:?}");
+    enforcer.start()?;
+    let export = enforcer.cli(&["export"])?;
+    ensure!(export.contains("20/hour") && !export.contains("10/hour"), "the store has kept it: {export}");
+    Ok(())
+}
+
+#[test]
+fn a_policy_on_trial_is_kept_or_ended_and_nothing_else_changes_meanwhile() -> Result<()> {
+    let site = Site::new(Way::VethNative)?;
+    let _origin = site.serve("plain", Workers::Sync(2))?;
+    let enforcer = site.guard(WIDE)?;
+    let key = add_key(&enforcer, "tenant")?;
+    let send = |count| site.flood(v4(1), count, |_| keyed("/", &key));
+    for (end, limit) in [("rollback", "20/hour"), ("confirm", "10/hour")] {
+        let ran = with_policy(&enforcer, &["apply", "--confirm", "60s", "-f"], NARROW)?;
+        ensure!(ran.code == 0, "{}", ran.stderr);
+        let ran = enforcer.run(&["limit", "set", "tenant", "1/second"])?;
+        ensure!(ran.code != 0 && ran.stderr.contains("on trial"), "a limit changed: {}", ran.stderr);
+        enforcer.cli(&[end])?;
+        ensure!(enforcer.cli(&["export"])?.contains(limit), "behind {end}: {}", enforcer.cli(&["export"])?);
+    }
+    ensure!(send(12)? == statuses([(200, 10), (429, 2)]), "confirmed");
+    apply(&enforcer, WIDE)?;
+    ensure!(send(12)? == statuses([(200, 10), (429, 2)]), "raised: the count stays");
+    let ran = enforcer.run(&["confirm"])?;
+    ensure!(ran.code != 0 && ran.stderr.contains("no policy is on trial"), "{}", ran.stderr);
+    Ok(())
+}
