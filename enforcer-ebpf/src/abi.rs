@@ -502,10 +502,6 @@ impl Ruleset {
     pub const STRICT_GUESSES: u32 = 1;
     /// Flag: `X-Forwarded-For` of [`map::PROXIES`] is believed.
     pub const FORWARDED: u32 = 2;
-    /// Flag: connections begin with a PROXY protocol header, version 1.
-    pub const PROXY_V1: u32 = 4;
-    /// Flag: likewise, version 2.
-    pub const PROXY_V2: u32 = 8;
 }
 
 /// A segment of a path that leads on from a state.

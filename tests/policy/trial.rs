@@ -37,6 +37,19 @@ fn a_policy_on_trial_ends_by_itself_with_its_daemon_dead_and_no_count_is_lost() 
 }
 
 #[test]
+fn what_no_program_keeps_yet_is_refused_and_not_taken_for_kept() -> Result<()> {
+    let site = Site::new(Way::VethNative)?;
+    let enforcer = site.guard(WIDE)?;
+    for field in ["connections_per_source = 10", "connections_per_principal = 10"] {
+        for command in [&["apply", "-f"][..], &["check"]] {
+            let ran = with_policy(&enforcer, command, &format!("[service]\n{field}"))?;
+            ensure!(ran.code == 2 && ran.stderr.contains("not kept yet"), "{field}: {} {}", ran.code, ran.stderr);
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn a_policy_on_trial_is_kept_or_ended_and_nothing_else_changes_meanwhile() -> Result<()> {
     let site = Site::new(Way::VethNative)?;
     let _origin = site.serve("plain", Workers::Sync(2))?;
