@@ -83,6 +83,9 @@ pub(crate) fn exchange(address: SocketAddr, ports: &Ports, pieces: &[&[u8]], unt
                 if until == Until::Quiet {
                     break Ending::Quiet;
                 }
+                if is_refused_and_goes_on(&received) {
+                    break Ending::Answered;
+                }
                 if begin.elapsed() > PATIENCE {
                     break Ending::Silent;
                 }
@@ -92,6 +95,12 @@ pub(crate) fn exchange(address: SocketAddr, ports: &Ports, pieces: &[&[u8]], unt
         }
     };
     Ok(Outcome { port, answers: answers(&received), ending })
+}
+
+/// Whether the enforcer has refused a request, and left the connection open for others.
+fn is_refused_and_goes_on(received: &[u8]) -> bool {
+    let has = |words: &[u8]| received.windows(words.len()).any(|window| window == words);
+    has(b"Content-Type: application/problem+json\r\n") && has(b"\r\nConnection: keep-alive\r\n")
 }
 
 /// Opens a connection from a port that was not used before.

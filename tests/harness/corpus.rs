@@ -52,16 +52,20 @@ pub struct Case {
 }
 
 impl Case {
-    /// The keys of the requests that may be executed, in order: those up to the first that is refused, by the parser,
-    /// for its key or for its key's limit.
+    /// The keys of the requests that may be executed, in order: those up to the first that is refused by the parser. Behind
+    /// one that is refused for its key or for its key's limit the connection may go on.
     #[must_use]
     pub fn allowed(&self) -> Vec<&'static str> {
         let mut allowed: Vec<&'static str> = Vec::new();
         for expected in &self.expected {
-            let Expected::Keyed(key) = expected else { break };
-            let Some((key, most)) = REGISTERED.into_iter().find(|(known, _)| known == key) else { break };
+            let key = match expected {
+                Expected::Keyed(key) => key,
+                Expected::Unkeyed => continue,
+                _ => break,
+            };
+            let Some((key, most)) = REGISTERED.into_iter().find(|(known, _)| known == key) else { continue };
             if allowed.iter().filter(|earlier| **earlier == key).count() >= most {
-                break;
+                continue;
             }
             allowed.push(key);
         }
