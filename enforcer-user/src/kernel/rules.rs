@@ -212,14 +212,6 @@ impl Kernel {
         found(self.tables.rules.buckets.get(&scope, 0), map::BUCKETS)
     }
 
-    /// What is used by a source.
-    ///
-    /// # Errors
-    /// A failed read.
-    pub fn source_buckets(&self, scope: Scope) -> Result<Option<Buckets>, Error> {
-        found(self.tables.rules.source_buckets.get(&scope, 0), map::SOURCE_BUCKETS)
-    }
-
     /// What limits have refused, or would have, by [`tally`], summed over the CPUs.
     ///
     /// # Errors
@@ -229,14 +221,6 @@ impl Kernel {
         let counts = self.tables.rules.tallies.get(&index, 0).map_err(|error| failed(map::TALLIES, "read", error))?;
         let sum = |place: usize| counts.iter().fold(0, |sum: u64, counts| sum.wrapping_add(counts[place]));
         Ok(std::array::from_fn(sum))
-    }
-
-    /// Until when what is on trial holds, in ns of CLOCK_BOOTTIME; 0 if nothing is.
-    ///
-    /// # Errors
-    /// A failed read.
-    pub fn trial(&self) -> Result<u64, Error> {
-        self.tables.rules.trial.get(&0, 0).map_err(|error| failed(map::TRIAL, "read", error))
     }
 
     /// Lets what is on trial hold until then: of all of it at once, by one word.
