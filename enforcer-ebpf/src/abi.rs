@@ -3,8 +3,8 @@
 //! [`ABI`] names the directory of the pins; any change of a type here must change it. All values are multiples of
 //! eight bytes without padding, so that no uninitialised byte reaches a map.
 
-/// Number of this layout; part of the pin directory's name (`v4`).
-pub const ABI: u32 = 4;
+/// Number of this layout; part of the pin directory's name (`v5`).
+pub const ABI: u32 = 5;
 
 /// Names of the maps, with who writes and who reads each.
 pub mod map {
@@ -77,6 +77,8 @@ pub mod map {
     pub const SCRATCH: &str = "SCRATCH";
     /// `PerCpuArray<answer::Sheet>`: the answer that is being written. Kernel only.
     pub const SHEET: &str = "SHEET";
+    /// `Array<Turn>`, one entry: whose turn it is in measurements. Never pinned. Bench → kernel.
+    pub const TURN: &str = "TURN";
 
     /// The maps that outlive the daemon.
     pub const PINNED: &[&str] = &[
@@ -168,7 +170,7 @@ pub const EXEMPTIONS: u32 = 64;
 /// Entries of [`map::CLIENTS`].
 pub const CLIENTS: u32 = 65_536;
 /// Default entries of [`map::BUCKETS`].
-pub const BUCKETS: u32 = 65_536;
+pub const BUCKETS: u32 = 131_072;
 /// Default entries of [`map::SOURCE_BUCKETS`].
 pub const SOURCE_BUCKETS: u32 = 65_536;
 /// Entries of [`map::SIGHTINGS`].
@@ -360,14 +362,17 @@ pub struct Buckets {
     pub candidate: [Bucket; LIMITS],
 }
 
-/// All that the kernel keeps about a principal.
+/// All that the kernel keeps about a principal, what most requests touch first: of many principals each is met with its
+/// entry in no cache, and a line is 64 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Meter {
-    /// What is used of its limits.
-    pub buckets: Buckets,
     /// Requests passed.
     pub allowed: u64,
+    /// When a request of it was passed last, CLOCK_BOOTTIME in ns.
+    pub seen: u64,
+    /// What is used of its limits.
+    pub buckets: Buckets,
     /// Requests refused over a limit.
     pub limited: u64,
     /// Requests refused because the key was disabled or outside its validity.
@@ -377,8 +382,8 @@ pub struct Meter {
     pub would_refuse: u64,
     /// Requests that the candidate of its policy would have refused.
     pub candidate: u64,
-    /// When a request of it was passed last, CLOCK_BOOTTIME in ns.
-    pub seen: u64,
+    /// 0: four lines in all.
+    pub reserved: [u64; 2],
 }
 
 /// Whose buckets.
@@ -603,6 +608,35 @@ impl Share {
     }
 }
 
+/// Keys that take turns in one packet, for measurements: who runs a program many times on the same bytes would measure one
+/// key only, all of whose entries lie in the nearest cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Turn {
+    /// Where in the frame the key's eight last bytes lie.
+    pub at: u64,
+    /// How many keys there are, at least 1.
+    pub keys: u64,
+    /// How far on the next one is, modulo `keys`: prime to it, so that each has its turn.
+    pub stride: u64,
+    /// The one whose turn it is.
+    pub number: u64,
+    /// Its eight bytes: [`Turn::letters`].
+    pub letters: u64,
+}
+
+impl Turn {
+    /// The eight bytes, in memory's order, that tell a key by its number: letters from `a` to `p`.
+    #[must_use]
+    #[inline(always)]
+    pub const fn letters(number: u64) -> u64 {
+        let halves = (number | (number << 16)) & 0x0000_ffff_0000_ffff;
+        let bytes = (halves | (halves << 8)) & 0x00ff_00ff_00ff_00ff;
+        let digits = (bytes | (bytes << 4)) & 0x0f0f_0f0f_0f0f_0f0f;
+        digits + u64::from_ne_bytes([b'a'; 8])
+    }
+}
+
 /// A guarded service. Each field is valid by itself, so an update needs no atomicity over them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
@@ -800,7 +834,7 @@ const _: () = {
     assert!(size_of::<Policy>() == 224);
     assert!(size_of::<Bucket>() == 24);
     assert!(size_of::<Buckets>() == 192);
-    assert!(size_of::<Meter>() == 240);
+    assert!(size_of::<Meter>() == 256);
     assert!(size_of::<Scope>() == 24);
     assert!(size_of::<Sighting>() == 48);
     assert!(size_of::<Ruleset>() == 128);

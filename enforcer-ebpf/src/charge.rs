@@ -75,6 +75,8 @@ pub struct Charge {
     /// Claim, whether its candidate, limit; see [`Charge::place`].
     index: u64,
     tries: u64,
+    /// Whether the limit under way is its policy's last. Not on the stack, which has no room.
+    is_last: u64,
     /// The index that refused, or [`NONE`].
     refused: u64,
     /// Two bits for each claim: whether it observes, and whether it has a candidate.
@@ -106,6 +108,7 @@ impl Default for Charge {
             stage: TEST,
             index: 0,
             tries: 0,
+            is_last: 0,
             refused: NONE,
             shadows: 0,
             would_refuse: 0,
@@ -218,15 +221,13 @@ impl Charge {
         let limit = &policy.limits[opaque(number as u32) as usize & (LIMITS - 1)];
         self.now.enter(limit, cells);
         let len = if policy.len > LIMITS as u32 { LIMITS as u32 } else { policy.len };
+        self.is_last = u64::from(number as u32 + 1 >= len);
         let is_shadow = self.stage >= SHADOW_TEST;
         // A policy that observes is met among the shadows.
         let is_over = number as u32 >= len || (!is_shadow && policy.flags & Policy::OBSERVE != 0);
         match self.stage {
             TEST | CHARGE if is_over => self.next_claim(),
-            TEST if would_pass(cells, limit, &self.now, self.cost) => {
-                self.index += 1;
-                self.settle_end()
-            }
+            TEST if would_pass(cells, limit, &self.now, self.cost) => self.next_limit(),
             TEST => {
                 self.refused = self.index;
                 false
@@ -235,8 +236,7 @@ impl Charge {
                 Outcome::Charged(token) => {
                     self.tokens[(claim * LIMITS + number) & (CLAIMS * LIMITS - 1)] = token;
                     self.tries = 0;
-                    self.index += 1;
-                    self.settle_end()
+                    self.next_limit()
                 }
                 Outcome::Raced if self.tries < u64::from(ATTEMPTS) => {
                     self.tries += 1;
@@ -316,20 +316,20 @@ impl Charge {
         }
     }
 
-    /// Goes on behind the claim of this place.
+    /// Goes on behind the limit of this place.
+    #[inline(always)]
+    fn next_limit(&mut self) -> bool {
+        if self.is_last != 0 {
+            return self.next_claim();
+        }
+        self.index += 1;
+        true
+    }
+
+    /// Goes on behind the claim of this place, and sees whether the stage is over.
     #[inline(always)]
     fn next_claim(&mut self) -> bool {
         self.index = (self.index / PLACES + 1) * PLACES;
-        self.settle_end()
-    }
-
-    /// Sees whether the stage is over, once a place is done.
-    #[inline(always)]
-    fn settle_end(&mut self) -> bool {
-        if self.index & LIMITS as u64 != 0 {
-            // Behind a claim's last limit.
-            self.index = (self.index / PLACES + 1) * PLACES;
-        }
         if self.index < self.len * PLACES {
             return true;
         }

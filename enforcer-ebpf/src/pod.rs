@@ -6,7 +6,7 @@ use aya::Pod;
 
 use crate::abi::{
     Answer, Buckets, Client, Edge, Key, KeyTag, Leaf, Meter, Policy, Rule, Ruleset, Scope, Service, Sighting,
-    SocketOffsets, State,
+    SocketOffsets, State, Turn,
 };
 use crate::flow::Set;
 use crate::source::{Record, Source};
@@ -33,6 +33,8 @@ unsafe impl Pod for Leaf {}
 unsafe impl Pod for Rule {}
 // SAFETY: as above.
 unsafe impl Pod for Client {}
+// SAFETY: as above.
+unsafe impl Pod for Turn {}
 // SAFETY: as above.
 unsafe impl Pod for Sighting {}
 // SAFETY: as above.

@@ -52,7 +52,7 @@ pub(crate) struct Case {
 const SHORT: &str = "GET / HTTP/1.1\r\n{key}\r\n\r\n";
 
 /// What Python requests sends.
-const CLIENT: &str = "GET /api HTTP/1.1\r\nHost: 127.0.0.1:8000\r\nUser-Agent: python-requests/2.34.2\r\n\
+pub(crate) const CLIENT: &str = "GET /api HTTP/1.1\r\nHost: 127.0.0.1:8000\r\nUser-Agent: python-requests/2.34.2\r\n\
                       Accept-Encoding: gzip, deflate\r\nAccept: */*\r\nConnection: keep-alive\r\n{key}\r\n\r\n";
 
 /// What a browser sends.

@@ -6,18 +6,29 @@
 mod case;
 mod program;
 mod report;
+mod scale;
 
-use std::{fs, net::Ipv4Addr, path::PathBuf, process::ExitCode};
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
 
-use enforcer_tests::{netns::Namespace, peer::Listener};
+use enforcer_tests::{
+    netns::Namespace,
+    page,
+    peer::{Listener, Peer},
+};
 
 use crate::{
     case::{Case, PORT},
     program::Judge,
     report::Report,
+    scale::Course,
 };
 
 /// Measure nanoseconds per decision.
@@ -34,6 +45,9 @@ struct Options {
     /// Where to write the figures as JSON.
     #[arg(long)]
     json: PathBuf,
+    /// Where to renew the table by the size of the policy: a page of the documentation.
+    #[arg(long)]
+    page: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -51,16 +65,19 @@ fn run(options: &Options) -> Result<()> {
     Namespace::new()?.run(|| {
         let server = (Ipv4Addr::LOCALHOST, PORT).into();
         let listener = Listener::new(server, false)?;
-        measure(options, &Case::all(&listener.connect()?, server))
+        let connection = listener.connect()?;
+        measure(options, &connection, server)
     })
 }
 
-fn measure(options: &Options, cases: &[Case]) -> Result<()> {
+fn measure(options: &Options, connection: &Peer, server: SocketAddr) -> Result<()> {
+    let cases = &Case::all(connection, server);
     let object = fs::read(&options.object).with_context(|| format!("cannot read {}", options.object.display()))?;
     let mut judge = Judge::load(&object)?;
     for case in cases {
         judge.check(case)?;
     }
+    let mut course = Course::new(&mut judge, connection, server)?;
     let mut bare = Vec::new();
     let mut figures = vec![Vec::new(); cases.len()];
     for _ in 0..options.rounds {
@@ -68,9 +85,14 @@ fn measure(options: &Options, cases: &[Case]) -> Result<()> {
         for (case, figures) in cases.iter().zip(&mut figures) {
             figures.push(judge.time(case, options.repeat)?);
         }
+        course.round(&mut judge, options.repeat)?;
+        judge.resize(1, false)?;
     }
-    let report = Report::new(options.rounds, options.repeat, &bare, cases.iter().zip(&figures))?;
+    let report = Report::new(options.rounds, options.repeat, &bare, cases.iter().zip(&figures), course.end()?)?;
     fs::write(&options.json, report.to_json()?).with_context(|| format!("cannot write {}", options.json.display()))?;
+    if let Some(page) = &options.page {
+        page::renew_table(page, &report.by_size())?;
+    }
     print!("{report}");
     println!("\nThe figures are in {}.", options.json.display());
     Ok(())

@@ -7,20 +7,38 @@ use aya::{
     programs::{TestRun as _, TestRunOptions, Xdp},
 };
 use enforcer_ebpf::{
-    abi::{self, Algorithm, Key, LIMITS, Limit, Policy, Principal, Service, global, map},
+    abi::{
+        self, Edge, Key, LIMITS, Leaf, METHODS, Per, Policy, Principal, Rule, Ruleset, Service, State, Turn, global,
+        map, scope,
+    },
     key,
-    limit::{MAX_COUNT, TICK_NS},
+    limit::MAX_COUNT,
+    verdict::Count,
 };
 
-use enforcer_tests::kernel;
+use enforcer_tests::{bucket::sliding, kernel, tables};
 
-use crate::case::{Case, KEY, PORT, SPENT_KEY, Way};
+use crate::{
+    case::{Case, KEY, PORT, SPENT_KEY, Way},
+    scale,
+};
 
 /// Drops, and does nothing else.
 const BARE: &str = "bench_drop";
 
 const SECRET: [u64; 2] = [0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908];
-const DAY: u64 = 24 * 3600 * 1_000_000_000 / TICK_NS;
+const HOUR: u64 = 3600 * 1_000_000_000;
+const DAY: u64 = 24 * HOUR;
+/// Windows of the limits of many; they have as many as are asked for.
+const WINDOWS: [u64; LIMITS] = [HOUR, DAY, 7 * DAY, 30 * DAY];
+/// Policy slots of what is measured by [`scale`], and the first of its principals.
+const MANY: u32 = 3;
+const OF_ROUTE: u32 = 4;
+const FIRST: u32 = 16;
+/// Routes, of which [`case`](crate::case) requests the first.
+const ROUTES: u32 = 100;
+/// The slot of its rules.
+const ROUTED: u32 = 1;
 
 /// The programs.
 pub(crate) struct Judge {
@@ -40,7 +58,8 @@ impl Judge {
             .verifier_log_level(VerifierLogLevel::STATS)
             .load(object)
             .context("cannot create the maps")?;
-        for name in [Way::Decision.program(), Way::First.program(), Way::Later.program(), BARE] {
+        let ways = [Way::Decision, Way::First, Way::Later].map(Way::program);
+        for name in ways.into_iter().chain(scale::PROGRAMS).chain([BARE]) {
             program_mut(&mut object, name)?.load().with_context(|| format!("cannot load {name}"))?;
         }
         let mut judge = Self { object };
@@ -58,16 +77,57 @@ impl Judge {
 
     /// A principal with one key and a sliding limit of `count` a day.
     fn register(&mut self, index: u32, value: &str, count: u32) -> Result<()> {
-        let limit = Limit { algorithm: Algorithm::Sliding as u32, count, window: DAY, ..Limit::default() };
-        let mut limits = [Limit::default(); LIMITS];
-        limits[0] = limit;
-        self.array::<Policy>(map::POLICIES)?.set(index, Policy { limits, len: 1, ..Policy::UNLIMITED }, 0)?;
-        self.array::<u64>(map::PRINCIPALS)?.set(index, Principal { policy: index, trial: 0 }.to_word(), 0)?;
+        self.array::<Policy>(map::POLICIES)?.set(index, tables::policy(&[sliding(count, DAY)]), 0)?;
+        self.principal(index, value, index)
+    }
+
+    /// A principal with one key, under the policy in a slot.
+    fn principal(&mut self, index: u32, value: &str, policy: u32) -> Result<()> {
+        self.array::<u64>(map::PRINCIPALS)?.set(index, Principal { policy, trial: 0 }.to_word(), 0)?;
         let key = Key { principal: index, flags: 0, not_before: 0, expires: u64::MAX, policy: 0, reserved: 0 };
         let keys = self.object.map_mut(map::KEYS).context("the object has no map KEYS")?;
         let mut keys: HashMap<&mut MapData, abi::KeyTag, Key> = keys.try_into()?;
         keys.insert(key::tag(SECRET, value.as_bytes()), key, 0)?;
         Ok(())
+    }
+
+    /// Principals of one plan, with a key each, and a hundred routes, each with a limit of its own for each principal.
+    pub(crate) fn register_many(&mut self, keys: u32) -> Result<()> {
+        for number in 0..keys {
+            self.principal(FIRST + number, &scale::key(number), MANY)?;
+        }
+        self.array::<Policy>(map::POLICIES)?.set(OF_ROUTE, tables::policy(&[sliding(MAX_COUNT, HOUR)]), 0)?;
+        let first = State { other: 0, leaf: 0 };
+        self.array::<State>(map::STATES)?.set(1, first, 0)?;
+        for route in 1..=ROUTES {
+            let segment = if route == 1 { "api".to_owned() } else { format!("api{route}") };
+            let abi::KeyTag(segment) = key::tag(SECRET, segment.as_bytes());
+            let routes = self.object.map_mut(map::ROUTES).context("the object has no map ROUTES")?;
+            let mut routes: HashMap<&mut MapData, Edge, u64> = routes.try_into()?;
+            routes.insert(Edge { state: 1, segment }, u64::from(1 + route), 0)?;
+            let scope = scope::ROUTES as u32 + route;
+            let rule = Rule { scope, policy: OF_ROUTE, per: Per::Principal as u32, cost: 1, ..Rule::default() };
+            self.array::<Rule>(map::RULES)?.set(route, rule, 0)?;
+            self.array::<Leaf>(map::LEAVES)?.set(route, Leaf { rules: [route; METHODS] }, 0)?;
+            // All beneath it is the same route.
+            self.array::<State>(map::STATES)?.set(1 + route, State { other: 1 + route, leaf: route }, 0)?;
+        }
+        self.array::<Ruleset>(map::RULESETS)?.set(ROUTED, Ruleset { routes: 1, ..Ruleset::default() }, 0)?;
+        Ok(())
+    }
+
+    /// Gives each of the many so many limits, of [`LIMITS`] at most, and puts the service under the routes, or under none.
+    pub(crate) fn resize(&mut self, limits: usize, routes: bool) -> Result<()> {
+        let limits: Vec<_> = WINDOWS.iter().take(limits).map(|&window| sliding(MAX_COUNT, window)).collect();
+        self.array::<Policy>(map::POLICIES)?.set(MANY, tables::policy(&limits), 0)?;
+        let service = Service { rules: if routes { ROUTED } else { 0 }, ..Service::DEFAULT };
+        self.array::<Service>(map::SERVICES)?.set(0, service, 0)?;
+        Ok(())
+    }
+
+    /// Says whose turn it is.
+    pub(crate) fn set_turn(&mut self, turn: Turn) -> Result<()> {
+        Ok(self.array::<Turn>(map::TURN)?.set(0, turn, 0)?)
     }
 
     /// Runs a case twice, and makes sure that the second time is judged as the case says.
@@ -76,10 +136,10 @@ impl Judge {
     /// It is judged otherwise.
     pub(crate) fn check(&mut self, case: &Case) -> Result<()> {
         // The first request of a principal opens its window, and uses up a limit of one.
-        self.run(case.way.program(), case, 1)?;
-        let before = self.total(case)?;
-        self.run(case.way.program(), case, 1)?;
-        let counted = self.total(case)? - before;
+        self.run(case.way.program(), &case.frame, 1)?;
+        let before = self.total(case.count)?;
+        self.run(case.way.program(), &case.frame, 1)?;
+        let counted = self.total(case.count)? - before;
         ensure!(
             counted == 1,
             "a head of {} bytes was not counted as {}: this program and the object are of different versions",
@@ -89,10 +149,14 @@ impl Judge {
         Ok(())
     }
 
-    fn total(&self, case: &Case) -> Result<u64> {
+    /// How often this was counted.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub(crate) fn total(&self, count: Count) -> Result<u64> {
         let totals = self.object.map(map::TOTALS).context("the object has no map TOTALS")?;
         let totals: PerCpuArray<&MapData, u64> = totals.try_into()?;
-        Ok(totals.get(&case.count.index(), 0)?.iter().sum())
+        Ok(totals.get(&count.index(), 0)?.iter().sum())
     }
 
     /// The mean of `repeat` judgements in ns.
@@ -100,7 +164,7 @@ impl Judge {
     /// # Errors
     /// The kernel does not run the program.
     pub(crate) fn time(&self, case: &Case, repeat: u32) -> Result<u64> {
-        self.run(case.way.program(), case, repeat)
+        self.run(case.way.program(), &case.frame, repeat)
     }
 
     /// The mean of `repeat` runs of the bare program in ns.
@@ -108,13 +172,17 @@ impl Judge {
     /// # Errors
     /// The kernel does not run the program.
     pub(crate) fn time_bare(&self, case: &Case, repeat: u32) -> Result<u64> {
-        self.run(BARE, case, repeat)
+        self.run(BARE, &case.frame, repeat)
     }
 
-    fn run(&self, name: &str, case: &Case, repeat: u32) -> Result<u64> {
+    /// The mean of `repeat` runs of a program on a frame in ns.
+    ///
+    /// # Errors
+    /// The kernel does not run it.
+    pub(crate) fn run(&self, name: &str, frame: &[u8], repeat: u32) -> Result<u64> {
         let program = self.object.program(name).with_context(|| format!("the object has no program {name}"))?;
         let program: &Xdp = program.try_into()?;
-        let options = TestRunOptions { data_in: Some(&case.frame), repeat, ..TestRunOptions::default() };
+        let options = TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::default() };
         let result = program.test_run(options).with_context(|| format!("cannot run {name}"))?;
         u64::try_from(result.duration.as_nanos()).context("a run took centuries")
     }

@@ -7,6 +7,7 @@ use enforcer_tests::machine;
 use serde::Serialize;
 
 use crate::case::{Case, Way};
+use crate::scale::Scale;
 
 /// The budget of a decision, DESIGN: ns for each byte of the head …
 const BUDGET_PER_BYTE: f64 = 0.4;
@@ -32,13 +33,17 @@ pub(crate) struct Report {
     decisions: Vec<Decision>,
     /// What the connection adds to an allowed decision: the table's entry and the socket's look-up.
     segments: Vec<Segment>,
+    /// By the size of the policy.
+    scale: Scale,
 }
 
 /// One measured thing: of the rounds' means, in ns.
 #[derive(Serialize)]
-struct Figure {
-    median_ns: u64,
-    least_ns: u64,
+pub(crate) struct Figure {
+    /// The one in the middle.
+    pub(crate) median_ns: u64,
+    /// The least.
+    pub(crate) least_ns: u64,
 }
 
 #[derive(Serialize)]
@@ -75,6 +80,7 @@ impl Report {
         repeat: u32,
         bare: &[u64],
         cases: impl Iterator<Item = (&'a Case, &'a Vec<u64>)>,
+        scale: Scale,
     ) -> Result<Self> {
         let cases: Vec<_> = cases.collect();
         let decision = |&(case, figures): &(&Case, &Vec<u64>)| -> Result<Decision> {
@@ -107,7 +113,17 @@ impl Report {
             bare_drop: Figure::of(bare)?,
             decisions,
             segments,
+            scale,
         })
+    }
+
+    /// The table by the size of the policy, for the documentation.
+    pub(crate) fn by_size(&self) -> String {
+        let Self { kernel, processor, date, rounds, scale, .. } = self;
+        let table = scale.table();
+        format!(
+            "`cargo xtask bench --docs`: Linux {kernel}, {processor}, {date}; the least of {rounds} rounds.\n\n{table}"
+        )
     }
 
     /// The figures as JSON.
@@ -120,7 +136,11 @@ impl Report {
 }
 
 impl Figure {
-    fn of(figures: &[u64]) -> Result<Self> {
+    /// Of the rounds' means.
+    ///
+    /// # Errors
+    /// There was no round.
+    pub(crate) fn of(figures: &[u64]) -> Result<Self> {
         let mut sorted = figures.to_vec();
         sorted.sort_unstable();
         let median_ns = *sorted.get(sorted.len() / 2).context("nothing was measured")?;
@@ -130,8 +150,19 @@ impl Figure {
 
 impl fmt::Display for Report {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { schema: _, date, command: _, kernel, processor, rounds, repeat, bare_drop, decisions, segments } =
-            self;
+        let Self {
+            schema: _,
+            date,
+            command: _,
+            kernel,
+            processor,
+            rounds,
+            repeat,
+            bare_drop,
+            decisions,
+            segments,
+            scale,
+        } = self;
         writeln!(formatter, "Linux {kernel}, {processor}, {date}")?;
         writeln!(
             formatter,
@@ -164,7 +195,7 @@ impl fmt::Display for Report {
                 "{head_bytes:>10}  {name:<10} {median_ns:>7} {least_ns:>7} {added_ns:>+7} {budget_ns:>9}"
             )?;
         }
-        Ok(())
+        write!(formatter, "\n{}", scale.table())
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result};
+use enforcer_tests::page;
 
 use crate::{
     kind::{Flood, Kind, Reuse},
@@ -13,8 +14,6 @@ use crate::{
 
 /// The page.
 const PAGE: &str = "flood.md";
-/// What stands before and after the table in it.
-const MARKS: [&str; 2] = ["<!-- table: begin -->\n", "<!-- table: end -->\n"];
 
 /// Draws the plots into `folder`.
 ///
@@ -34,17 +33,7 @@ pub(crate) fn write_plots(report: &Report, folder: &Path) -> Result<()> {
 /// The page cannot be read or written, or has no place for the table.
 pub(crate) fn renew(report: &Report, docs: &Path) -> Result<()> {
     write_plots(report, docs)?;
-    let path = docs.join(PAGE);
-    let page = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let page = with_table(&page, &report.to_string())?;
-    fs::write(&path, page).with_context(|| format!("cannot write {}", path.display()))
-}
-
-fn with_table(page: &str, table: &str) -> Result<String> {
-    let [begin, end] = MARKS;
-    let (before, rest) = page.split_once(begin).context("the page has no mark where the table begins")?;
-    let (_, after) = rest.split_once(end).context("the page has no mark where the table ends")?;
-    Ok(format!("{before}{begin}\n{table}\n{end}{after}"))
+    page::renew_table(&docs.join(PAGE), &report.to_string())
 }
 
 /// What a refusal costs, of the peers that refuse, with the fewest connections.
@@ -105,17 +94,4 @@ fn connections(report: &Report) -> Vec<u32> {
     connections.sort_unstable();
     connections.dedup();
     connections
-}
-
-#[cfg(test)]
-mod tests {
-    use super::with_table;
-
-    #[test]
-    fn a_table_takes_the_last_ones_place() {
-        let page = "a\n<!-- table: begin -->\nold\n<!-- table: end -->\nb\n";
-        let renewed = with_table(page, "new\n").expect("a page with marks");
-        assert_eq!(renewed, "a\n<!-- table: begin -->\n\nnew\n\n<!-- table: end -->\nb\n");
-        assert!(with_table("no marks", "new").is_err());
-    }
 }

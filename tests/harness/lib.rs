@@ -15,6 +15,7 @@ pub mod netns;
 pub mod origin;
 pub mod other_parser;
 pub mod packet;
+pub mod page;
 pub mod passage;
 pub mod peer;
 pub mod process;

@@ -4,11 +4,12 @@
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
+use enforcer_ebpf::abi::Turn;
 use enforcer_ebpf::flow::{self, Flow, Set, stage};
 use enforcer_ebpf::judge::{self, Fate, Piece, Scratch, World};
 use enforcer_ebpf::wire;
 
-use crate::packet::XdpPacket;
+use crate::packet::{Packet as _, XdpPacket};
 use crate::world::Kernel;
 use crate::{begin, maps, packet, passes};
 
@@ -17,7 +18,11 @@ use crate::{begin, maps, packet, passes};
 #[xdp(frags)]
 #[inline(always)] // the wrapper's frame counts on the stack
 pub(crate) fn bench_judge(ctx: XdpContext) -> u32 {
-    let packet = XdpPacket(ctx.ctx);
+    judge_alone(XdpPacket(ctx.ctx))
+}
+
+#[inline(always)]
+fn judge_alone(packet: XdpPacket) -> u32 {
     let Some((scratch, frame)) = begin(packet) else { return XDP_PASS };
     let kernel = Kernel::new(packet);
     if wire::parse(&scratch.desk.head, frame, &mut scratch.segment).is_err() {
@@ -66,6 +71,46 @@ pub(crate) fn bench_later(ctx: XdpContext) -> u32 {
         return XDP_DROP;
     }
     if passes(&ctx, packet) { XDP_PASS } else { XDP_DROP }
+}
+
+/// The decision alone, as by [`bench_judge`], on the next key's request. Never attached.
+#[xdp(frags)]
+#[inline(always)] // the wrapper's frame counts on the stack
+pub(crate) fn bench_judge_next(ctx: XdpContext) -> u32 {
+    let packet = XdpPacket(ctx.ctx);
+    if take_turn(packet) { judge_alone(packet) } else { XDP_DROP }
+}
+
+/// The whole way, as by [`bench_later`], of the next key's request. Never attached.
+#[xdp(frags)]
+#[inline(always)] // the wrapper's frame counts on the stack
+pub(crate) fn bench_later_next(ctx: XdpContext) -> u32 {
+    let packet = XdpPacket(ctx.ctx);
+    if !take_turn(packet) || !with_flow(packet, |set, way| set.flow(way).go_back()) {
+        return XDP_DROP;
+    }
+    if passes(&ctx, packet) { XDP_PASS } else { XDP_DROP }
+}
+
+/// Makes the request the next key's, and no more: what that costs the two above. Never attached.
+#[xdp(frags)]
+#[inline(always)] // the wrapper's frame counts on the stack
+pub(crate) fn bench_next(ctx: XdpContext) -> u32 {
+    take_turn(XdpPacket(ctx.ctx));
+    XDP_DROP
+}
+
+/// Writes the next key into the packet; `false` if it has no place for one.
+#[inline(never)]
+fn take_turn(packet: XdpPacket) -> bool {
+    let Some(turn) = maps::TURN.get_ptr_mut(0) else { return false };
+    // SAFETY: a map's value, which nobody else uses: programs are measured one at a time.
+    let turn = unsafe { &mut *turn };
+    let number = turn.number + turn.stride;
+    turn.number = if number >= turn.keys { number - turn.keys } else { number };
+    turn.letters = Turn::letters(turn.number);
+    // SAFETY: the word has eight bytes.
+    unsafe { packet.store::<8>(turn.at as u32, (&raw mut turn.letters).cast(), 8) }
 }
 
 /// Does something to the entry of the packet's connection, if it has one; `false` if the packet cannot be read. A function of

@@ -6,7 +6,7 @@ use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use aya_ebpf::macros::btf_map;
 use enforcer_ebpf::abi::{
     self, Answer, Buckets, Client, Edge, Key, KeyTag, Leaf, Meter, Policy, Rule, Ruleset, Scope, Service, Sighting,
-    SocketOffsets, State, tally,
+    SocketOffsets, State, Turn, tally,
 };
 use enforcer_ebpf::answer::Sheet;
 use enforcer_ebpf::flow::{Flow, Handshake, Mark, Place, Set};
@@ -80,6 +80,8 @@ static SHEET: PerCpuArray<Sheet, 1> = PerCpuArray::new();
 static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 #[btf_map]
 static BENCH: PerCpuArray<Flow, 1> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static TURN: Array<Turn, 1> = Array::new();
 
 #[unsafe(no_mangle)]
 pub(crate) static KEY_SECRET: Global<[u64; 2]> = Global::new([0; 2]);

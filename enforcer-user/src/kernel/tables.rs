@@ -5,6 +5,7 @@
 
 use std::{
     array,
+    mem::offset_of,
     os::fd::AsFd as _,
     sync::{
         Arc,
@@ -31,8 +32,9 @@ use super::{
     sources::Sources,
 };
 
-/// Words of a meter, and of the buckets that it begins with.
+/// Words of a meter, of its buckets, and before them.
 const METER: usize = words::<Meter>();
+const BEFORE: usize = offset_of!(Meter, buckets) / size_of::<u64>();
 const BUCKETS: usize = words::<Buckets>();
 
 // include/uapi/linux/bpf.h
@@ -305,20 +307,21 @@ impl Kernel {
         let words = self.meter_words(index)?;
         let word = |position: usize| words[position].load(Relaxed);
         let bucket = |number: usize| Bucket {
-            window: word(3 * number),
-            counts: word(3 * number + 1),
-            arrival: word(3 * number + 2),
+            window: word(BEFORE + 3 * number),
+            counts: word(BEFORE + 3 * number + 1),
+            arrival: word(BEFORE + 3 * number + 2),
         };
         let candidate = |number: usize| bucket(abi::LIMITS + number);
-        let behind = |number: usize| word(BUCKETS + number);
+        let behind = |number: usize| word(BEFORE + BUCKETS + number);
         Ok(Meter {
+            allowed: word(0),
+            seen: word(1),
             buckets: Buckets { limits: array::from_fn(bucket), candidate: array::from_fn(candidate) },
-            allowed: behind(0),
-            limited: behind(1),
-            denied: behind(2),
-            would_refuse: behind(3),
-            candidate: behind(4),
-            seen: behind(5),
+            limited: behind(0),
+            denied: behind(1),
+            would_refuse: behind(2),
+            candidate: behind(3),
+            reserved: [0; 2],
         })
     }
 

@@ -24,6 +24,9 @@ pub(super) struct Options {
     /// Runs of the program in a round of a case.
     #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     repeat: u32,
+    /// Also renew the table in docs/.
+    #[arg(long)]
+    docs: bool,
 }
 
 /// Builds the measuring program, and runs it as root.
@@ -43,5 +46,8 @@ pub(super) fn run(options: &Options) -> Result<()> {
         .arg(format!("--rounds={}", options.rounds))
         .arg(format!("--repeat={}", options.repeat));
     command.arg(format!("--json={}", folder.join("decision.json").display()));
+    if options.docs {
+        command.arg(format!("--page={}", workspace.root().join("docs/bench.md").display()));
+    }
     process::run(&mut command)
 }
