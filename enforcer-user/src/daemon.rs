@@ -34,7 +34,7 @@ mod trial;
 use std::future::Future;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio::net::{TcpListener, UnixStream};
@@ -159,7 +159,11 @@ pub async fn run(settings: Settings, log: bool, shutdown: impl Future<Output = (
     let now = Timestamp::now();
     let policy::Held { policy, terms, book } =
         Registry::load(&store, secret, now).map_err(|error| Error::Policy(error.to_string()))?;
-    let mut tables = Tables::reconcile(kernel, &terms, &store.keys()?, &Clocks::at(now))?;
+    let keys = store.keys()?;
+    let began = Instant::now();
+    let mut tables = Tables::reconcile(kernel, &terms, &keys, &Clocks::at(now))?;
+    let (keys, principals, time) = (keys.len(), terms.len(), began.elapsed().as_millis());
+    tracing::info!("brought the maps to {keys} keys and {principals} principals in {time} ms");
     let answers = tables.kernel_mut().set_answers(0, &settings.answers.compile()?)?;
     let clock = tables.kernel().clock();
     clock.set();

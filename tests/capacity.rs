@@ -1,0 +1,122 @@
+//! A policy of a hundred thousand keys, each of a principal with a limit of its own: how long it takes to be loaded, and how
+//! much memory all maps have.
+
+use std::fmt::Write as _;
+use std::ops::Range;
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use aya::maps::MapData;
+use enforcer_tests::client::{Ending, exchange, get};
+use enforcer_tests::enforcer::Enforcer;
+use enforcer_tests::netns::{Link, Way};
+use enforcer_tests::origin::{Origin, Workers};
+use nix::sys::signal::Signal;
+
+const PORT: u16 = 8000;
+const KEYS: u32 = 100_000;
+/// The most that all maps may have in bytes.
+const MEMORY: u64 = 256 << 20;
+
+fn key(number: u32) -> String {
+    format!("capacity-key-{number:06}")
+}
+
+/// What a start came to.
+struct Start {
+    /// Processor time of the daemon until it answers: what else the machine does adds nothing.
+    processor: Duration,
+    /// How long the maps took to be filled, by its own word.
+    filling: Duration,
+}
+
+/// Starts a daemon whose maps are empty.
+fn start(enforcer: &mut Enforcer<'_>) -> Result<Start> {
+    enforcer.stop(Signal::SIGTERM)?;
+    enforcer.cli(&["detach"])?;
+    enforcer.start()?;
+    let about = std::fs::read_to_string(format!("/proc/{}/stat", enforcer.daemon()?.id()))?;
+    // Behind the name, of which anything may be a part: utime and stime are the 14th and the 15th field, proc(5).
+    let fields: Vec<&str> = about.rsplit(") ").next().unwrap_or_default().split(' ').collect();
+    let ticks: u64 =
+        fields.get(11..13).context("no times")?.iter().map(|ticks| ticks.parse::<u64>()).sum::<Result<_, _>>()?;
+    let log = enforcer.log()?;
+    let line =
+        log.lines().rev().find(|line| line.contains("brought the maps to")).context("it does not say how long")?;
+    let filling = line.split(" in ").nth(1).and_then(|rest| rest.split(' ').next()).context("another line")?;
+    Ok(Start { processor: Duration::from_millis(10 * ticks), filling: Duration::from_millis(filling.parse()?) })
+}
+
+/// Imports keys, each of a principal of its own with a limit of its own, so that none share a slot.
+fn import(enforcer: &Enforcer<'_>, numbers: Range<u32>) -> Result<()> {
+    let mut lines = String::new();
+    for number in numbers {
+        writeln!(lines, "tenant-{number},{},{}/hour", key(number), number + 1)?;
+    }
+    let ran = enforcer.run_with_input(&["key", "import", "-"], &lines)?;
+    ensure!(ran.code == 0, "{}", ran.stderr);
+    Ok(())
+}
+
+/// Bytes that the kernel has for all maps that outlive the daemon, by its own word.
+fn memory(enforcer: &Enforcer<'_>) -> Result<Vec<(u64, String)>> {
+    let mut all = Vec::new();
+    for path in enforcer.pinned()? {
+        let Ok(map) = MapData::from_pin(&path) else { continue };
+        let about = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd()))?;
+        // Programs and links are pinned too, and taken for maps.
+        if !about.contains("map_type:") {
+            continue;
+        }
+        let bytes = about.lines().find_map(|line| line.strip_prefix("memlock:")).context("no memlock")?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        all.push((bytes.trim().parse()?, name));
+    }
+    all.sort_unstable();
+    Ok(all)
+}
+
+#[test]
+fn a_hundred_thousand_keys_take_ten_times_as_long_as_a_tenth_of_them_and_256_mib_at_most() -> Result<()> {
+    let link = Link::new(Way::VethNative)?;
+    let address = (link.v4, PORT).into();
+    let origin = Origin::start(&link.server, "plain", Workers::Threads(2), address)?;
+    let mut enforcer = Enforcer::guard(&link, PORT, &[])?;
+    let mut starts = Vec::new();
+    for keys in [0, KEYS / 10, KEYS] {
+        let before = if keys == KEYS { KEYS / 10 } else { 0 };
+        import(&enforcer, before..keys)?;
+        let start = start(&mut enforcer)?;
+        let Start { processor, filling } = start;
+        eprintln!(
+            "{keys:>6} keys: {processor:?} of processor time until the daemon answers; maps filled in {filling:?}"
+        );
+        starts.push(start);
+    }
+    let [none, tenth, all] = starts.try_into().map_err(|_| anyhow::anyhow!("three starts"))?;
+    let [tenth, all] = [tenth, all].map(|start| start.processor.saturating_sub(none.processor));
+    // Twice as long is for caches, and for how coarse the figure is.
+    ensure!(all < 20 * tenth.max(Duration::from_millis(50)), "{tenth:?} for a tenth, {all:?} for all");
+
+    ensure!(enforcer.metric("enforcer_keys")? == u64::from(KEYS));
+    ensure!(enforcer.metric("enforcer_principals")? == u64::from(KEYS));
+    // The first has one request an hour, the last as many as there are keys.
+    for (number, endings) in [(0, [200, 429]), (KEYS - 1, [200, 200])] {
+        for expected in endings {
+            let ending = link.client().run(|| exchange(address, &get("/", Some(&key(number)))))?;
+            ensure!(ending == Ending::Answered(expected), "key {number}: {ending:?}");
+        }
+    }
+    ensure!(origin.executed()?.len() == 3);
+
+    let memory = memory(&enforcer)?;
+    let all: u64 = memory.iter().map(|(bytes, _)| bytes).sum();
+    for (bytes, name) in memory.iter().rev().take(12) {
+        eprintln!("{:>6.1} MiB {name}", *bytes as f64 / f64::from(1 << 20));
+    }
+    eprintln!("{:>6.1} MiB in {} maps", all as f64 / f64::from(1 << 20), memory.len());
+    ensure!(memory.len() >= enforcer_ebpf::abi::map::PINNED.len(), "only {} maps were found", memory.len());
+    ensure!(all <= MEMORY, "{all} bytes");
+    Ok(())
+}
