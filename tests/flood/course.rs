@@ -62,6 +62,7 @@ pub(crate) fn run(
     time: Duration,
 ) -> Result<Measured> {
     settle(stage, running)?;
+    running.forget()?;
     let (tally, ending) = (Tally::default(), AtomicBool::new(false));
     thread::scope(|scope| {
         let flooding =

@@ -23,7 +23,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use crate::{
     connection::Ending,
     course::Measured,
-    kind::{Flood, Kind},
+    kind::{Flood, Kind, Reuse},
     peer::{PEERS, Peer},
     report::{Report, Row},
     stage::Stage,
@@ -97,7 +97,7 @@ fn rows(options: &Options) -> Vec<Row> {
     for peer in PEERS {
         let mut floods = Vec::new();
         for &kind in peer.kinds() {
-            for &reuse in peer.reuses() {
+            for reuse in Reuse::ALL {
                 floods.extend(options.connections.iter().map(|&connections| Flood { kind, reuse, connections }));
             }
         }
@@ -142,7 +142,7 @@ fn check(peer: &Peer, flood: Option<&Flood>, measured: &Measured) -> Result<()> 
         return Ok(());
     };
     let served = measured.endings[Ending::Served as usize];
-    let may_serve = peer.refusal.is_none() || flood.kind == Kind::OverLimit;
+    let may_serve = peer.refusals.is_empty() || flood.kind == Kind::OverLimit;
     ensure!(may_serve || served == 0, "{flood}: {served} requests were served");
     Ok(())
 }

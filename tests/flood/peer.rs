@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use crate::{
     connection::Ending,
     cpu,
-    kind::{FIRST_KEY, GOOD_KEY, GOOD_LIMIT, Kind, Reuse, SPENT_KEY, SPENT_LIMIT},
+    kind::{FIRST_KEY, GOOD_KEY, GOOD_LIMIT, Kind, SPENT_KEY, SPENT_LIMIT},
     stage::{PORT, Stage},
 };
 
@@ -27,8 +27,8 @@ use crate::{
 pub(crate) struct Peer {
     /// Its name in the table.
     pub(crate) name: &'static str,
-    /// How its refusals end for a client; `None` if it refuses nothing.
-    pub(crate) refusal: Option<Ending>,
+    /// How its refusals end for a client; empty if it refuses nothing.
+    pub(crate) refusals: &'static [Ending],
     /// How long a flooding connection waits for an answer.
     pub(crate) patience: Duration,
     guard: Guard,
@@ -42,26 +42,27 @@ enum Guard {
     Limiter,
     /// A proxy, in front of the app.
     Proxy(&'static Proxy),
-    /// The enforcer, with these arguments.
-    Enforcer(&'static [&'static str]),
-    /// The enforcer, with penalties.
-    Penalty,
+    /// The enforcer, with these arguments and without bounds on what a source is answered.
+    Unbounded(&'static [&'static str]),
+    /// The enforcer as it is shipped: a source is answered so often, reset so often, and then kept out.
+    Enforcer,
 }
 
 /// All of them, in the table's order. A new proxy, or a new way of the enforcer to refuse, is one entry more.
 pub(crate) const PEERS: &[Peer] = &[
-    Peer::new("gunicorn alone", None, Guard::Nothing),
-    Peer::new("Flask-Limiter, Redis", Some(Ending::Denied), Guard::Limiter),
-    Peer::new("nginx limit_req", Some(Ending::Denied), Guard::Proxy(&NGINX)),
-    Peer::new("HAProxy stick table", Some(Ending::Denied), Guard::Proxy(&HAPROXY)),
-    Peer::new("enforcer, answer", Some(Ending::Denied), Guard::Enforcer(&["--on-refuse", "answer"])),
-    Peer::new("enforcer, reset", Some(Ending::Reset), Guard::Enforcer(&["--on-refuse", "reset"])),
-    Peer::new("enforcer, drop", Some(Ending::Silent), Guard::Enforcer(&["--on-refuse", "drop"])),
-    // The SYNs of its flood are dropped: who waits for a second for each sends too few for them to be seen in the cost.
+    Peer::new("gunicorn alone", &[], Guard::Nothing),
+    Peer::new("Flask-Limiter, Redis", &[Ending::Denied], Guard::Limiter),
+    Peer::new("nginx limit_req", &[Ending::Denied], Guard::Proxy(&NGINX)),
+    Peer::new("HAProxy stick table", &[Ending::Denied], Guard::Proxy(&HAPROXY)),
+    // Of its flood most is met with silence: who waits for a second for each request sends too few for them to be seen in the
+    // cost.
     Peer {
         patience: Duration::from_millis(50),
-        ..Peer::new("enforcer, penalty", Some(Ending::Silent), Guard::Penalty)
+        ..Peer::new("enforcer", &[Ending::Denied, Ending::Reset, Ending::Closed, Ending::Silent], Guard::Enforcer)
     },
+    Peer::new("enforcer, answer", &[Ending::Denied], Guard::Unbounded(&["--on-refuse", "answer"])),
+    Peer::new("enforcer, reset", &[Ending::Reset], Guard::Unbounded(&["--on-refuse", "reset"])),
+    Peer::new("enforcer, drop", &[Ending::Silent], Guard::Unbounded(&["--on-refuse", "drop"])),
 ];
 
 /// A proxy that knows the keys and their limits.
@@ -95,23 +96,13 @@ pub(crate) struct Running<'a> {
 }
 
 impl Peer {
-    const fn new(name: &'static str, refusal: Option<Ending>, guard: Guard) -> Self {
-        Self { name, refusal, patience: Duration::from_secs(1), guard }
+    const fn new(name: &'static str, refusals: &'static [Ending], guard: Guard) -> Self {
+        Self { name, refusals, patience: Duration::from_secs(1), guard }
     }
 
     /// The floods that it is to stand; to one that refuses nothing all are alike.
     pub(crate) const fn kinds(&self) -> &'static [Kind] {
-        match (&self.guard, self.refusal) {
-            // A source from which a key was served within the last minute gets no penalty.
-            (Guard::Penalty, _) => &[Kind::Unkeyed, Kind::UnknownKey],
-            (_, Some(_)) => &Kind::ALL,
-            (_, None) => &[Kind::Unkeyed],
-        }
-    }
-
-    /// What the connections of those floods do. A source under a penalty has none that it could keep.
-    pub(crate) const fn reuses(&self) -> &'static [Reuse] {
-        if matches!(self.guard, Guard::Penalty) { &[Reuse::New] } else { &Reuse::ALL }
+        if self.refusals.is_empty() { &[Kind::Unkeyed] } else { &Kind::ALL }
     }
 
     /// Starts it, on the CPU of the calling thread.
@@ -140,9 +131,9 @@ impl Peer {
                 helper = Some(serving(stage, command, SocketAddr::V4(address), folder.path())?);
                 origin
             }
-            Guard::Enforcer(_) | Guard::Penalty => {
+            Guard::Unbounded(_) | Guard::Enforcer => {
                 let arguments =
-                    if let Guard::Enforcer(arguments) = self.guard { arguments } else { &["--penalty", "on"] };
+                    if let Guard::Unbounded(arguments) = self.guard { arguments } else { &["--penalty", "on"] };
                 let origin = origin("plain", address)?;
                 let guard = Enforcer::guard(&stage.link, PORT, arguments)?;
                 let keys = format!(
@@ -160,6 +151,17 @@ impl Peer {
 }
 
 impl Running<'_> {
+    /// Has the enforcer, if there is one, forget what the flood's source did before.
+    ///
+    /// # Errors
+    /// It does not.
+    pub(crate) fn forget(&self) -> Result<()> {
+        let Some(enforcer) = &self.enforcer else { return Ok(()) };
+        let forgotten = enforcer.run(&["penalty", "rm", "--all"])?;
+        ensure!(forgotten.code == 0, "the enforcer does not forget: {}", forgotten.stderr);
+        Ok(())
+    }
+
     /// Its processes.
     ///
     /// # Errors

@@ -119,12 +119,14 @@ impl Line {
             median(rounds.iter().map(|(measured, base)| figure(measured, base)).collect())
         };
         let endings = row.rounds.last().context("nothing was measured")?.endings;
-        let refusal = row.peer.refusal.filter(|_| row.flood.is_some());
-        let refused =
-            |measured: &Measured| refusal.map_or(0.0, |ending| measured.alone.endings[ending as usize] as f64);
+        let refusals = if row.flood.is_some() { row.peer.refusals } else { &[] };
+        let refused = |measured: &Measured| {
+            refusals.iter().map(|ending| measured.alone.endings[*ending as usize] as f64).sum::<f64>()
+        };
         let figure = |figure: &dyn Fn(&Measured, &Measured) -> f64| {
             // Where nothing was refused, or nothing can be told from idling, there is no price.
-            Ok::<_, anyhow::Error>(refusal.map(|_| of(figure)).transpose()?.filter(|figure| figure.is_finite()))
+            let figure = if refusals.is_empty() { None } else { Some(of(figure)?) };
+            Ok::<_, anyhow::Error>(figure.filter(|figure| figure.is_finite()))
         };
         Ok(Self {
             peer: row.peer.name,

@@ -27,7 +27,10 @@ use crate::{enforcer, process, root};
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
 const TC_ACT_SHOT: u32 = 2;
+const TC_ACT_REDIRECT: u32 = 7;
 const TC_ACT_UNSPEC: u32 = u32::MAX;
+/// More bytes than a program makes a frame longer by.
+const LONGEST: usize = 1024;
 
 /// Takes note of what servers send.
 const WATCH: &str = "enforcer_watch";
@@ -257,7 +260,7 @@ impl Loaded {
     fn passes(&self, answer: u32) -> Result<bool> {
         match (self.program, answer) {
             (Program::Tc, TC_ACT_UNSPEC) | (Program::Xdp | Program::Judge, XDP_PASS) => Ok(true),
-            (Program::Tc, TC_ACT_SHOT) | (Program::Xdp | Program::Judge, XDP_DROP) => Ok(false),
+            (Program::Tc, TC_ACT_SHOT | TC_ACT_REDIRECT) | (Program::Xdp | Program::Judge, XDP_DROP) => Ok(false),
             (program, other) => bail!("{} answered {other}", program.name()),
         }
     }
@@ -265,22 +268,32 @@ impl Loaded {
     /// Hands a frame to the program.
     ///
     /// # Errors
-    /// When the kernel refuses the run, or the program answers another action than pass and drop.
+    /// When the kernel refuses the run, or the program answers another action than to pass, drop or redirect.
     pub fn judge(&self, frame: &[u8]) -> Result<Fate> {
-        let mut out = vec![0; frame.len() + 256];
+        self.meet(frame).map(|(fate, _)| fate)
+    }
+
+    /// Likewise; with what is to be sent in the frame's place, which a test run does not send.
+    ///
+    /// # Errors
+    /// As [`Self::judge`].
+    pub fn meet(&self, frame: &[u8]) -> Result<(Fate, Option<Vec<u8>>)> {
+        let mut out = vec![0; frame.len() + LONGEST];
         let mut options = TestRunOptions::new();
         options.data_in = Some(frame);
         options.data_out = Some(&mut out);
         let result = self.run(options)?;
         if !self.passes(result.return_value)? {
-            return Ok(Fate::Dropped);
+            out.truncate(result.data_size_out as usize);
+            let is_sent_back = self.program == Program::Tc && result.return_value == TC_ACT_REDIRECT;
+            return Ok((Fate::Dropped, is_sent_back.then_some(out)));
         }
         out.truncate(result.data_size_out as usize);
         if out != frame {
             // What is behind the IP packet is not received, and XDP leaves it there.
             out.truncate(ip_end(&out));
         }
-        Ok(Fate::Passed(out))
+        Ok((Fate::Passed(out), None))
     }
 
     /// Shows a frame that leaves for a client to the program that takes note of those.

@@ -57,6 +57,9 @@ pub struct Host {
     unix: StdCell<u64>,
 }
 
+/// ns that pass before each frame.
+const STEP: u64 = 1000;
+
 /// What is used of the limits of a claim.
 #[derive(Debug, Default)]
 struct Used {
@@ -187,6 +190,11 @@ impl Host {
         self.now.set(self.now.get() + time);
     }
 
+    /// Sets the clock so that the next frame is judged at `boot`, ns since the boot.
+    pub fn set_clock(&self, boot: u64) {
+        self.now.set(boot.saturating_sub(STEP));
+    }
+
     /// Sets the calendar, in seconds of Unix time.
     pub fn set_date(&self, unix: u64) {
         self.unix.set(unix);
@@ -217,7 +225,7 @@ impl Host {
 
     /// Judges a frame.
     pub fn judge(&self, frame: &[u8]) -> Fate {
-        self.now.set(self.now.get() + 1000);
+        self.wait(STEP);
         let mut scratch = self.scratch.borrow_mut();
         let packet = Packet::new(self, frame);
         let len = packet.load_head(&mut scratch.desk.head);

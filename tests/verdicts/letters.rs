@@ -135,8 +135,8 @@ impl Scene {
         self.began.get_or_insert_with(Instant::now);
         let frame = frame.build();
         while self.wire.receive(Instant::now())?.is_some() {}
-        let kernel = self.kernel.judge(&frame)?;
-        let letter = self.letter()?;
+        let (kernel, sent_back) = self.kernel.meet(&frame)?;
+        let letter = if sent_back.is_some() { sent_back } else { self.letter()? };
         let (fate, modelled) = match self.host.judge(&frame) {
             Fate::Passed(bytes) => self.host.answer(&bytes),
             Fate::Dropped => (Fate::Dropped, None),

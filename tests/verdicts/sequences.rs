@@ -5,13 +5,12 @@
 //! stack accepts, by real bytes that their real peers send.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use enforcer_ebpf::abi::Service;
-use enforcer_ebpf::flow::{self, Flow, due, receiver};
+use enforcer_ebpf::flow::{self, due, receiver};
 use enforcer_ebpf::verdict::{Action, Count, Event, Reason};
 use enforcer_tests::bucket::sliding;
 use enforcer_tests::client::get;
@@ -78,8 +77,8 @@ struct Pair {
     kernel: Loaded,
     host: Host,
     sets: u32,
-    /// When the host's clock was last set by the kernel's.
-    clock: Cell<Instant>,
+    /// ns since the boot at which the kernel last judged a connection.
+    clock: Cell<u64>,
     /// What was due to clients, of [`flow::due`].
     dues: RefCell<BTreeSet<u32>>,
 }
@@ -88,7 +87,7 @@ impl Pair {
     fn new(sets: u32) -> Result<Self> {
         let tables = tables();
         let (kernel, host) = (Loaded::with_sockets(Program::Xdp, &tables, sets)?, Host::with_sets(&tables, sets));
-        Ok(Self { kernel, host, sets, clock: Cell::new(Instant::now()), dues: RefCell::default() })
+        Ok(Self { kernel, host, sets, clock: Cell::default(), dues: RefCell::default() })
     }
 
     /// Fails if something of this has never happened.
@@ -110,9 +109,10 @@ impl Pair {
     /// Hands both the frame, and holds all that they keep against each other.
     fn judge(&self, frame: &[u8]) -> Result<Fate> {
         let kernel = self.kernel.judge(frame)?;
-        // What a client was told is taken for lost after a while: for that the clocks need not show the same, but go alike.
-        let now = Instant::now();
-        self.host.wait(now.duration_since(self.clock.replace(now)).as_nanos() as u64);
+        // What a client was told is taken for lost after a while: so the host judges at the kernel's very instant.
+        let flows = self.kernel.flows(self.sets)?;
+        self.clock.set(flows.values().map(|flow| flow.touched).fold(self.clock.get(), u64::max));
+        self.host.set_clock(self.clock.get());
         let host = self.host.judge(frame);
         ensure!(kernel == host, "the kernel {kernel:02x?}, the host {host:02x?}");
         let (kernel, model) = (self.kernel.totals()?, self.host.totals());
@@ -122,20 +122,11 @@ impl Pair {
             kernel.buckets = model.buckets;
             ensure!(kernel == model, "of principal {principal} the kernel counted {kernel:?}, the host {model:?}");
         }
-        let (kernel, model) = (timeless(self.kernel.flows(self.sets)?), timeless(self.host.flows()));
+        let (kernel, model) = (flows, self.host.flows());
         ensure!(kernel == model, "the kernel's connections are\n{kernel:#?}\nthe host's\n{model:#?}");
         self.dues.borrow_mut().extend(model.values().map(|flow| flow.told.due));
         Ok(host)
     }
-}
-
-/// Connections without the instants that they were last met at: two clocks never show the same.
-fn timeless(mut flows: BTreeMap<u64, Flow>) -> BTreeMap<u64, Flow> {
-    for flow in flows.values_mut() {
-        (flow.touched, flow.id, flow.head_since) = (0, 0, flow.head_since.min(1));
-        flow.told.at = 0;
-    }
-    flows
 }
 
 /// Streams that are good, bad, and good up to a place.

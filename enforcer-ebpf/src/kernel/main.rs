@@ -42,14 +42,14 @@ pub(crate) fn enforcer_xdp(ctx: XdpContext) -> u32 {
 pub(crate) fn enforcer_tc(ctx: TcContext) -> i32 {
     let packet = TcPacket::arriving(ctx.skb.skb);
     // What passes goes on to the programs behind this one.
-    if passes_tc(packet) && post::deliver(packet) { TC_ACT_UNSPEC } else { TC_ACT_SHOT }
+    if passes_tc(packet) { post::deliver(packet) } else { TC_ACT_SHOT }
 }
 
 /// Sends what is due to the clients of refused requests, on the ingress of traffic control, where XDP judges.
 #[classifier]
 #[inline(always)] // the wrapper's frame counts on the stack
 pub(crate) fn enforcer_answer(ctx: TcContext) -> i32 {
-    if post::deliver(TcPacket::arriving(ctx.skb.skb)) { TC_ACT_UNSPEC } else { TC_ACT_SHOT }
+    post::deliver(TcPacket::arriving(ctx.skb.skb))
 }
 
 /// Takes note of what the servers of forwarded connections send, and translates what those of kept ones do, on the egress

@@ -1,6 +1,9 @@
 //! What answers need, from helpers and maps; and how they are sent.
 
-use aya_ebpf::helpers::generated::{bpf_clone_redirect, bpf_csum_diff, bpf_ktime_get_boot_ns, bpf_probe_read_kernel};
+use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::helpers::generated::{
+    bpf_clone_redirect, bpf_csum_diff, bpf_ktime_get_boot_ns, bpf_probe_read_kernel, bpf_redirect,
+};
 use enforcer_ebpf::abi::{ANSWER_TEXT, Bucket, Limit, POINTS, Scope};
 use enforcer_ebpf::answer::{self, Letter, Post, SECOND, Sheet, TEXT, Text};
 use enforcer_ebpf::flow::{Receiver, Told};
@@ -110,19 +113,20 @@ extern "C" fn retry_limit(bucket: *const Bucket, limit: *const Limit, boot: u64,
     limit::retry(bucket, limit, Clock { boot, offset }, cost)
 }
 
-/// Sends what is due to the client of this packet, if anything is; whether the packet goes on. A function of its own: its
-/// stack does not add to that of the judge.
+/// Sends what is due to the client of this packet, if anything is; what traffic control shall do with the packet. A function
+/// of its own: its stack does not add to that of the judge.
 #[inline(never)]
-pub(crate) fn deliver(packet: TcPacket) -> bool {
-    let Some(sheet) = maps::sheet() else { return true };
-    let Some(frame) = load_head(packet, &mut sheet.head) else { return false };
+pub(crate) fn deliver(packet: TcPacket) -> i32 {
+    let Some(sheet) = maps::sheet() else { return TC_ACT_UNSPEC };
+    let Some(frame) = load_head(packet, &mut sheet.head) else { return TC_ACT_SHOT };
     let letter = answer::answer(&Kernel::new(packet), sheet, frame);
+    let mut action = if letter.ends { TC_ACT_SHOT } else { TC_ACT_UNSPEC };
     if letter.envelope > 0 {
-        send(packet, sheet, letter);
+        action = send(packet, sheet, letter);
         wipe_text(sheet);
     }
     wipe_head(sheet);
-    !letter.ends
+    action
 }
 
 /// Translates what leaves for the client of a kept connection; whether it may leave.
@@ -135,26 +139,32 @@ pub(crate) fn leave(packet: TcPacket) -> bool {
     may_leave
 }
 
-/// Sends a letter to where the packet came from, and makes the packet again what it was.
+/// Sends a letter to where the packet came from: in the packet that ends here, or else in a copy, behind which the packet is
+/// made again what it was; what traffic control shall do with the packet.
 #[inline(always)]
-fn send(packet: TcPacket, sheet: &mut Sheet, letter: Letter) {
+fn send(packet: TcPacket, sheet: &mut Sheet, letter: Letter) -> i32 {
     let Letter { envelope, text, ends } = letter;
     packet.truncate(envelope + text);
-    let Some(packet) = packet.uncover() else { return };
+    let Some(packet) = packet.uncover() else { return TC_ACT_SHOT };
     if !packet.store_head(&mut sheet.envelope, envelope) {
-        return;
+        return TC_ACT_SHOT;
     }
     // SAFETY: the text has TEXT bytes.
     if text > 0 && !unsafe { packet.store::<{ TEXT as u64 }>(envelope, sheet.text.bytes_mut().as_mut_ptr(), text) } {
-        return;
+        return TC_ACT_SHOT;
     }
     // SAFETY: the context is this program's.
-    unsafe { bpf_clone_redirect(packet.skb, u64::from((*packet.skb).ifindex) as u32, 0) };
-    if !ends {
-        let frame = sheet.segment.payload;
-        packet.truncate(frame);
-        packet.store_head(&mut sheet.head, frame);
+    let interface = unsafe { (*packet.skb).ifindex };
+    if ends {
+        // SAFETY: takes two numbers.
+        return unsafe { bpf_redirect(interface, 0) } as i32;
     }
+    // SAFETY: the context is this program's.
+    unsafe { bpf_clone_redirect(packet.skb, interface, 0) };
+    let frame = sheet.segment.payload;
+    packet.truncate(frame);
+    packet.store_head(&mut sheet.head, frame);
+    TC_ACT_UNSPEC
 }
 
 /// Wipes what was copied of the frame: of one that passes, a key may be in it.
