@@ -191,6 +191,14 @@ impl TcPacket {
         }
     }
 
+    /// Whether a socket belongs to it: of a packet that arrives over veth, its sender's in another namespace (skb_scrub_packet,
+    /// net/core/skbuff.c), which a copy of it has no more. What leaves with one counts as its own.
+    #[inline(always)]
+    pub(crate) fn has_socket(self) -> bool {
+        // SAFETY: the context is this program's.
+        !unsafe { core::ptr::read_volatile(&raw const (*self.skb).__bindgen_anon_2.sk) }.is_null()
+    }
+
     /// The socket that sent it.
     #[inline(always)]
     pub(crate) fn sender(self) -> Receiver {

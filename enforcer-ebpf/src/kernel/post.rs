@@ -139,8 +139,8 @@ pub(crate) fn leave(packet: TcPacket) -> bool {
     may_leave
 }
 
-/// Sends a letter to where the packet came from: in the packet that ends here, or else in a copy, behind which the packet is
-/// made again what it was; what traffic control shall do with the packet.
+/// Sends a letter to where the packet came from: in the packet, if that ends here, or else in a copy, behind which the packet
+/// is made again what it was; what traffic control shall do with the packet.
 #[inline(always)]
 fn send(packet: TcPacket, sheet: &mut Sheet, letter: Letter) -> i32 {
     let Letter { envelope, text, ends } = letter;
@@ -155,12 +155,15 @@ fn send(packet: TcPacket, sheet: &mut Sheet, letter: Letter) -> i32 {
     }
     // SAFETY: the context is this program's.
     let interface = unsafe { (*packet.skb).ifindex };
-    if ends {
+    if ends && !packet.has_socket() {
         // SAFETY: takes two numbers.
         return unsafe { bpf_redirect(interface, 0) } as i32;
     }
     // SAFETY: the context is this program's.
     unsafe { bpf_clone_redirect(packet.skb, interface, 0) };
+    if ends {
+        return TC_ACT_SHOT;
+    }
     let frame = sheet.segment.payload;
     packet.truncate(frame);
     packet.store_head(&mut sheet.head, frame);
