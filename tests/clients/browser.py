@@ -14,9 +14,12 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.parse
 
 PATIENCE = 120
+PAUSE = 0.2
+ICON = 1
 FETCH = """(async (method, url, headers, size) => {
   const body = size ? new Uint8Array(size).fill(117) : undefined;
   const answer = await fetch(url, {method, headers, body, cache: "no-store"});
@@ -75,6 +78,8 @@ class Browser:
         """Goes to a page, and gives its text."""
         self.call("Page.navigate", url=url)
         self.event("Page.loadEventFired")
+        # The browser asks for the page's icon, too, over a connection of its own that it would go on with.
+        time.sleep(ICON)
         return self.evaluate("document.body.innerText")
 
     def evaluate(self, expression):
@@ -85,6 +90,9 @@ class Browser:
 
     def fetch(self, *arguments):
         answer = self.evaluate(f"{FETCH}({', '.join(map(json.dumps, arguments))})")
+        # The script has the response, and is told of its end, before the connection is free again: a request that came at once
+        # would open another.
+        time.sleep(PAUSE)
         return answer | {"connection": self.event("Network.responseReceived", type="Fetch")["response"]["connectionId"]}
 
 
