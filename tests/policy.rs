@@ -6,6 +6,8 @@
 
 #[path = "policy/attack.rs"]
 mod attack;
+#[path = "policy/keys.rs"]
+mod keys;
 #[path = "policy/live.rs"]
 mod live;
 #[path = "policy/observe.rs"]

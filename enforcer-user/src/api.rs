@@ -74,6 +74,9 @@ impl Refusal {
 pub struct AddKey {
     /// The principal; made if it is new.
     pub name: String,
+    /// What the key is called beside its principal's other keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
     /// Its limit; the default one if the principal is new, and its own if it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<String>,
@@ -93,6 +96,23 @@ pub struct RotateKey {
     pub key: String,
     /// For how long the old key goes on.
     pub overlap_seconds: u64,
+}
+
+/// `PUT /v1/keys/{name-or-id}/limit`
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetKeyLimit {
+    /// The limit of each of these keys, beside its principal's; `unlimited` takes it away.
+    pub limit: String,
+}
+
+/// `PUT /v1/keys/{name-or-id}/label`
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetLabel {
+    /// What the keys are called; nothing without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
 }
 
 /// Answer to [`RotateKey`]. Its debug form would show the key, so it has none.
@@ -258,10 +278,16 @@ pub struct Key {
     pub tag: String,
     /// Its principal.
     pub name: String,
+    /// What it is called beside its principal's other keys.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
     /// Whether it is accepted.
     pub enabled: bool,
     /// The principal's limit.
     pub limit: String,
+    /// The limit of this key alone beside that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub own_limit: Option<String>,
     /// When it was added.
     pub created: Timestamp,
     /// The principal's counts, over all its keys.
@@ -288,7 +314,7 @@ pub struct Keys {
     pub keys: Vec<Key>,
 }
 
-/// Answer to a removal, a disabling or an enabling.
+/// Answer to a removal, a disabling or an enabling, and to a change of a limit or label.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeysChanged {
     /// The keys that the command was about.
@@ -335,8 +361,25 @@ pub struct PrincipalLimits {
     pub rules: Vec<RuleUsage>,
     /// Its keys, disabled ones included.
     pub keys: u64,
+    /// Those of its keys that have limits of their own beside this.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub own: Vec<KeyLimits>,
     /// Its counts.
     pub counts: Counts,
+}
+
+/// The limit of one key beside its principal's, and what is left of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyLimits {
+    /// The key's id.
+    pub id: String,
+    /// Its label.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// The limit in canonical form.
+    pub limit: String,
+    /// The parts of it; none if it is `blocked`.
+    pub rules: Vec<RuleUsage>,
 }
 
 /// One rule of a limit and its use now.

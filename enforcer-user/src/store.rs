@@ -404,6 +404,20 @@ impl Store {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
+    /// All keys with limits of their own, by age.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn limited_keys(&self) -> Result<Vec<Key>, Error> {
+        let mut statement = self.connection.prepare_cached(
+            "SELECT tag, principal, name, disabled, k.created, not_before, expires, k.limits, label
+             FROM keys k JOIN principals ON idx = principal
+             WHERE k.limits IS NOT NULL ORDER BY k.created, tag",
+        )?;
+        let rows = statement.query_map([], key_row)?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
     /// The key of this tag.
     ///
     /// # Errors

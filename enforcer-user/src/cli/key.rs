@@ -1,4 +1,4 @@
-//! `enforcer key`: add, ls, rm, disable, enable, import.
+//! `enforcer key`: add, ls, rm, disable, enable, import, rotate, limit, label.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -15,7 +15,8 @@ use super::import::Lines;
 use super::lasts::Lasts;
 use super::output::{Format, Watch, number, say, table, text, time};
 use crate::api::{
-    AddKey, Envelope, ImportKeys, KeyAdded, KeyRotated, Keys, KeysChanged, KeysImported, MAX_BODY, RotateKey,
+    AddKey, ChangedKey, Envelope, ImportKeys, KeyAdded, KeyRotated, Keys, KeysChanged, KeysImported, MAX_BODY,
+    RotateKey, SetKeyLimit, SetLabel,
 };
 use crate::client::{self, Client};
 use crate::name::{self, Selector};
@@ -30,6 +31,13 @@ exist with `enforcer key import`, from a file or from standard input.
 
   KEY=$(enforcer key add alice --limit '100/minute')
   curl -H \"X-API-Key: $KEY\" http://localhost:8000/";
+
+const LIMIT_HELP: &str = "\
+Both limits hold: what the key may do is never more than its principal may, however high its own limit is. Each key \
+that is named gets the limit for itself, and each has its own count. It takes effect with the next request, and what was \
+used stays used. LIMIT is what `enforcer limit set` takes; `unlimited` takes the key's own limit away.
+
+  enforcer key limit 1f8a0c3d '20/minute'";
 
 const IMPORT_HELP: &str = "\
 One key a line: `name,key` or `name,key,limit`. Blank lines and lines that begin with # are skipped. A limit may hold \
@@ -65,6 +73,11 @@ pub(super) enum Command {
     Import(Import),
     /// Make a new key beside one that ends after a time: both count for the same principal
     Rotate(Rotate),
+    /// Put a key under a limit of its own, beside its principal's
+    #[command(after_help = LIMIT_HELP)]
+    Limit(Limit),
+    /// Call a key something, to tell it from its principal's other keys
+    Label(Label),
 }
 
 #[derive(Debug, Args)]
@@ -74,6 +87,9 @@ pub(super) struct Add {
     /// Limit of a new principal, such as '100/minute; 10/second' [default: the daemon's --default-limit]
     #[arg(long, value_name = "LIMIT")]
     limit: Option<Limits>,
+    /// What the key is called beside its principal's others, of the same letters as a name
+    #[arg(long, value_name = "LABEL")]
+    label: Option<String>,
     /// How long it is good, such as 90d [default: for ever]
     #[arg(long, value_name = "TIME")]
     lasts: Option<Lasts>,
@@ -123,8 +139,81 @@ impl Command {
             Self::Enable(arguments) => arguments.execute(client, Method::POST, "/enable", "enabled").await,
             Self::Import(arguments) => arguments.execute(client).await,
             Self::Rotate(arguments) => arguments.execute(client).await,
+            Self::Limit(arguments) => arguments.execute(client).await,
+            Self::Label(arguments) => arguments.execute(client).await,
         }
     }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Limit {
+    /// A key's id, or a principal's name for each of its keys
+    #[arg(value_name = "NAME|ID")]
+    selector: String,
+    /// The limit, such as '20/minute'; `unlimited` takes it away
+    limit: Limits,
+    #[command(flatten)]
+    format: Format,
+}
+
+impl Limit {
+    async fn execute(self, client: &Client) -> anyhow::Result<()> {
+        let Self { selector, limit, format } = self;
+        check_selector(&selector)?;
+        let request = SetKeyLimit { limit: limit.to_string() };
+        let path = format!("/v1/keys/{selector}/limit");
+        let changed: Envelope<KeysChanged> = client.send(Method::PUT, &path, &request).await?;
+        let done = match limit {
+            Limits::Unlimited => "without a limit of its own".to_owned(),
+            limit => format!("under `{limit}`, and under its principal's limit"),
+        };
+        format.show(&changed, |changed| lines(&changed.body, &done))
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Label {
+    /// A key's id, or a principal's name for all its keys
+    #[arg(value_name = "NAME|ID")]
+    selector: String,
+    /// What it is called, of the same letters as a name [default: nothing]
+    label: Option<String>,
+    #[command(flatten)]
+    format: Format,
+}
+
+impl Label {
+    async fn execute(self, client: &Client) -> anyhow::Result<()> {
+        let Self { selector, label, format } = self;
+        check_selector(&selector)?;
+        check_label(label.as_deref())?;
+        let done = label.as_ref().map_or_else(|| "without a label".to_owned(), |label| format!("called `{label}`"));
+        let path = format!("/v1/keys/{selector}/label");
+        let changed: Envelope<KeysChanged> = client.send(Method::PUT, &path, &SetLabel { label }).await?;
+        format.show(&changed, |changed| lines(&changed.body, &done))
+    }
+}
+
+fn check_selector(text: &str) -> Result<(), Usage> {
+    match Selector::parse(text) {
+        Some(_) => Ok(()),
+        None => Err(Usage(format!("NAME|ID: this is neither; accepted: {}", Selector::ACCEPTED))),
+    }
+}
+
+fn check_label(label: Option<&str>) -> Result<(), Usage> {
+    let check =
+        |label| name::check(label).map_err(|error| Usage(format!("LABEL: {error}; accepted: {}", name::ACCEPTED)));
+    label.map_or(Ok(()), check)
+}
+
+/// A line for each key.
+fn lines(KeysChanged { keys }: &KeysChanged, done: &str) -> String {
+    let line = |key: &ChangedKey| match key.changed {
+        true => format!("{} of `{}` {done}\n", key.id, key.name),
+        false => format!("{} of `{}` was {done} already\n", key.id, key.name),
+    };
+    keys.iter().map(line).collect()
 }
 
 #[derive(Debug, Args)]
@@ -157,16 +246,17 @@ impl Rotate {
 
 impl Add {
     async fn execute(self, client: &Client) -> anyhow::Result<()> {
-        let Self { name, limit, lasts, not_before, format, key } = self;
+        let Self { name, limit, label, lasts, not_before, format, key } = self;
         if key.map(Zeroizing::new).is_some() {
             let message = "a key is never taken from the command line, where `ps` shows it: `enforcer key add NAME` \
                            makes one, `enforcer key import FILE` (or -) takes over one that exists";
             return Err(Usage(message.into()).into());
         }
         check_name(&name)?;
+        check_label(label.as_deref())?;
         let begin = not_before.unwrap_or_else(Timestamp::now);
         let expires = lasts.map(|lasts| begin + lasts.0);
-        let request = AddKey { name, limit: limit.map(|limits| limits.to_string()), not_before, expires };
+        let request = AddKey { name, label, limit: limit.map(|limits| limits.to_string()), not_before, expires };
         let added: Envelope<KeyAdded> = client.send(Method::POST, "/v1/keys", &request).await?;
         format.show(&added, |added| {
             let KeyAdded { key, id, name, limit, new_principal } = &added.body;
@@ -192,15 +282,30 @@ fn listing(Keys { keys }: &Keys) -> String {
     if keys.is_empty() {
         return "There are no keys yet: `enforcer key add NAME` makes one.\n".to_owned();
     }
-    let header = ["ID", "NAME", "STATE", "LIMIT", "ALLOWED", "LIMITED", "DENIED", "WOULD-REFUSE", "CREATED"];
+    let header = [
+        "ID",
+        "NAME",
+        "LABEL",
+        "STATE",
+        "LIMIT",
+        "OWN-LIMIT",
+        "ALLOWED",
+        "LIMITED",
+        "DENIED",
+        "WOULD-REFUSE",
+        "CREATED",
+    ];
+    let or_none = |value: &Option<String>| text(value.as_deref().unwrap_or("-"));
     table(
         header,
         keys.iter().map(|key| {
             [
                 text(&key.id),
                 text(&key.name),
+                or_none(&key.label),
                 text(if key.enabled { "enabled" } else { "disabled" }),
                 text(&key.limit),
+                or_none(&key.own_limit),
                 number(key.counts.allowed),
                 number(key.counts.limited),
                 number(key.counts.denied),
@@ -214,17 +319,9 @@ fn listing(Keys { keys }: &Keys) -> String {
 impl Select {
     async fn execute(self, client: &Client, method: Method, verb: &str, done: &str) -> anyhow::Result<()> {
         let Self { selector, format } = self;
-        if Selector::parse(&selector).is_none() {
-            return Err(Usage(format!("NAME|ID: this is neither; accepted: {}", Selector::ACCEPTED)).into());
-        }
+        check_selector(&selector)?;
         let changed: Envelope<KeysChanged> = client.act(method, &format!("/v1/keys/{selector}{verb}")).await?;
-        format.show(&changed, |changed| {
-            let line = |key: &crate::api::ChangedKey| match key.changed {
-                true => format!("{} of `{}` {done}\n", key.id, key.name),
-                false => format!("{} of `{}` was {done} already\n", key.id, key.name),
-            };
-            changed.body.keys.iter().map(line).collect()
-        })
+        format.show(&changed, |changed| lines(&changed.body, done))
     }
 }
 

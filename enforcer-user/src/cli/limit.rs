@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::key::check_name;
 use super::lasts::Lasts;
 use super::output::{Format, Watch, duration, number, table, text};
-use crate::api::{Envelope, LimitChanged, Limits as Listing, PrincipalLimits, SetLimit};
+use crate::api::{Envelope, KeyLimits, LimitChanged, Limits as Listing, PrincipalLimits, RuleUsage, SetLimit};
 use crate::client::Client;
 use crate::policy::Limits;
 
@@ -99,11 +99,21 @@ fn show(Listing { principals }: &Listing) -> String {
 }
 
 fn rows(principal: &PrincipalLimits) -> Vec<[comfy_table::Cell; 6]> {
-    let PrincipalLimits { name, limit, rules, keys, counts: _ } = principal;
+    let PrincipalLimits { name, limit, rules, keys, own, counts: _ } = principal;
+    let mut rows = usage(name, limit, rules, &keys.to_string());
+    for KeyLimits { id, label, limit, rules } in own {
+        let key = label.as_ref().map_or_else(|| id.clone(), |label| format!("{id} ({label})"));
+        rows.extend(usage(&format!("{name}, key {key}"), limit, rules, "-"));
+    }
+    rows
+}
+
+/// A row for each rule of a limit.
+fn usage(name: &str, limit: &str, rules: &[RuleUsage], keys: &str) -> Vec<[comfy_table::Cell; 6]> {
     if rules.is_empty() {
         return vec![[text(name), text(limit), number("-"), number("-"), number("-"), number(keys)]];
     }
-    let row = |rule: &crate::api::RuleUsage| {
+    let row = |rule: &RuleUsage| {
         let reset = if rule.used == 0 { "-".to_owned() } else { duration(rule.reset_ns) };
         [text(name), text(&rule.rule), number(rule.used), number(rule.remaining), number(reset), number(keys)]
     };
@@ -134,21 +144,34 @@ mod tests {
             limit: limit.into(),
             rules,
             keys: 1,
+            own: Vec::new(),
             counts: Counts::default(),
         };
         let rules = vec![rule("100/minute", 70, 30, 65_000_000_000), rule("10/second", 0, 10, 0)];
+        let own = |id: &str, label: Option<&str>, limit: &str, rules| KeyLimits {
+            id: id.into(),
+            label: label.map(str::to_owned),
+            limit: limit.into(),
+            rules,
+        };
+        let keys = vec![
+            own("0a1b2c3d", Some("ci"), "20/minute", vec![rule("20/minute", 5, 15, 1_000_000_000)]),
+            own("4e5f6a7b", None, "blocked", vec![]),
+        ];
         let listing = Listing {
             principals: vec![
-                principal("alice", "100/minute; 10/second", rules),
+                PrincipalLimits { own: keys, ..principal("alice", "100/minute; 10/second", rules) },
                 principal("root", "unlimited", vec![]),
             ],
         };
         assert_eq!(
             show(&listing),
-            "NAME   LIMIT       USED  REMAINING  RESET  KEYS\n\
-             alice  100/minute    70         30  1m 5s     1\n\
-             alice  10/second      0         10      -     1\n\
-             root   unlimited      -          -      -     1\n"
+            "NAME                      LIMIT       USED  REMAINING  RESET  KEYS\n\
+             alice                     100/minute    70         30  1m 5s     1\n\
+             alice                     10/second      0         10      -     1\n\
+             alice, key 0a1b2c3d (ci)  20/minute      5         15     1s     -\n\
+             alice, key 4e5f6a7b       blocked        -          -      -     -\n\
+             root                      unlimited      -          -      -     1\n"
         );
     }
 }

@@ -68,7 +68,10 @@ mod tests {
         assert_eq!(refusal.field.as_deref(), Some("entries[1].name"));
         assert_eq!(refusal.message, "invalid type: integer `1`, expected a string");
         let refusal = parse::<AddKey>(br#"{"name":"a","limits":"5/s"}"#).expect_err("an unknown field");
-        assert_eq!(refusal.message, "unknown field `limits`, expected one of `name`, `limit`, `not_before`, `expires`");
+        assert_eq!(
+            refusal.message,
+            "unknown field `limits`, expected one of `name`, `label`, `limit`, `not_before`, `expires`"
+        );
         let refusal = parse::<AddKey>(b"{}").expect_err("a missing field");
         assert_eq!(refusal.message, "missing field `name`");
     }

@@ -1,10 +1,10 @@
-//! `/v1/keys`: list, add, import, rotate, remove, disable, enable.
+//! `/v1/keys`: list, add, import, rotate, remove, disable, enable, limit, label.
 
 use std::sync::Arc;
 
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use jiff::Timestamp;
 
@@ -12,6 +12,7 @@ use super::body::Strict;
 use super::{Answer, Failure, Shared, answer};
 use crate::api::{
     AddKey, Envelope, ImportKeys, KeyAdded, KeyRotated, Keys, KeysChanged, KeysImported, Refusal, RotateKey,
+    SetKeyLimit, SetLabel,
 };
 use crate::daemon::Daemon;
 use crate::name::Selector;
@@ -24,6 +25,8 @@ pub(super) fn routes() -> Router<Arc<Daemon>> {
         .route("/v1/keys/{name_or_id}", delete(remove))
         .route("/v1/keys/{name_or_id}/disable", post(disable))
         .route("/v1/keys/{name_or_id}/enable", post(enable))
+        .route("/v1/keys/{name_or_id}/limit", put(set_limit))
+        .route("/v1/keys/{name_or_id}/label", put(set_label))
 }
 
 fn selector(text: &str) -> Result<Selector, Failure> {
@@ -69,6 +72,29 @@ async fn disable(daemon: Shared, text: Path<String>) -> Answer<KeysChanged> {
 
 async fn enable(daemon: Shared, text: Path<String>) -> Answer<KeysChanged> {
     set_disabled(daemon, text, false).await
+}
+
+async fn set_limit(
+    State(daemon): Shared,
+    Path(text): Path<String>,
+    Strict(SetKeyLimit { limit }): Strict<SetKeyLimit>,
+) -> Answer<KeysChanged> {
+    let selector = selector(&text)?;
+    let changed = daemon.with(move |registry| Ok((registry.set_key_limit(&selector, &limit)?, limit))).await?;
+    let (changed, limit) = changed;
+    for key in changed.keys.iter().filter(|key| key.changed) {
+        tracing::info!("the own limit of key {} of `{}` is {limit}", key.id, key.name);
+    }
+    answer(changed)
+}
+
+async fn set_label(
+    State(daemon): Shared,
+    Path(text): Path<String>,
+    Strict(SetLabel { label }): Strict<SetLabel>,
+) -> Answer<KeysChanged> {
+    let selector = selector(&text)?;
+    answer(daemon.with(move |registry| registry.set_label(&selector, label.as_deref())).await?)
 }
 
 async fn set_disabled(State(daemon): Shared, Path(text): Path<String>, disabled: bool) -> Answer<KeysChanged> {

@@ -17,6 +17,7 @@ pub(super) fn rules(policy: &Policy, placed: &Placed) -> Vec<(u32, String)> {
         (scope::GUESSES, "guesses"),
         (scope::PREFLIGHT, "preflight"),
         (scope::SERVICE, "ceiling"),
+        (scope::KEY, "keys"),
         (scope::CLIENT, "clients"),
     ];
     let mut rules: Vec<(u32, String)> =

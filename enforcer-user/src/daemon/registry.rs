@@ -10,7 +10,7 @@ use enforcer_ebpf::abi::{self, KeyTag};
 use jiff::{SignedDuration, Timestamp};
 
 use super::rulebook::{Clocks, Terms};
-use super::tables::{Step, Tables, key};
+use super::tables::{HeldKey, Step, Tables};
 use super::trial::Trial;
 use crate::api::{
     AddKey, ChangedKey, ImportEntry, ImportKeys, KeyAdded, KeyRotated, KeysChanged, KeysImported, LimitChanged,
@@ -87,13 +87,17 @@ impl Registry {
             tables.undo(&steps);
             return Err(error.into());
         }
+        tables.forget(&steps);
         Ok(answer)
     }
 
     /// Makes a key for a principal, which is made too if it is new.
     pub(crate) fn add_key(&mut self, request: &AddKey, now: Timestamp) -> Result<KeyAdded, Error> {
-        let AddKey { name, limit, not_before, expires } = request;
+        let AddKey { name, label, limit, not_before, expires } = request;
         check_name("name", name)?;
+        if let Some(label) = label {
+            check_name("label", label)?;
+        }
         let limit = limit.as_deref().map(|text| parse_limit("limit", text)).transpose()?;
         let key = credential::generate()?;
         let tag = enforcer_ebpf::key::tag(self.secret, key.as_bytes());
@@ -101,7 +105,8 @@ impl Registry {
             let mut steps = Vec::new();
             let mut principals = Principals::new(store, default, now);
             let (principal, new_principal) = principals.get(name, limit.as_ref(), &mut steps, "limit")?;
-            insert_key(store, tag, principal.index, *not_before, *expires, now, &mut steps)?;
+            let of = KeyOf { principal: principal.index, label: label.clone(), limits: None };
+            insert_key(store, tag, &of, (*not_before, *expires), now, &mut steps)?;
             let answer = KeyAdded {
                 key,
                 id: credential::id(tag),
@@ -126,7 +131,8 @@ impl Registry {
                 answer.new_principals += u64::from(new);
                 match store.key(*tag)? {
                     None => {
-                        insert_key(store, *tag, principal.index, None, None, now, &mut steps)?;
+                        let of = KeyOf { principal: principal.index, label: None, limits: None };
+                        insert_key(store, *tag, &of, (None, None), now, &mut steps)?;
                         answer.imported += 1;
                     }
                     Some(known) if known.principal == principal.index => answer.unchanged += 1,
@@ -149,7 +155,7 @@ impl Registry {
             let mut keys = Vec::new();
             for row in select(store, selector)? {
                 store.remove_key(row.tag)?;
-                steps.push(Step::Remove { tag: row.tag, key: key(&row, &clocks) });
+                steps.push(Step::Remove { tag: row.tag, key: HeldKey::of(&row, &clocks) });
                 keys.push(ChangedKey { id: credential::id(row.tag), name: row.name, changed: true });
             }
             Ok((steps, KeysChanged { keys }))
@@ -183,10 +189,11 @@ impl Registry {
             };
             let expires = old.expires.map_or(ends, |expires| expires.min(ends));
             let mut steps = Vec::new();
-            insert_key(store, tag, old.principal, None, None, now, &mut steps)?;
+            let of = KeyOf { principal: old.principal, label: old.label.clone(), limits: old.limits.clone() };
+            insert_key(store, tag, &of, (None, None), now, &mut steps)?;
             store.set_validity(old.tag, old.not_before, Some(expires))?;
-            let from = key(old, &clocks);
-            steps.push(Step::Replace { tag: old.tag, from, to: abi::Key { expires: clocks.boot_at(expires), ..from } });
+            let ending = store::Key { expires: Some(expires), ..old.clone() };
+            steps.push(replace(old, &ending, &clocks));
             let answer = KeyRotated {
                 key: fresh,
                 id: credential::id(tag),
@@ -208,13 +215,50 @@ impl Registry {
                 let changed = row.disabled != disabled;
                 if changed {
                     store.set_disabled(row.tag, disabled)?;
-                    let from = key(&row, &clocks);
-                    let flags = if disabled { abi::Key::DISABLED } else { 0 };
-                    steps.push(Step::Replace { tag: row.tag, from, to: abi::Key { flags, ..from } });
+                    steps.push(replace(&row, &store::Key { disabled, ..row.clone() }, &clocks));
                 }
                 keys.push(ChangedKey { id: credential::id(row.tag), name: row.name, changed });
             }
             Ok((steps, KeysChanged { keys }))
+        })
+    }
+
+    /// Puts each of these keys under a limit of its own beside its principal's, or takes that away (`unlimited`); what it
+    /// has used of it stays used.
+    pub(crate) fn set_key_limit(&mut self, selector: &Selector, limit: &str) -> Result<KeysChanged, Error> {
+        let wanted = Some(parse_limit("limit", limit)?).filter(|limits| *limits != Limits::Unlimited);
+        let clocks = Clocks::at(Timestamp::now());
+        self.change(|store, _| {
+            let mut steps = Vec::new();
+            let mut keys = Vec::new();
+            for row in select(store, selector)? {
+                let limits = wanted.clone().map(|wanted| wanted.settled(row.limits.as_ref()));
+                let changed = row.limits != limits;
+                if changed {
+                    store.set_key_limits(row.tag, limits.as_ref())?;
+                    steps.push(replace(&row, &store::Key { limits, ..row.clone() }, &clocks));
+                }
+                keys.push(ChangedKey { id: credential::id(row.tag), name: row.name, changed });
+            }
+            Ok((steps, KeysChanged { keys }))
+        })
+    }
+
+    /// Calls keys something, for people, or nothing any more.
+    pub(crate) fn set_label(&mut self, selector: &Selector, label: Option<&str>) -> Result<KeysChanged, Error> {
+        if let Some(label) = label {
+            check_name("label", label)?;
+        }
+        self.change(|store, _| {
+            let mut keys = Vec::new();
+            for row in select(store, selector)? {
+                let changed = row.label.as_deref() != label;
+                if changed {
+                    store.set_label(row.tag, label)?;
+                }
+                keys.push(ChangedKey { id: credential::id(row.tag), name: row.name, changed });
+            }
+            Ok((Vec::new(), KeysChanged { keys }))
         })
     }
 
@@ -303,21 +347,39 @@ fn select(store: &Store, selector: &Selector) -> Result<Vec<store::Key>, Error> 
     }
 }
 
+/// The step from one state of a key to another.
+fn replace(from: &store::Key, to: &store::Key, clocks: &Clocks) -> Step {
+    Step::Replace { tag: from.tag, from: HeldKey::of(from, clocks), to: HeldKey::of(to, clocks) }
+}
+
+/// Whose a new key is, and what goes with it.
+struct KeyOf {
+    principal: u32,
+    label: Option<String>,
+    limits: Option<Limits>,
+}
+
 fn insert_key(
     store: &Store,
     tag: KeyTag,
-    principal: u32,
-    not_before: Option<Timestamp>,
-    expires: Option<Timestamp>,
+    of: &KeyOf,
+    (not_before, expires): (Option<Timestamp>, Option<Timestamp>),
     now: Timestamp,
     steps: &mut Vec<Step>,
 ) -> Result<(), Error> {
-    store.add_key(tag, principal, now)?;
+    let KeyOf { principal, label, limits } = of;
+    store.add_key(tag, *principal, now)?;
     if not_before.is_some() || expires.is_some() {
         store.set_validity(tag, not_before, expires)?;
     }
+    if label.is_some() {
+        store.set_label(tag, label.as_deref())?;
+    }
+    if limits.is_some() {
+        store.set_key_limits(tag, limits.as_ref())?;
+    }
     let row = store.key(tag)?.ok_or_else(|| Error::Conflict(Refusal::new("the key is gone already")))?;
-    steps.push(Step::Insert { tag, key: key(&row, &Clocks::at(now)) });
+    steps.push(Step::Insert { tag, key: HeldKey::of(&row, &Clocks::at(now)) });
     Ok(())
 }
 

@@ -1,6 +1,8 @@
 //! What the daemon tells about itself, its keys and their use; it changes nothing.
 
-use enforcer_ebpf::abi::{self, Meter};
+use std::collections::HashMap;
+
+use enforcer_ebpf::abi::{self, Bucket, Meter};
 use enforcer_ebpf::limit::{self, Clock};
 use enforcer_ebpf::verdict::{Count, Event, Malformation, Reason};
 use jiff::{SignedDuration, Timestamp};
@@ -8,12 +10,13 @@ use jiff::{SignedDuration, Timestamp};
 use super::answering;
 use super::reaper::tally::Tally;
 use super::registry::{Error, Registry, find_principal};
-use crate::api::{Attachment, Counts, Key, Keys, Limits, MapFill, PrincipalLimits, RuleUsage, Status, Totals};
+use crate::api::{
+    Attachment, Counts, Key, KeyLimits, Keys, Limits, MapFill, PrincipalLimits, RuleUsage, Status, Totals,
+};
 use crate::config::{Metrics, OnRefuse, Settings};
 use crate::metrics::Snapshot;
 use crate::policy::LimitName;
-use crate::store::Principal;
-use crate::{credential, kernel};
+use crate::{credential, kernel, policy};
 
 fn counts(meter: &Meter) -> Counts {
     let Meter { allowed, limited, denied, would_refuse, .. } = *meter;
@@ -40,10 +43,10 @@ fn totals(counters: &[u64; abi::TOTALS as usize]) -> Totals {
     }
 }
 
-/// A principal's rules and what is left of them, at `boot_ns` on the kernel's clock, which is `now`.
-fn rules(principal: &Principal, meter: &Meter, boot_ns: u64, now: Timestamp) -> Vec<RuleUsage> {
-    let policy = principal.limits.compile(LimitName::DEFAULT);
-    let limits = policy.limits.iter().zip(&meter.buckets.limits);
+/// The rules of limits and what is left of them, at `boot_ns` on the kernel's clock, which is `now`.
+fn rules(said: &policy::Limits, buckets: &[Bucket], boot_ns: u64, now: Timestamp) -> Vec<RuleUsage> {
+    let policy = said.compile(LimitName::DEFAULT);
+    let limits = policy.limits.iter().zip(buckets);
     let clock = Clock { boot: boot_ns, offset: (now.as_nanosecond() as u64).wrapping_sub(boot_ns) };
     let usage = |(rule, (limit, bucket)): (&crate::policy::Rule, (&abi::Limit, &abi::Bucket))| {
         let limit::Usage { used, remaining, reset, retry } = limit::usage(bucket, limit, clock);
@@ -60,7 +63,7 @@ fn rules(principal: &Principal, meter: &Meter, boot_ns: u64, now: Timestamp) -> 
             retry_ns: (retry != u64::MAX).then_some(retry),
         }
     };
-    principal.limits.rules().iter().zip(limits).map(usage).collect()
+    said.rules().iter().zip(limits).map(usage).collect()
 }
 
 impl Registry {
@@ -84,8 +87,10 @@ impl Registry {
                 id: credential::id(row.tag),
                 tag: credential::tag_hex(row.tag),
                 name: row.name,
+                label: row.label,
                 enabled: !row.disabled,
                 limit,
+                own_limit: row.limits.as_ref().map(ToString::to_string),
                 created: row.created,
                 counts: counts(&self.tables.meter(row.principal)?),
             });
@@ -102,13 +107,25 @@ impl Registry {
         rows.sort_by(|a, b| a.name.cmp(&b.name));
         let keys = self.store.keys_by_principal()?;
         let (boot_ns, now) = (kernel::now(), Timestamp::now());
+        let mut own: HashMap<u32, Vec<KeyLimits>> = HashMap::new();
+        for key in self.store.limited_keys()? {
+            let Some(limits) = &key.limits else { continue };
+            let buckets = self.tables.buckets_of_key(key.tag)?;
+            own.entry(key.principal).or_default().push(KeyLimits {
+                id: credential::id(key.tag),
+                label: key.label,
+                limit: limits.to_string(),
+                rules: rules(limits, &buckets.limits, boot_ns, now),
+            });
+        }
         let mut principals = Vec::with_capacity(rows.len());
         for principal in rows {
             let meter = self.tables.meter(principal.index)?;
             principals.push(PrincipalLimits {
                 limit: principal.limits.to_string(),
-                rules: rules(&principal, &meter, boot_ns, now),
+                rules: rules(&principal.limits, &meter.buckets.limits, boot_ns, now),
                 keys: keys.get(&principal.index).copied().unwrap_or(0),
+                own: own.remove(&principal.index).unwrap_or_default(),
                 counts: counts(&meter),
                 name: principal.name,
             });
@@ -212,12 +229,11 @@ mod tests {
     #[test]
     fn each_rule_is_read_from_its_own_bucket() {
         let limits: crate::policy::Limits = "10/second algo=gcra; 100/minute".parse().expect("limits");
-        let principal = Principal { index: 1, name: "alice".into(), limits };
         let boot_ns = 1_000_000_000_000;
         let mut meter = Meter::default();
         meter.buckets.limits[0].arrival = boot_ns + 300_000_000;
         let now = Timestamp::UNIX_EPOCH;
-        let [gcra, sliding] = rules(&principal, &meter, boot_ns, now).try_into().expect("two rules");
+        let [gcra, sliding] = rules(&limits, &meter.buckets.limits, boot_ns, now).try_into().expect("two rules");
         assert_eq!((gcra.rule.as_str(), gcra.used, gcra.remaining), ("10/second burst=10", 3, 7));
         assert_eq!((gcra.reset_ns, gcra.reset.as_millisecond(), gcra.retry_ns), (300_000_000, 300, Some(0)));
         assert_eq!((sliding.rule.as_str(), sliding.used, sliding.remaining), ("100/minute", 0, 100));

@@ -106,6 +106,11 @@ impl Terms {
         }
     }
 
+    /// Those of one key beside its principal's.
+    pub(super) fn of_key(limits: &Limits) -> Self {
+        Self::of(limits, LimitName::KEY, Mode::Enforce, None, tally_of_scope(scope::KEY))
+    }
+
     /// Those of a principal.
     pub(super) fn of_principal(
         plans: &BTreeMap<String, Plan>,

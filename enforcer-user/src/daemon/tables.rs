@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use enforcer_ebpf::abi::{self, Key, KeyTag, Meter, Policy};
+use enforcer_ebpf::abi::{self, Buckets, Key, KeyTag, Meter, Policy, Scope, scope};
 
 use super::rulebook::{Clocks, Terms};
 use super::slots::Slots;
@@ -23,23 +23,39 @@ pub(super) enum Step {
     /// A principal that goes from one's terms to another's by one store; its meter goes on.
     Terms { index: u32, from: Box<Terms>, to: Box<Terms> },
     /// A key that is new.
-    Insert { tag: KeyTag, key: Key },
+    Insert { tag: KeyTag, key: HeldKey },
     /// A key that is revoked.
-    Remove { tag: KeyTag, key: Key },
+    Remove { tag: KeyTag, key: HeldKey },
     /// A key that is changed.
-    Replace { tag: KeyTag, from: Key, to: Key },
+    Replace { tag: KeyTag, from: HeldKey, to: HeldKey },
 }
 
-/// A key's value in the map.
-pub(super) fn key(row: &store::Key, clocks: &Clocks) -> Key {
-    Key {
-        principal: row.principal,
-        flags: if row.disabled { Key::DISABLED } else { 0 },
-        not_before: row.not_before.map_or(0, |time| clocks.boot_at(time)),
-        expires: row.expires.map_or(u64::MAX, |time| clocks.boot_at(time)),
-        policy: 0,
-        reserved: 0,
+/// A key as it is to lie in the maps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct HeldKey {
+    /// Its value, but for the slot of its own limits.
+    pub(super) value: Key,
+    /// Its own limits.
+    pub(super) limits: Option<Box<Terms>>,
+}
+
+impl HeldKey {
+    pub(super) fn of(row: &store::Key, clocks: &Clocks) -> Self {
+        let value = Key {
+            principal: row.principal,
+            flags: if row.disabled { Key::DISABLED } else { 0 },
+            not_before: row.not_before.map_or(0, |time| clocks.boot_at(time)),
+            expires: row.expires.map_or(u64::MAX, |time| clocks.boot_at(time)),
+            policy: 0,
+            reserved: 0,
+        };
+        Self { value, limits: row.limits.as_ref().map(|limits| Box::new(Terms::of_key(limits))) }
     }
+}
+
+/// Where is counted what a key uses of its own limits.
+fn own_scope(KeyTag(subject): KeyTag) -> Scope {
+    Scope { rule: scope::KEY, subject }
 }
 
 /// The maps, and which policy lies where in them.
@@ -47,6 +63,8 @@ pub(super) fn key(row: &store::Key, clocks: &Clocks) -> Key {
 pub(super) struct Tables {
     kernel: Kernel,
     slots: Slots,
+    /// The slots of the limits of keys that have some of their own.
+    of_keys: HashMap<KeyTag, u32>,
     /// Where the rules that hold lie.
     laid: Laid,
 }
@@ -60,24 +78,82 @@ impl Tables {
         keys: &[store::Key],
         clocks: &Clocks,
     ) -> Result<Self, Error> {
-        let mut tables = Self { kernel, slots: Slots::new(abi::POLICIES), laid: Laid::default() };
+        let slots = Slots::new(abi::POLICIES);
+        let mut tables = Self { kernel, slots, of_keys: HashMap::new(), laid: Laid::default() };
         tables.recall_rules()?;
         // Revoked keys go first: they are the ones that would be served wrongly.
-        let mut wanted: HashMap<KeyTag, Key> = keys.iter().map(|row| (row.tag, key(row, clocks))).collect();
+        let mut wanted: HashMap<KeyTag, HeldKey> = keys.iter().map(|row| (row.tag, HeldKey::of(row, clocks))).collect();
+        let mut freed = Vec::new();
         for (tag, value) in tables.kernel.keys()? {
+            tables.adopt(value.policy)?;
             match wanted.get(&tag) {
-                None => tables.kernel.remove_key(tag)?,
-                Some(right) if *right == value => {
+                None => {
+                    tables.kernel.remove_key(tag)?;
+                    tables.forget_key(tag);
+                    freed.push(value.policy);
+                }
+                Some(right) if right.limits.is_none() && right.value == value => {
                     wanted.remove(&tag);
+                }
+                Some(_) if value.policy != 0 => {
+                    tables.of_keys.insert(tag, value.policy);
                 }
                 Some(_) => {}
             }
         }
         tables.reconcile_principals(principals)?;
-        for (tag, value) in wanted {
-            tables.kernel.insert_key(tag, value)?;
+        freed.into_iter().for_each(|slot| tables.displace(slot));
+        for (tag, key) in &wanted {
+            tables.write_key(*tag, key)?;
         }
         Ok(tables)
+    }
+
+    /// Writes a key, and its own limits into a slot before.
+    fn write_key(&mut self, tag: KeyTag, key: &HeldKey) -> Result<(), Error> {
+        let HeldKey { value, limits } = key;
+        let policy = match limits {
+            Some(terms) => self.place(terms)?,
+            None => 0,
+        };
+        if let Err(error) = self.kernel.insert_key(tag, Key { policy, ..*value }) {
+            self.displace(policy);
+            return Err(error);
+        }
+        let before = if policy == 0 { self.of_keys.remove(&tag) } else { self.of_keys.insert(tag, policy) };
+        self.displace(before.unwrap_or(0));
+        Ok(())
+    }
+
+    /// Removes a key; what it has used stays until [`Tables::forget`].
+    fn remove_key(&mut self, tag: KeyTag) -> Result<(), Error> {
+        self.kernel.remove_key(tag)?;
+        let before = self.of_keys.remove(&tag);
+        self.displace(before.unwrap_or(0));
+        Ok(())
+    }
+
+    /// Forgets what was counted of keys and limits that are gone, once the steps that took them away are for good.
+    pub(super) fn forget(&mut self, steps: &[Step]) {
+        for step in steps {
+            match step {
+                Step::Remove { tag, .. } => self.forget_key(*tag),
+                Step::Replace { tag, from, to } if from.limits.is_some() && to.limits.is_none() => {
+                    self.kernel.remove_buckets(own_scope(*tag));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn forget_key(&mut self, tag: KeyTag) {
+        self.kernel.remove_buckets(own_scope(tag));
+        self.kernel.remove_buckets(Scope { rule: scope::SOURCES_OF_KEY, subject: tag.0 });
+    }
+
+    /// What a key has used of its own limits.
+    pub(super) fn buckets_of_key(&self, tag: KeyTag) -> Result<Buckets, Error> {
+        Ok(self.kernel.buckets(own_scope(tag))?.unwrap_or_default())
     }
 
     fn reconcile_principals(&mut self, principals: &[(u32, Terms)]) -> Result<(), Error> {
@@ -191,14 +267,13 @@ impl Tables {
     /// Undoes steps that were applied, last first.
     pub(super) fn undo(&mut self, steps: &[Step]) {
         for step in steps.iter().rev() {
-            let undone = match *step {
-                Step::Principal { index, .. } => self.withdraw(index),
-                Step::Terms { index, ref from, ref to } => {
-                    self.step(&Step::Terms { index, from: to.clone(), to: from.clone() })
+            let undone = match step {
+                Step::Principal { index, .. } => self.withdraw(*index),
+                Step::Terms { index, from, to } => {
+                    self.step(&Step::Terms { index: *index, from: to.clone(), to: from.clone() })
                 }
-                Step::Insert { tag, .. } => self.kernel.remove_key(tag),
-                Step::Remove { tag, key } => self.kernel.insert_key(tag, key),
-                Step::Replace { tag, from, .. } => self.kernel.insert_key(tag, from),
+                Step::Insert { tag, .. } => self.remove_key(*tag),
+                Step::Remove { tag, key } | Step::Replace { tag, from: key, .. } => self.write_key(*tag, key),
             };
             if let Err(error) = undone {
                 tracing::error!(
@@ -220,8 +295,8 @@ impl Tables {
                 self.displace(before);
                 Ok(())
             }
-            Step::Insert { tag, key } | Step::Replace { tag, to: key, .. } => self.kernel.insert_key(*tag, *key),
-            Step::Remove { tag, .. } => self.kernel.remove_key(*tag),
+            Step::Insert { tag, key } | Step::Replace { tag, to: key, .. } => self.write_key(*tag, key),
+            Step::Remove { tag, .. } => self.remove_key(*tag),
         }
     }
 

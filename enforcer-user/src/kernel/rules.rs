@@ -212,6 +212,11 @@ impl Kernel {
         found(self.tables.rules.buckets.get(&scope, 0), map::BUCKETS)
     }
 
+    /// Forgets what a named subject that is gone has used. What is not there is no error: it has used nothing.
+    pub fn remove_buckets(&mut self, scope: Scope) {
+        let _ = self.tables.rules.buckets.remove(&scope);
+    }
+
     /// What limits have refused, or would have, by [`tally`], summed over the CPUs.
     ///
     /// # Errors

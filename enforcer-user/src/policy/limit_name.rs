@@ -27,6 +27,8 @@ impl LimitName {
     pub const PUBLIC: Self = Self::of("public");
     /// Of a route's own limits.
     pub const ROUTE: Self = Self::of("route");
+    /// Of a key's own limits.
+    pub const KEY: Self = Self::of("key");
     /// Of the limits of a principal's client id.
     pub const CLIENT: Self = Self::of("client");
 
