@@ -1,5 +1,8 @@
 //! The limiter in the real kernel: packets for one bucket from all CPUs at once, by BPF_PROG_TEST_RUN.
 
+#[path = "limiter_kernel/changing.rs"]
+mod changing;
+
 use std::net::SocketAddr;
 use std::sync::Barrier;
 
@@ -33,6 +36,13 @@ fn cpus() -> Result<Vec<usize>> {
     Ok(cpus)
 }
 
+/// A set of this CPU alone.
+fn only(cpu: usize) -> Result<CpuSet> {
+    let mut set = CpuSet::new();
+    set.set(cpu)?;
+    Ok(set)
+}
+
 /// Sends `tries` packets from each CPU, all at once.
 fn send_from_all_cpus(loaded: &Loaded, tries: u32) -> Result<u64> {
     let cpus = cpus()?;
@@ -44,9 +54,8 @@ fn send_from_all_cpus(loaded: &Loaded, tries: u32) -> Result<u64> {
             .map(|&cpu| {
                 let (frame, barrier) = (&frame, &barrier);
                 scope.spawn(move || -> Result<()> {
-                    let mut set = CpuSet::new();
-                    set.set(cpu)?;
-                    let pinned = sched_setaffinity(Pid::from_raw(0), &set).context("pinning a thread to its CPU");
+                    let pinned =
+                        sched_setaffinity(Pid::from_raw(0), &only(cpu)?).context("pinning a thread to its CPU");
                     barrier.wait();
                     pinned?;
                     loaded.repeat(frame, tries)

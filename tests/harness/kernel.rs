@@ -381,6 +381,26 @@ impl Loaded {
         Ok(scratch.iter().flatten().chain(sheet.iter().flatten()).copied().collect())
     }
 
+    /// An array once more, to be written while other threads run the program.
+    ///
+    /// # Errors
+    /// When there is none of this name, or it cannot be opened.
+    pub fn open_array<V: Pod>(&self, name: &str) -> Result<Array<MapData, V>> {
+        let Some(Map::Array(data)) = self.object.map(name) else { bail!("no array {name}") };
+        let again = MapData::from_id(data.info()?.id())?;
+        Ok(Map::Array(again).try_into()?)
+    }
+
+    /// The buckets in one of the maps of buckets.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn buckets(&self, name: &str) -> Result<BTreeMap<Scope, Buckets>> {
+        let map = self.object.map(name).with_context(|| format!("no map {name}"))?;
+        let map: HashMap<_, Scope, Buckets> = map.try_into()?;
+        Ok(map.iter().collect::<Result<_, _>>()?)
+    }
+
     /// What is kept about a principal.
     ///
     /// # Errors
