@@ -18,7 +18,8 @@ const WORDS: [&str; 8] = {
     words
 };
 
-/// A set of methods, never empty.
+/// A set of methods, never empty. With GET it has HEAD, for which servers run the same (RFC 9110 §9.3.2): a rule that forgot
+/// it would be gone round by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Methods(u8);
 
@@ -40,15 +41,18 @@ impl Methods {
         number.map_or(method::OTHER, |number| number as u32)
     }
 
-    /// The set of one method, by its word.
+    /// The set of one method, by its word; for GET, of that and HEAD.
     #[must_use]
     pub fn one(word: &str) -> Option<Self> {
-        WORDS.iter().position(|&known| known == word).map(|number| Self(1 << number))
+        WORDS.iter().position(|&known| known == word).and_then(|number| Self::from_bits(1 << number))
     }
 
-    /// The set of these bits; `None` without one.
+    /// The set of these bits, and of HEAD if GET is among them; `None` without one.
     #[must_use]
     pub const fn from_bits(bits: u8) -> Option<Self> {
+        if bits & 1 << method::GET != 0 {
+            return Some(Self(bits | 1 << method::HEAD));
+        }
         if bits == 0 { None } else { Some(Self(bits)) }
     }
 
@@ -76,9 +80,10 @@ impl Methods {
         Self::from_bits(self.0 & other.0)
     }
 
-    /// The words of those in it.
+    /// The words of those in it; GET stands for HEAD, too.
     pub fn words(self) -> impl Iterator<Item = &'static str> {
-        WORDS.iter().enumerate().filter(move |&(number, _)| self.has(number as u32)).map(|(_, &word)| word)
+        let is_named = move |number| self.has(number) && !(number == method::HEAD && self.has(method::GET));
+        WORDS.iter().enumerate().filter(move |&(number, _)| is_named(number as u32)).map(|(_, &word)| word)
     }
 }
 
@@ -106,10 +111,17 @@ mod tests {
     fn every_method_has_a_word_and_a_number() {
         for (number, word) in WORDS.into_iter().enumerate() {
             assert_eq!((Methods::number(word) as usize, word.is_empty()), (number, false));
-            assert_eq!(Methods::one(word).map(Methods::bits), Some(1 << number));
+            assert!(Methods::one(word).is_some_and(|set| set.has(number as u32)));
         }
         assert_eq!((Methods::number("get"), Methods::number("PROPFIND")), (method::GET, method::OTHER));
         assert_eq!(Methods::one("PROPFIND"), None);
+    }
+
+    #[test]
+    fn head_goes_with_get() {
+        let [get, head, post] = ["GET", "HEAD", "POST"].map(|word| Methods::one(word).expect("a method"));
+        assert!(get.has(method::HEAD) && !head.has(method::GET) && !post.has(method::HEAD));
+        assert_eq!((get.and(head), get.common(head), get.common(post)), (get, Some(head), None));
     }
 
     #[test]
@@ -117,6 +129,7 @@ mod tests {
         let set = ["POST", "GET", "OTHER"].iter().filter_map(|word| Methods::one(word)).reduce(Methods::and);
         assert_eq!(set.map(|set| set.to_string()).as_deref(), Some("GET,POST,OTHER"));
         assert_eq!(Methods::ALL.to_string(), "*");
+        assert_eq!(Methods::from_bits(1 << method::HEAD).map(|set| set.to_string()).as_deref(), Some("HEAD"));
         assert_eq!((Methods::from_bits(0), Methods::ALL.has(7), Methods::ALL.has(8)), (None, true, false));
     }
 }

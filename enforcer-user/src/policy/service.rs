@@ -96,14 +96,15 @@ pub enum ProxyProtocol {
 pub const PROXY_PROTOCOLS: [(&str, ProxyProtocol); 3] =
     [("off", ProxyProtocol::Off), ("v1", ProxyProtocol::V1), ("v2", ProxyProtocol::V2)];
 
-/// A field's name in lower case: 1 to 31 bytes of a token, none that the program reads for itself.
+/// A field's name in lower case: 1 to 31 letters, digits and hyphens, none that the program reads for itself. A name with `_`
+/// is that of another field for some servers, and one with other bytes of a token for the program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldName(String);
 
 /// A text that is no name of a field for clients' ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotAField {
-    /// Not a token, or too long.
+    /// Other bytes, or too many.
     #[error("this is no name of a field")]
     Form,
     /// The program gives it a meaning already.
@@ -113,7 +114,7 @@ pub enum NotAField {
 
 impl FieldName {
     /// What is accepted as one.
-    pub const ACCEPTED: &str = "1 to 31 of a-z A-Z 0-9 and !#$%&'*+-.^_`|~, such as X-Client-Id; not X-API-Key, Host, \
+    pub const ACCEPTED: &str = "1 to 31 of a-z A-Z 0-9 -, such as X-Client-Id; not X-API-Key, Host, \
                                 Connection, Content-Length, Transfer-Encoding, Expect, Upgrade, Origin, \
                                 Access-Control-Request-Method or X-Forwarded-For";
 
@@ -142,8 +143,8 @@ impl FromStr for FieldName {
     type Err = NotAField;
 
     fn from_str(text: &str) -> Result<Self, NotAField> {
-        let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-        if !(1..=31).contains(&text.len()) || !text.bytes().all(token) {
+        let is_readable = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+        if !(1..=31).contains(&text.len()) || !text.bytes().all(is_readable) {
             return Err(NotAField::Form);
         }
         let name = text.to_ascii_lowercase();

@@ -173,18 +173,11 @@ impl Inventory {
         for method in own {
             let limits = self.limits_of(rule, method);
             let apart = limits.iter().any(|limit| limit.per_method);
-            let methods = match method.as_str() {
-                "GET" => vec!["GET".to_owned(), "HEAD".to_owned()],
-                name if METHODS.contains(&name) => vec![name.to_owned()],
-                _ => vec!["OTHER".to_owned()],
-            };
+            let method = if METHODS.contains(&method.as_str()) { method } else { "OTHER" };
             match alike.iter_mut().find(|(_, others)| !apart && *others == limits) {
-                Some((all, _)) => methods.into_iter().for_each(|method| {
-                    if !all.contains(&method) {
-                        all.push(method)
-                    }
-                }),
-                None => alike.push((methods, limits)),
+                Some((all, _)) if all.iter().any(|known| known == method) => {}
+                Some((all, _)) => all.push(method.to_owned()),
+                None => alike.push((vec![method.to_owned()], limits)),
             }
         }
         alike

@@ -1,6 +1,6 @@
 //! The sections `[limit.NAME]`, `[[route]]`, `[[public]]` and `[[exempt]]`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 
 use enforcer_ebpf::abi::PREFIXES;
@@ -225,14 +225,14 @@ fn required<T>(
 
 fn methods(fields: &Fields<'_, '_>, report: &mut Report<'_>) -> Result<Methods, Reported> {
     let Some(list) = fields.list("methods", Methods::ACCEPTED, report)? else { return Ok(Methods::ALL) };
-    let mut all: Option<Methods> = None;
+    let (mut all, mut words): (Option<Methods>, BTreeSet<&str>) = (None, BTreeSet::new());
     let mut wrong = None;
     for (span, word) in list {
         let Some(one) = Methods::one(word) else {
             wrong = Some(report.refuse(span, format!("methods: {word:?}"), Methods::ACCEPTED));
             continue;
         };
-        if all.is_some_and(|all| all.bits() & one.bits() != 0) {
+        if !words.insert(word) {
             wrong = Some(report.refuse(span, format!("methods: {word:?} stands twice"), "each once"));
         }
         all = Some(all.map_or(one, |all| all.and(one)));

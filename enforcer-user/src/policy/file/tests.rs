@@ -211,6 +211,7 @@ fn refuses_what_is_unknown_or_contradicts_itself() {
         ),
         ("[service]\nclient_id = \"X-API-Key\"", "3:13: service.client_id: this field has a meaning of its own; "),
         (&long, "3:13: service.client_id: this is no name of a field; "),
+        ("[service]\nclient_id = \"X_Client_Id\"", "3:13: service.client_id: this is no name of a field; "),
         ("[service.keys_per_source]\nmost = 0", "3:8: service.keys_per_source.most: 0; "),
         ("[service.keys_per_source]\nevery = 0", "3:1: \"every\" is no field of `service.keys_per_source`; "),
         ("service = 1", "2:11: service: a whole number stands here; accepted: a table"),

@@ -164,7 +164,8 @@ fn a_longer_route_of_other_methods_leaves_a_shorter_one() {
     let policy =
         policy("[[route]]\npath = \"/a\"\ncost = 2\n[[route]]\npath = \"/a/b\"\nmethods = [\"GET\"]\ncost = 3\n");
     assert_eq!(found(&policy, "/a/b", Methods::number("GET")).as_deref(), Some("/a/b GET"));
-    assert_eq!(found(&policy, "/a/b", Methods::number("HEAD")).as_deref(), Some("/a"));
+    assert_eq!(found(&policy, "/a/b", Methods::number("HEAD")).as_deref(), Some("/a/b GET"));
+    assert_eq!(found(&policy, "/a/b", Methods::number("POST")).as_deref(), Some("/a"));
     assert_eq!(found(&policy, "/a/b", Methods::number("PROPFIND")).as_deref(), Some("/a"));
 }
 
