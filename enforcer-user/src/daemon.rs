@@ -157,7 +157,7 @@ pub async fn run(settings: Settings, log: bool, shutdown: impl Future<Output = (
     };
     let kernel = Kernel::load(&options)?;
     let now = Timestamp::now();
-    let policy::Held { policy, terms, book } =
+    let policy::Held { policy, terms, book, rules: named } =
         Registry::load(&store, secret, now).map_err(|error| Error::Policy(error.to_string()))?;
     let keys = store.keys()?;
     let began = Instant::now();
@@ -193,6 +193,7 @@ pub async fn run(settings: Settings, log: bool, shutdown: impl Future<Output = (
         secret,
         default_limit: settings.default_limit.clone(),
         plans: policy.plans,
+        rules: named,
         trial: None,
     };
     let (stop, stopped) = watch::channel(false);

@@ -7,7 +7,7 @@
 
 use std::fmt;
 
-use enforcer_ebpf::abi::{ABI, Meter, TOTALS};
+use enforcer_ebpf::abi::{ABI, Meter, TOTALS, tally};
 use enforcer_ebpf::verdict::{Count, Event, Malformation, Reason};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
@@ -24,6 +24,8 @@ pub const OVERFLOW: &str = "_overflow";
 pub struct Snapshot {
     /// Name, number of keys and meter of each principal, by index.
     pub principals: Vec<(String, u64, Meter)>,
+    /// Each rule that is counted by itself, and its counts by [`tally`].
+    pub rules: Vec<(String, [u64; tally::LEN])>,
     /// The kernel's totals, by [`Count::index`].
     pub totals: [u64; TOTALS as usize],
     /// Cause, connections ended, and connections that would have been.
@@ -187,6 +189,26 @@ impl Collector for Snapshot {
             ),
             Reason::ALL.iter().map(|&reason| ([("reason", reason.as_str())], self.total(Count::WouldRefuse(reason)))),
         )?;
+        let by_rule =
+            |what: usize| self.rules.iter().map(move |(rule, counts)| ([("rule", rule.as_str())], counts[what]));
+        family(
+            encoder,
+            MetricType::Counter,
+            ("enforcer_rule_refused", "Requests that the limits of a rule have refused"),
+            by_rule(tally::REFUSED),
+        )?;
+        family(
+            encoder,
+            MetricType::Counter,
+            ("enforcer_rule_would_refuse", "Requests that the limits of a rule that observes would have refused"),
+            by_rule(tally::WOULD_REFUSE),
+        )?;
+        family(
+            encoder,
+            MetricType::Counter,
+            ("enforcer_rule_candidate_would_refuse", "Requests that the candidate of a rule would have refused"),
+            by_rule(tally::CANDIDATE),
+        )?;
         family(
             encoder,
             MetricType::Counter,
@@ -227,6 +249,16 @@ impl Collector for Snapshot {
             ("enforcer_map_capacity", "Entries that a BPF map has room for"),
             self.maps.iter().map(|(map, _, capacity)| ([("map", map.as_str())], *capacity)),
         )?;
+        let mut pressure = encoder.encode_descriptor(
+            "enforcer_map_pressure_ratio",
+            "Entries in use of a BPF map by those that it has room for",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (map, entries, capacity) in &self.maps {
+            let ratio = *entries as f64 / (*capacity).max(1) as f64;
+            pressure.encode_family(&[("map", map.as_str())])?.encode_gauge(&ratio)?;
+        }
         family(
             encoder,
             MetricType::Gauge,
@@ -282,9 +314,10 @@ mod tests {
         Snapshot {
             keys: principals.iter().map(|(_, keys, _)| keys).sum(),
             principals,
+            rules: vec![("plan gold".into(), [14, 15, 16, 0])],
             totals,
             reaped: vec![("silent", 11, 12)],
-            maps: vec![("KEYS".into(), 1, 131_072)],
+            maps: vec![("KEYS".into(), 1, 4)],
             attachments: vec![("lo".into(), "xdp-generic".into())],
             penalties: 13,
         }
@@ -308,7 +341,11 @@ mod tests {
             "enforcer_reaped_total{cause=\"silent\"} 11",
             "enforcer_would_reap_total{cause=\"silent\"} 12",
             "enforcer_map_entries{map=\"KEYS\"} 1",
-            "enforcer_map_capacity{map=\"KEYS\"} 131072",
+            "enforcer_map_capacity{map=\"KEYS\"} 4",
+            "enforcer_map_pressure_ratio{map=\"KEYS\"} 0.25",
+            "enforcer_rule_refused_total{rule=\"plan gold\"} 14",
+            "enforcer_rule_would_refuse_total{rule=\"plan gold\"} 15",
+            "enforcer_rule_candidate_would_refuse_total{rule=\"plan gold\"} 16",
             "enforcer_attach_info{interface=\"lo\",mode=\"xdp-generic\"} 1",
             "enforcer_keys 1",
             "enforcer_principals 2",

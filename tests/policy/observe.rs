@@ -71,3 +71,37 @@ fn a_candidate_counts_what_it_would_have_refused_beside_the_limit_that_does() ->
     ensure!(origin.executed()?.len() == 150, "the app executed {}", origin.executed()?.len());
     Ok(())
 }
+
+#[test]
+fn each_rule_has_counts_of_its_own_and_a_plan_does_not_inherit_anothers() -> Result<()> {
+    let site = Site::new(Way::VethNative)?;
+    let _origin = site.serve("routes", Workers::Sync(2))?;
+    let rest = "[plan.gold]\nlimit = \"30/hour\"\ncandidate = \"20/hour\"\n\
+                [plan.watched]\nlimit = \"5/hour\"\nmode = \"observe\"\n\
+                [principal.tenant]\nplan = \"gold\"\n[principal.other]\nplan = \"watched\"\n\
+                [[route]]\npath = \"/few\"\nlimit = \"3/hour\"";
+    let enforcer = site.guard(rest)?;
+    let (key, other) = (add_key(&enforcer, "tenant")?, add_key(&enforcer, "other")?);
+    let count = |what: &str, rule: &str| enforcer.metric(&format!("enforcer_rule_{what}_total{{rule=\"{rule}\"}}"));
+    site.flood(v4(1), 10, |_| keyed("/few", &key))?;
+    site.flood(v4(1), 40, |_| keyed("/", &key))?;
+    site.flood(v4(1), 9, |_| keyed("/", &other))?;
+    let counts = |expected: [u64; 5]| -> Result<()> {
+        let found = [
+            count("refused", "plan gold")?,
+            count("candidate_would_refuse", "plan gold")?,
+            count("would_refuse", "plan watched")?,
+            count("refused", "plan watched")?,
+            count("refused", "route /few")?,
+        ];
+        ensure!(found == expected, "{found:?}, not {expected:?}: {}", enforcer.metrics()?);
+        Ok(())
+    };
+    counts([13, 10, 4, 0, 7])?;
+    // A plan whose name comes before: all others count elsewhere, and begin anew.
+    apply(&enforcer, &format!("[plan.basic]\nlimit = \"1/hour\"\n{rest}"))?;
+    ensure!(count("refused", "plan basic")? == 0, "it has another's count");
+    counts([0, 0, 0, 0, 7])?;
+    site.flood(v4(1), 2, |_| keyed("/", &key))?;
+    counts([2, 0, 0, 0, 7])
+}

@@ -8,10 +8,10 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 
-use super::Daemon;
 use super::registry::{Error, Registry};
 use super::rulebook::{Clocks, Rulebook, Terms};
 use super::trial::{Change, Trial};
+use super::{Daemon, forecast};
 use crate::api::{ApplyPolicy, PolicyApplied, PolicyText, Refusal};
 use crate::kernel;
 use crate::policy::document::{Plan, Policy};
@@ -30,6 +30,8 @@ pub(super) struct Held {
     pub(super) terms: Vec<(u32, Terms)>,
     /// The rules.
     pub(super) book: Rulebook,
+    /// What those that are counted by themselves are called: [`forecast::rules`].
+    pub(super) rules: Vec<(u32, String)>,
 }
 
 fn too_large(error: &TooLarge) -> Error {
@@ -49,7 +51,8 @@ impl Registry {
         let (policy, placed) = store.policy(now)?;
         let terms = terms(&policy.plans, &policy, &placed, &clocks).into_iter().collect();
         let book = Rulebook::new(&policy, &placed, secret, &clocks).map_err(|error| too_large(&error))?;
-        Ok(Held { policy, terms, book })
+        let rules = forecast::rules(&policy, &placed);
+        Ok(Held { policy, terms, book, rules })
     }
 
     /// Makes a policy the one that holds, all of it or none; or only says what would change.
@@ -107,7 +110,7 @@ impl Registry {
                 self.tables.revert(switch, &held)?;
                 return Err(error.into());
             }
-            self.plans = wanted.plans;
+            self.follow(&wanted, &placed)?;
             self.tables.switch(None)?;
             self.tables.settle(switch)?;
             return Ok(answer(None));
@@ -126,10 +129,21 @@ impl Registry {
         self.end_trial(now)?;
         let Some(Trial { policy, switch, .. }) = self.trial.take() else { return Err(not_on_trial()) };
         let change = self.store.begin()?;
-        self.store.write_policy(&policy, now)?;
+        let placed = self.store.write_policy(&policy, now)?;
         change.commit()?;
-        self.plans = policy.plans;
+        self.follow(&policy, &placed)?;
         Ok(self.tables.settle(switch)?)
+    }
+
+    /// Takes note of the policy that holds from now on. A count that was another rule's begins anew.
+    fn follow(&mut self, policy: &Policy, placed: &Placed) -> Result<(), Error> {
+        let rules = forecast::rules(policy, placed);
+        for (index, _) in rules.iter().filter(|rule| !self.rules.contains(rule)) {
+            self.tables.kernel_mut().clear_tally(*index)?;
+        }
+        self.plans = policy.plans.clone();
+        self.rules = rules;
+        Ok(())
     }
 
     /// Ends what is on trial.

@@ -57,6 +57,8 @@ pub(crate) struct Registry {
     pub(super) default_limit: Limits,
     /// The plans that hold.
     pub(super) plans: BTreeMap<String, Plan>,
+    /// The rules that hold and are counted by themselves: their index in the map of tallies, and what they are called.
+    pub(super) rules: Vec<(u32, String)>,
     /// A policy that holds until it is confirmed, or its time is over.
     pub(super) trial: Option<Trial>,
 }

@@ -195,8 +195,13 @@ impl Registry {
             let count = keys.get(&principal.index).copied().unwrap_or(0);
             principals.push((principal.name, count, self.tables.meter(principal.index)?));
         }
+        let mut rules = Vec::new();
+        for (index, rule) in &self.rules {
+            rules.push((rule.clone(), kernel.tally(*index)?));
+        }
         let attachments = kernel.attachments().iter();
         Ok(Snapshot {
+            rules,
             keys: keys.values().sum(),
             principals,
             totals: kernel.totals()?,

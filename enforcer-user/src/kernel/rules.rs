@@ -4,7 +4,7 @@
 
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, PerCpuValues, lpm_trie::Key},
 };
 use enforcer_ebpf::abi::{self, Buckets, Client, Edge, Leaf, Rule, Ruleset, Scope, Share, Sighting, State, map, tally};
 
@@ -226,6 +226,19 @@ impl Kernel {
         let counts = self.tables.rules.tallies.get(&index, 0).map_err(|error| failed(map::TALLIES, "read", error))?;
         let sum = |place: usize| counts.iter().fold(0, |sum: u64, counts| sum.wrapping_add(counts[place]));
         Ok(std::array::from_fn(sum))
+    }
+
+    /// Sets counts of limits to nothing, for an index that is another rule's from now on.
+    ///
+    /// # Errors
+    /// An index beyond the end of the map, or a failed write.
+    pub fn clear_tally(&mut self, index: u32) -> Result<(), Error> {
+        check(map::TALLIES, index, abi::TALLIES)?;
+        let tallies = &mut self.tables.rules.tallies;
+        let counts = tallies.get(&index, 0).map_err(|error| failed(map::TALLIES, "read", error))?;
+        let none = PerCpuValues::try_from(vec![[0; tally::LEN]; counts.len()]);
+        let none = none.map_err(|error| failed(map::TALLIES, "written", error.into()))?;
+        tallies.set(index, none, 0).map_err(|error| failed(map::TALLIES, "written", error))
     }
 
     /// Lets what is on trial hold until then: of all of it at once, by one word.
