@@ -464,7 +464,7 @@ pub struct Sighting {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 #[repr(C)]
 pub struct Ruleset {
-    /// [`Ruleset::STRICT_GUESSES`], [`Ruleset::FORWARDED`].
+    /// [`Ruleset::STRICT_GUESSES`], [`Ruleset::FORWARDED`], [`Ruleset::PROXY_1`], [`Ruleset::PROXY_2`].
     pub flags: u32,
     /// Index in [`map::STATES`] that a path begins in; 0 = paths are not looked at.
     pub routes: u32,
@@ -507,6 +507,10 @@ impl Ruleset {
     pub const STRICT_GUESSES: u32 = 1;
     /// Flag: `X-Forwarded-For` of [`map::PROXIES`] is believed.
     pub const FORWARDED: u32 = 2;
+    /// Flag: their connections begin with a header of the PROXY protocol, version 1.
+    pub const PROXY_1: u32 = 4;
+    /// Flag: likewise, version 2; never beside [`Ruleset::PROXY_1`].
+    pub const PROXY_2: u32 = 8;
 }
 
 /// A segment of a path that leads on from a state.

@@ -236,10 +236,10 @@ impl Default for Set {
 
 const _: () = {
     assert!(size_of::<Tuple>() == 40);
-    assert!(size_of::<Machine>() == 160);
-    assert!(size_of::<Mark>() == 168);
+    assert!(size_of::<Machine>() == 176);
+    assert!(size_of::<Mark>() == 184);
     assert!(size_of::<Told>() == 8 + 4 * 16 + 24 + 16);
-    assert!(size_of::<Flow>() == 40 + 160 + 168 + 8 * 9 + 4 * 16 + 112 + 40);
+    assert!(size_of::<Flow>() == 40 + 176 + 184 + 8 * 9 + 4 * 16 + 112 + 40);
     assert!(size_of::<Set>() == 8 + WAYS * (8 + size_of::<Flow>()));
 };
 

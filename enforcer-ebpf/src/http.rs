@@ -12,6 +12,7 @@ mod body;
 pub mod bytes;
 mod element;
 mod head;
+mod proxy_header;
 mod target;
 mod value;
 
@@ -49,7 +50,7 @@ pub struct Terms<'a> {
     pub service: &'a Service,
     /// The service's rules; all 0 if it has none.
     pub rules: &'a Ruleset,
-    /// Where the connection comes from.
+    /// Where the connection comes from, unless it has told otherwise in a header of the PROXY protocol.
     pub peer: Address,
     /// Secret of the tags.
     pub secret: [u64; 2],
@@ -167,14 +168,19 @@ mod phase {
     pub(super) const EXPECT_LEAD: u8 = 23;
     pub(super) const EXPECT_TRAIL: u8 = 24;
     pub(super) const CONNECTION: u8 = 25;
+    /// A header of the PROXY protocol, version 1 or 2, before the first request.
+    pub(super) const HEADER_1: u8 = 26;
+    pub(super) const HEADER_2: u8 = 27;
+    /// The rest of one, which nobody reads.
+    pub(super) const HEADER_REST: u8 = 28;
     /// From here on the head is complete.
-    pub(super) const BODY: u8 = 26;
-    pub(super) const CHUNK_SIZE: u8 = 27;
-    pub(super) const CHUNK_DATA: u8 = 28;
-    pub(super) const CHUNK_END: u8 = 29;
-    pub(super) const LAST_CHUNK: u8 = 30;
+    pub(super) const BODY: u8 = 29;
+    pub(super) const CHUNK_SIZE: u8 = 30;
+    pub(super) const CHUNK_DATA: u8 = 31;
+    pub(super) const CHUNK_END: u8 = 32;
+    pub(super) const LAST_CHUNK: u8 = 33;
     /// What follows is not judged: an observed stream that was malformed, or an allowed upgrade.
-    pub(super) const OPAQUE: u8 = 31;
+    pub(super) const OPAQUE: u8 = 34;
 }
 
 const HTTP_1_0: u32 = 1;
@@ -207,6 +213,8 @@ const PROXIED: u32 = 1 << 15;
 const FORWARDED: u32 = 1 << 16;
 /// The query has a parameter that is named like a key.
 const KEY_IN_URL: u32 = 1 << 17;
+/// A header of the PROXY protocol was read, and nothing behind it.
+const HEADED: u32 = 1 << 18;
 
 /// The machine's state between two bytes of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -241,6 +249,8 @@ pub struct Machine {
     client: [u64; 2],
     /// Where a proxy says that the request comes from, likewise.
     source: Address,
+    /// Where it says in its header that the connection does; all 0 if it has said nothing.
+    told: Address,
 }
 
 /// Methods that rules tell apart; numbers, since they lie in a map. Their case does not: RFC 9110 §9.1 has it count, but
@@ -322,14 +332,17 @@ impl Machine {
         self.carried = zero() as u8;
         self.seen = zero() as u8;
         self.digits = zero() as u8;
+        self.told = [zero(); 2];
     }
 
     /// Goes back to where the last request ended, from inside the next, or from bytes that may not follow it.
     #[inline(always)]
     pub fn rewind(&mut self) {
         let closed = if self.phase == phase::START { self.flags & CLOSE } else { 0 };
+        let [first, second] = self.told;
         self.restart();
         self.flags = closed;
+        self.told = [first, second];
     }
 
     /// Whether the bytes so far end between two requests.
@@ -343,14 +356,15 @@ impl Machine {
     #[must_use]
     #[inline(always)]
     pub fn is_behind_request(&self) -> bool {
-        self.is_between_requests() && self.flags & LED == 0
+        self.is_between_requests() && self.flags & (LED | HEADED) == 0
     }
 
-    /// Whether the bytes so far end inside a request head.
+    /// Whether the bytes so far end inside a request head, or inside a header before it.
     #[must_use]
     #[inline(always)]
     pub fn is_in_head(&self) -> bool {
-        self.phase < phase::BODY && !self.is_between_requests()
+        let is_awaited = self.is_before_http() && self.head == 0;
+        self.phase < phase::BODY && !self.is_between_requests() && !is_awaited
     }
 
     /// Whether the bytes so far end inside something that only its length, known before, ends.
@@ -385,9 +399,12 @@ impl Machine {
     #[must_use]
     #[inline(always)]
     pub fn is_as(&self, other: &Self) -> bool {
+        if difference(&self.told, &other.told) != 0 {
+            return false;
+        }
         if self.is_between_requests() && other.is_between_requests() {
             // The rest is left over from the request before.
-            return (self.flags ^ other.flags) & (LED | CLOSE) == 0;
+            return (self.flags ^ other.flags) & (LED | CLOSE | HEADED) == 0;
         }
         let mut differs = (self.left ^ other.left)
             | u64::from(self.head ^ other.head)
@@ -404,7 +421,12 @@ impl Machine {
         // Otherwise left over from the last request, or done with.
         if self.phase > phase::START && self.phase < phase::BODY {
             differs |= u64::from(self.route ^ other.route) | u64::from(self.method ^ other.method);
-            if matches!(self.phase, phase::FORM..=phase::SEGMENT | phase::KEY_LEAD..=phase::FORWARDED) {
+            if matches!(
+                self.phase,
+                phase::FORM..=phase::SEGMENT
+                    | phase::KEY_LEAD..=phase::FORWARDED
+                    | phase::HEADER_1..=phase::HEADER_REST
+            ) {
                 differs |= difference(&self.value, &other.value);
             }
             if self.flags & KEYED != 0 {
@@ -439,7 +461,7 @@ impl Machine {
     #[inline(always)]
     pub fn skippable(&self) -> u64 {
         match self.phase {
-            phase::BODY | phase::CHUNK_DATA => self.left,
+            phase::BODY | phase::CHUNK_DATA | phase::HEADER_REST => self.left,
             phase::OPAQUE => u64::MAX,
             _ => 0,
         }
@@ -453,7 +475,11 @@ impl Machine {
         }
         self.left = self.left.wrapping_sub(u64::from(count));
         if self.left == 0 {
-            self.phase = if self.phase == phase::BODY { phase::START } else { phase::CHUNK_END };
+            match self.phase {
+                phase::HEADER_REST => self.end_header(),
+                phase::BODY => self.phase = phase::START,
+                _ => self.phase = phase::CHUNK_END,
+            }
         }
     }
 
@@ -494,7 +520,7 @@ impl Machine {
     }
 
     /// Where the request whose head is complete comes from, if a trusted proxy has told: the rightmost of its
-    /// `X-Forwarded-For` that is no trusted proxy itself. `None` where it is the connection's own peer that counts.
+    /// `X-Forwarded-For` that is no trusted proxy itself, else what its PROXY header says. `None` where it is the connection's own peer that counts.
     #[must_use]
     #[inline(always)]
     pub const fn forwarded(&self) -> Option<Address> {
@@ -505,7 +531,7 @@ impl Machine {
     #[must_use]
     #[inline(always)]
     pub const fn is_proxied(&self) -> bool {
-        self.flags & PROXIED != 0
+        self.flags & (PROXIED | FORWARDED) != 0
     }
 
     /// Whether the query of the request whose head is complete has a parameter that is named like a key. No key is taken

@@ -37,7 +37,7 @@ use crate::wire::{self, Head, NotTcp, Segment, Tuple, flag};
 use again::Memory;
 pub use decision::{Decision, Party, claim, decide, identify, is_paid, open, party, pay, spread};
 use kept::Meanwhile;
-pub use reading::{Piece, Reading, Refill, Scan, advance, read, refill, step};
+pub use reading::{Piece, Reading, Refill, Scan, advance, introduce, read, refill, step};
 pub use sum::{Sum, sum_step};
 pub use watch::watch;
 
@@ -158,6 +158,12 @@ pub trait World: Lookup + Sized {
     #[inline(always)]
     fn advance(&self, reading: &mut Reading, flow: &mut Flow) -> Step {
         advance(self, reading, flow)
+    }
+
+    /// [`introduce`].
+    #[inline(always)]
+    fn introduce(&self, reading: &mut Reading, flow: &mut Flow) -> Refill {
+        introduce(self, reading, flow)
     }
 
     /// [`decide`].
@@ -455,6 +461,10 @@ fn data<W: World>(world: &W, desk: &mut Desk, segment: &mut Segment) -> Verdict 
         flow.accepted = receiver.next;
     }
     world.rules(&desk.reading.service, &mut desk.reading.rules);
+    let headers = desk.reading.rules.flags & (Ruleset::PROXY_1 | Ruleset::PROXY_2);
+    if course == Course::Enter && headers != 0 && world.is_trusted(segment.tuple.mapped_source()) {
+        flow.machine.await_header(headers & Ruleset::PROXY_2 != 0);
+    }
     desk.written = flow.written(receiver);
     let piece = if course == Course::Again {
         if desk.reading.service.observes() {

@@ -80,6 +80,8 @@ labelled! {
         KeyShared = "key_shared",
         /// No room to count another subject of a limit.
         BucketsFull = "buckets_full",
+        /// A trusted proxy's connection that does not begin with a well-formed header of the PROXY protocol.
+        ProxyHeader = "proxy_header",
     }
 }
 
@@ -111,7 +113,8 @@ impl Reason {
             | Self::FlowTableFull
             | Self::Conflict
             | Self::SlowHead
-            | Self::BucketsFull => None,
+            | Self::BucketsFull
+            | Self::ProxyHeader => None,
         }
     }
 }

@@ -123,8 +123,13 @@ impl Reader {
     /// Begins to read under these bounds and rules.
     #[must_use]
     pub fn by(bounds: &Service, rules: &Rules) -> Self {
+        let mut machine = Machine::default();
+        let headers = rules.ruleset.flags & (Ruleset::PROXY_1 | Ruleset::PROXY_2);
+        if headers != 0 && rules.is_trusted(rules.peer) {
+            machine.await_header(headers == Ruleset::PROXY_2);
+        }
         Self {
-            machine: Machine::default(),
+            machine,
             window: Box::default(),
             bounds: *bounds,
             rules: rules.clone(),
@@ -152,7 +157,12 @@ impl Reader {
         let terms = Terms { service: &self.bounds, rules: &self.rules.ruleset, peer: self.rules.peer, secret: SECRET };
         loop {
             self.steps += 1;
-            match self.machine.step(&self.window, &mut cursor, &terms, &self.rules) {
+            let step = if self.machine.is_before_http() {
+                self.machine.header(&self.window, &mut cursor)
+            } else {
+                self.machine.step(&self.window, &mut cursor, &terms, &self.rules)
+            };
+            match step {
                 Step::More => {}
                 Step::Starved => break,
                 Step::Head => {

@@ -120,7 +120,7 @@ impl<'a> Element<'a> {
                     0
                 }
                 // An IPv4 address stands in none.
-                b']' if self.get(PLACE) == place::BRACKETS && !self.is_four() => {
+                b']' if self.get(PLACE) == place::BRACKETS && !self.is_nearly_four() => {
                     self.set(PLACE, place::BEHIND);
                     self.last()
                 }
@@ -148,7 +148,7 @@ impl<'a> Element<'a> {
             first |= third;
             second |= fourth;
             self.get(OCTETS) <= 14
-        } else if self.get(DOTS) == 3 && self.get(OCTETS) == 4 {
+        } else if self.is_four() {
             second = (0xffff << 32) | (first >> 32);
             first = 0;
             true
@@ -186,7 +186,7 @@ impl<'a> Element<'a> {
         if self.get(PLACE) == place::BEFORE {
             self.set(PLACE, place::ADDRESS);
         }
-        if self.get(PLACE) == place::BEHIND || (self.get(PLACE) == place::ADDRESS && self.is_four()) {
+        if self.get(PLACE) == place::BEHIND || (self.get(PLACE) == place::ADDRESS && self.is_nearly_four()) {
             let bits = if self.get(PLACE) == place::BEHIND { 0 } else { 8 };
             self.set(PLACE, place::PORT);
             return bits;
@@ -216,8 +216,14 @@ impl<'a> Element<'a> {
 
     /// Whether it is an IPv4 address so far, up to its last byte.
     #[inline(always)]
-    const fn is_four(&self) -> bool {
+    const fn is_nearly_four(&self) -> bool {
         self.get(DOTS) == 3 && self.get(OCTETS) == 3 && self.get(GAP) == 0
+    }
+
+    /// Whether it was written as an IPv4 address, behind its end.
+    #[inline(always)]
+    pub(super) const fn is_four(&self) -> bool {
+        self.get(GAP) == 0 && self.get(DOTS) == 3 && self.get(OCTETS) == 4
     }
 
     /// The bits of the address's last number.
@@ -269,6 +275,18 @@ impl<'a> Element<'a> {
 }
 
 impl Machine {
+    /// The request comes from where the connection does.
+    #[inline(always)]
+    pub(super) fn forward_from_peer(&mut self) {
+        match self.told() {
+            Some([first, second]) => {
+                self.source = [first, second];
+                self.flags |= FORWARDED;
+            }
+            None => self.flags &= !FORWARDED,
+        }
+    }
+
     /// A byte of the list.
     #[inline(always)]
     pub(super) fn elements(&mut self, window: &Window, cursor: &mut Cursor, lookup: &impl Lookup) -> Step {
@@ -294,7 +312,7 @@ impl Machine {
                     self.source = address;
                     self.flags |= FORWARDED;
                 }
-                End::Unreadable => self.flags &= !FORWARDED,
+                End::Unreadable => self.forward_from_peer(),
             }
             self.value = [zero(); 6];
         }

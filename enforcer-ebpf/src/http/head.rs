@@ -144,6 +144,8 @@ impl Machine {
         } else {
             self.phase = phase::TARGET;
         }
+        self.forward_from_peer();
+        let peer = self.told().unwrap_or(peer);
         if rules.flags & Ruleset::FORWARDED != 0 && lookup.is_trusted(peer) {
             self.flags |= PROXIED;
         }

@@ -325,15 +325,47 @@ impl Scan {
 pub enum Refill {
     /// It holds all that a step must see.
     Ready = 0,
-    /// Bytes were skipped instead.
+    /// Bytes were skipped, or read already.
     Skipped = 1,
-    /// The payload is at its end, or could not be read.
+    /// The payload is at its end, or is refused, or could not be read.
     Ended = 2,
 }
 
-/// Sees to it that the window holds what the next step must see, or skips what nobody reads.
+/// Sees to it that the window holds what the next step must see, or skips what is none of HTTP's: what nobody reads, and the
+/// header before it.
 #[inline(always)]
 pub fn refill<W: World>(world: &W, reading: &mut Reading, flow: &mut Flow) -> Refill {
+    match fill(world, reading, flow) {
+        Refill::Ready if flow.machine.is_before_http() => world.introduce(reading, flow),
+        refill => refill,
+    }
+}
+
+/// Reads on by a step in the header before HTTP.
+#[inline(always)]
+pub fn introduce<W: World>(world: &W, reading: &mut Reading, flow: &mut Flow) -> Refill {
+    let Reading { scan, window, service, .. } = reading;
+    match flow.machine.header(window, &mut scan.cursor) {
+        Step::Refused(refusal) => match observed(world, service, refusal) {
+            Some(refusal) => {
+                scan.refuse(refusal);
+                Refill::Ended
+            }
+            None => {
+                flow.machine.make_opaque();
+                Refill::Skipped
+            }
+        },
+        Step::Starved if scan.next == scan.len => {
+            scan.outcome = end::READ;
+            Refill::Ended
+        }
+        _ => Refill::Skipped,
+    }
+}
+
+#[inline(always)]
+fn fill<W: World>(world: &W, reading: &mut Reading, flow: &mut Flow) -> Refill {
     let Reading { scan, window, .. } = reading;
     let machine = &mut flow.machine;
     let left = scan.len.wrapping_sub(scan.next);

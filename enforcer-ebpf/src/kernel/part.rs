@@ -114,6 +114,27 @@ pub(crate) extern "C" fn advance_machine(reading: *mut Reading, flow: *mut Flow)
     judge::advance(&sightless(), reading, flow).to_word()
 }
 
+/// What a number of this module says of filling the window.
+#[inline(always)]
+pub(crate) fn refilled(number: u32) -> Refill {
+    match number {
+        0 => Refill::Ready,
+        1 => Refill::Skipped,
+        _ => Refill::Ended,
+    }
+}
+
+/// [`judge::introduce`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn introduce_connection(reading: *mut Reading, flow: *mut Flow) -> u32 {
+    // SAFETY: of this size, or null.
+    let (Some(reading), Some(flow)) = (unsafe { reading.as_mut() }, unsafe { flow.as_mut() }) else {
+        return Refill::Ended as u32;
+    };
+    judge::introduce(&sightless(), reading, flow) as u32
+}
+
 /// [`enforcer_ebpf::http::Lookup::next`].
 #[unsafe(no_mangle)]
 #[inline(never)]

@@ -375,16 +375,17 @@ impl<P: Packet> World for Kernel<P> {
 
     #[inline(always)]
     fn refill(&self, reading: &mut Reading, flow: &mut Flow) -> Refill {
-        match self.packet.refill(reading, flow) {
-            0 => Refill::Ready,
-            1 => Refill::Skipped,
-            _ => Refill::Ended,
-        }
+        part::refilled(self.packet.refill(reading, flow))
     }
 
     #[inline(always)]
     fn advance(&self, reading: &mut Reading, flow: &mut Flow) -> Step {
         Step::from_word(part::advance_machine(reading, flow))
+    }
+
+    #[inline(always)]
+    fn introduce(&self, reading: &mut Reading, flow: &mut Flow) -> Refill {
+        part::refilled(part::introduce_connection(reading, flow))
     }
 
     #[inline(always)]

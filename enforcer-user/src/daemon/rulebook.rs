@@ -15,7 +15,7 @@ use crate::kernel;
 use crate::policy::document::{self, Charge, OTHER, Plan, Policy, Principal};
 use crate::policy::exemptions::{self, Entry};
 use crate::policy::routes::{self, Automaton, Origin, Room, TooLarge};
-use crate::policy::service;
+use crate::policy::service::{self, ProxyProtocol};
 use crate::policy::{LimitName, Limits};
 use crate::store::{Placed, PlacedPrincipal, PlacedQuota};
 
@@ -190,6 +190,11 @@ impl Rulebook {
         if !said.trusted_proxies.is_empty() {
             flags |= Ruleset::FORWARDED;
         }
+        flags |= match said.proxy_protocol {
+            ProxyProtocol::Off => 0,
+            ProxyProtocol::V1 => Ruleset::PROXY_1,
+            ProxyProtocol::V2 => Ruleset::PROXY_2,
+        };
         let mut client = [0; 32];
         let name = said.client_id.as_ref().map_or("", |name| name.as_str()).as_bytes();
         client[..name.len()].copy_from_slice(name);

@@ -48,9 +48,6 @@ impl Service {
     #[must_use]
     pub fn unkept(&self) -> Vec<&'static str> {
         let mut fields = Vec::new();
-        if self.proxy_protocol != ProxyProtocol::Off {
-            fields.push("proxy_protocol");
-        }
         if self.connections_per_source.is_some() {
             fields.push("connections_per_source");
         }
