@@ -12,6 +12,8 @@ mod keys;
 mod live;
 #[path = "policy/observe.rs"]
 mod observe;
+#[path = "policy/proxy.rs"]
+mod proxy;
 #[path = "policy/rules.rs"]
 mod rules;
 #[path = "policy/secrecy.rs"]

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use enforcer_tests::client::{Connection, Ending};
 use enforcer_tests::enforcer::{Enforcer, Ran};
 use enforcer_tests::netns::{Link, Way};
-use enforcer_tests::origin::{Origin, Workers};
+use enforcer_tests::origin::{Origin, Server};
 use enforcer_tests::process::PATIENCE;
 
 pub(crate) const PORT: u16 = 8000;
@@ -84,9 +84,9 @@ impl Site {
     }
 
     /// Serves an app to both families.
-    pub(crate) fn serve(&self, app: &str, workers: Workers) -> Result<Origin> {
+    pub(crate) fn serve(&self, app: &str, server: impl Into<Server>) -> Result<Origin> {
         // The wildcard of IPv6 takes IPv4 too.
-        Origin::start(&self.link.server, app, workers, SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), PORT))
+        Origin::start(&self.link.server, app, server, SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), PORT))
     }
 
     /// Guards the port by a policy.

@@ -841,3 +841,129 @@ fn what_a_trusted_proxy_hands_on_brings_it_no_penalty() -> Result<()> {
     ensure!(both.count(Count::Event(Event::Penalised))? > 0, "its connections begin");
     Ok(())
 }
+
+/// Tables in which the IPv4 client is a trusted proxy that sends a header of the version of this flag, and each source has
+/// one request.
+fn behind_a_header(version: u32) -> Tables {
+    let mut tables = behind_a_proxy();
+    let rules = Ruleset { flags: Ruleset::FORWARDED | version, source: 9, ..Ruleset::default() };
+    tables = tables.with_rules(rules);
+    tables
+}
+
+/// A header of version 1 that tells this IPv4 address.
+fn header(source: &str) -> Vec<u8> {
+    format!("PROXY TCP4 {source} 10.9.0.2 4000 8000\r\n").into_bytes()
+}
+
+/// One of version 2.
+fn binary_header(source: [u8; 4]) -> Vec<u8> {
+    let lead = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x10";
+    [&lead[..], &source, &[10, 9, 0, 2, 0, 1, 0, 80], &[4, 0, 1, 0]].concat()
+}
+
+#[test]
+fn limits_by_source_are_by_the_address_in_a_header_however_it_is_cut() -> Result<()> {
+    let request = get("/", Some("other_key_3"));
+    let refused = Outcome::Reset(BEGIN.wrapping_add(1));
+    for (version, one, other) in [
+        (Ruleset::PROXY_1, header("192.0.2.1"), header("192.0.2.2")),
+        (Ruleset::PROXY_2, binary_header([192, 0, 2, 1]), binary_header([192, 0, 2, 2])),
+    ] {
+        let mut both = Both::new(&behind_a_header(version))?;
+        let one = [&one[..], &request].concat();
+        let other = [&other[..], &request].concat();
+        ensure!(both.stream(Shape::V4, [&one[..]])? == Outcome::Passed, "the first of a source");
+        ensure!(both.stream(Shape::V4, [&one[..]])? == refused, "its second");
+        let (first, second) = other.split_at(9);
+        ensure!(both.stream(Shape::V4, [first, second])? == Outcome::Passed, "another source, cut");
+        ensure!(both.stream(Shape::V4, [&other[..]])? == refused, "its second");
+        let mut last = Outcome::Passed;
+        for byte in 0..one.len() - request.len() {
+            let (first, second) = one.split_at(byte);
+            last = both.stream(Shape::V4, [first, second])?;
+            let begin = BEGIN.wrapping_add(1 + byte as u32);
+            ensure!(last == Outcome::Reset(begin), "cut at {byte}: {last:?}");
+        }
+        ensure!(last != Outcome::Passed, "nothing was cut");
+        // What is told within the stream, by a client, is no header.
+        ensure!(both.stream(Shape::V4, [&[&other[..], &one].concat()[..]])? != Outcome::Passed, "a header further on");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_trusted_proxy_that_sends_no_header_is_refused_and_a_header_of_anybody_else_too() -> Result<()> {
+    let mut both = Both::new(&behind_a_header(Ruleset::PROXY_1))?;
+    let request = get("/", Some("other_key_3"));
+    let whole = [&header("192.0.2.1")[..], &request].concat();
+    let refused = Outcome::Reset(BEGIN.wrapping_add(1));
+    let binary = [&binary_header([192, 0, 2, 1])[..], &request].concat();
+    for bytes in [&request[..], &binary, &b"PROXY TCP4 192.0.2.1 10.9.0.2 4000 99999\r\n"[..]] {
+        ensure!(both.stream(Shape::V4, [bytes])? == refused, "{}", bytes.escape_ascii());
+    }
+    ensure!(both.count(Count::Refused(Reason::ProxyHeader))? == 3, "refused for another reason");
+    ensure!(both.stream(Shape::V6, [&whole[..]])? == refused, "a header of a peer that is not trusted");
+    ensure!(both.count(Count::Refused(Reason::Malformed))? == 1, "refused for another reason");
+    ensure!(both.stream(Shape::V6, [&request[..]])? == Outcome::Passed, "a peer that is not trusted sends none");
+    ensure!(both.stream(Shape::V4, [&whole[..]])? == Outcome::Passed, "nothing of all that was charged");
+    // Its end within the header is none of a request either; a proxy that only tries the port is no attack.
+    let mut connection = both.connect(Shape::V4)?;
+    let tried = connection.frame(b"", flag::ACK | flag::FIN).build();
+    ensure!(both.judge(&tried)? == Fate::Passed(tried), "an end without a byte");
+    connection = both.connect(Shape::V4)?;
+    ensure!(both.send(&mut connection, b"PROXY UNK")? == Outcome::Passed, "the first bytes of a header");
+    let ended = connection.frame(b"", flag::ACK | flag::FIN).build();
+    ensure!(both.judge(&ended)? != Fate::Passed(ended), "an end within a header");
+    ensure!(both.count(Count::Refused(Reason::FinInHead))? == 1, "refused for another reason");
+    Ok(())
+}
+
+#[test]
+fn a_header_that_was_judged_cannot_be_replaced() -> Result<()> {
+    let refused = Outcome::Reset(BEGIN.wrapping_add(1));
+    let request = get("/", Some("other_key_3"));
+    for (version, one, other) in [
+        (Ruleset::PROXY_1, header("192.0.2.1"), header("192.0.2.2")),
+        (Ruleset::PROXY_2, binary_header([192, 0, 2, 1]), binary_header([192, 0, 2, 2])),
+    ] {
+        let mut both = Both::new(&behind_a_header(version))?;
+        let [one, other] = [one, other].map(|header| (header.len(), [&header[..], &request].concat()));
+        // Alone, and with its request.
+        for len in [one.0, one.1.len()] {
+            let mut connection = both.connect(Shape::V4)?;
+            let begin = connection.seq;
+            let first = both.send(&mut connection, &one.1[..len])?;
+            if first == refused {
+                // Its source has had its request: the header is refused with it, and another in its place is as well.
+                connection.seq = begin;
+                ensure!(both.send(&mut connection, &other.1)? != Outcome::Passed, "behind a refusal");
+                continue;
+            }
+            ensure!(first == Outcome::Passed, "{first:?}");
+            connection.seq = begin;
+            ensure!(both.send(&mut connection, &one.1[..len])? == Outcome::Passed, "the same again");
+            connection.seq = begin;
+            ensure!(both.send(&mut connection, &other.1[..len])? == refused, "another in its place, {len} bytes");
+            ensure!(both.send(&mut connection, &request)? != Outcome::Passed, "what follows");
+        }
+        ensure!(both.count(Count::Refused(Reason::Conflict))? == 2, "refused for another reason");
+    }
+    Ok(())
+}
+
+#[test]
+fn what_comes_behind_a_header_brings_its_proxy_no_penalty() -> Result<()> {
+    let mut tables = behind_a_header(Ruleset::PROXY_1);
+    let service = tables.services.entry(8000).or_insert(Service::DEFAULT);
+    (service.tolerated_per_second, service.penalty_ns, service.penalty_most_ns) = (5, HOUR, HOUR);
+    let mut both = Both::new(&tables)?;
+    for bad in [[&header("192.0.2.9")[..], &get("/", None)].concat(), get("/", None)] {
+        for _ in 0..10 {
+            let outcome = both.stream(Shape::V4, [&bad[..]])?;
+            ensure!(outcome == Outcome::Reset(BEGIN.wrapping_add(1)), "{outcome:?}");
+        }
+    }
+    ensure!(both.count(Count::Event(Event::Penalty))? == 0, "a proxy has a penalty, or who it tells of");
+    Ok(())
+}

@@ -32,6 +32,8 @@ impl Workers {
 pub enum Server {
     /// gunicorn, with its own parser.
     Gunicorn(Workers),
+    /// Likewise, with two sync workers, to which every connection begins with a header of the PROXY protocol: `v1` or `v2`.
+    GunicornBehindProxy(&'static str),
     /// waitress, which reads a request whole before it calls the app.
     Waitress,
     /// werkzeug's development server, on Python's `http.server`; `flask run` starts it.
@@ -53,6 +55,7 @@ impl fmt::Display for Server {
         formatter.write_str(match self {
             Self::Gunicorn(Workers::Sync(_)) => "gunicorn sync",
             Self::Gunicorn(Workers::Threads(_)) => "gunicorn gthread",
+            Self::GunicornBehindProxy(_) => "gunicorn behind a proxy",
             Self::Waitress => "waitress",
             Self::Werkzeug => "werkzeug",
             Self::UvicornH11 => "uvicorn h11",
@@ -76,6 +79,7 @@ impl Server {
     pub(super) const fn children(self) -> usize {
         match self {
             Self::Gunicorn(workers) => workers.count(),
+            Self::GunicornBehindProxy(_) => 2,
             Self::Waitress | Self::Werkzeug | Self::UvicornH11 | Self::UvicornHttptools => 0,
         }
     }
@@ -89,7 +93,7 @@ impl Server {
         };
         let (apps, port) = (folder().join("apps"), address.port().to_string());
         let program = match self {
-            Self::Gunicorn(_) => "gunicorn",
+            Self::Gunicorn(_) | Self::GunicornBehindProxy(_) => "gunicorn",
             Self::Waitress => "waitress-serve",
             Self::Werkzeug => "flask",
             Self::UvicornH11 | Self::UvicornHttptools => "uvicorn",
@@ -107,6 +111,11 @@ impl Server {
                     }
                 };
                 command.args(["--timeout", "120", "--graceful-timeout", "1", "--log-level", "warning"]);
+                command.args(["--no-control-socket", &format!("{app}:app")]);
+            }
+            Self::GunicornBehindProxy(version) => {
+                command.args(["--bind", &bind, "--workers", "2", "--proxy-protocol", version]);
+                command.args(["--proxy-allow-from", "*", "--graceful-timeout", "1", "--log-level", "warning"]);
                 command.args(["--no-control-socket", &format!("{app}:app")]);
             }
             Self::Waitress => {
