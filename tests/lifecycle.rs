@@ -663,6 +663,7 @@ fn strangers_may_neither_read_nor_change_and_nobody_else_reads_the_state() -> Re
         ("GET", "/v1/status", ""),
         ("GET", "/v1/keys", ""),
         ("POST", "/v1/keys", r#"{"name":"intruder"}"#),
+        ("POST", "/v1/explain", r#"{"method":"GET","target":"/","source":"192.0.2.7","keyed":"tenant"}"#),
         ("DELETE", "/v1/keys/tenant", ""),
         ("POST", "/v1/detach", ""),
     ] {

@@ -6,6 +6,8 @@
 
 #[path = "policy/attack.rs"]
 mod attack;
+#[path = "policy/explain.rs"]
+mod explain;
 #[path = "policy/keys.rs"]
 mod keys;
 #[path = "policy/live.rs"]

@@ -77,6 +77,11 @@ pub mod map {
     pub const SCRATCH: &str = "SCRATCH";
     /// `PerCpuArray<answer::Sheet>`: the answer that is being written. Kernel only.
     pub const SHEET: &str = "SHEET";
+    /// `Array<judge::explain::Explanation>`, one entry: a request that is asked about, and what would become of it. Never
+    /// pinned. Daemon → kernel → daemon.
+    pub const EXPLANATION: &str = "EXPLANATION";
+    /// `Array<judge::explain::Explaining>`, one entry: that request while it is judged. Never pinned. Kernel only.
+    pub const EXPLAINING: &str = "EXPLAINING";
     /// `Array<Turn>`, one entry: whose turn it is in measurements. Never pinned. Bench → kernel.
     pub const TURN: &str = "TURN";
 

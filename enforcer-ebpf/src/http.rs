@@ -490,6 +490,14 @@ impl Machine {
         if self.flags & KEYED == 0 { None } else { Some(KeyTag(self.key)) }
     }
 
+    /// Takes a tag for that of the key of the request whose head is complete, if it has one: who asks what would become of a
+    /// request does not know its key.
+    #[inline(always)]
+    pub fn take_key(&mut self, tag: KeyTag) {
+        self.key[0] = tag.0[0];
+        self.key[1] = tag.0[1];
+    }
+
     /// Tag of the client's id of the request whose head is complete; 0 if it has none.
     #[must_use]
     #[inline(always)]

@@ -8,6 +8,7 @@
 //! - this file: from the frame to what is to be done with a segment, and what becomes of a refused one
 //! - [`reading`]: a payload, read in steps
 //! - [`decision`]: one request
+//! - [`explain`]: what would become of a request, for people who ask
 //! - [`again`]: bytes that were judged before
 //! - [`sum`]: the checksum of a segment that is cut
 //! - [`bare`]: segments that carry nothing; handshakes that wait for the first request
@@ -18,6 +19,7 @@
 mod again;
 mod bare;
 mod decision;
+pub mod explain;
 mod kept;
 mod reading;
 mod sum;

@@ -9,6 +9,7 @@ use crate::abi::{
     SocketOffsets, State, Turn,
 };
 use crate::flow::Set;
+use crate::judge::explain::Explanation;
 use crate::source::{Record, Source};
 
 // SAFETY: integers and arrays of integers only, no padding (sizes are asserted beside the types), any bits are valid.
@@ -51,3 +52,5 @@ unsafe impl Pod for Set {}
 unsafe impl Pod for Source {}
 // SAFETY: as above.
 unsafe impl Pod for Record {}
+// SAFETY: as above.
+unsafe impl Pod for Explanation {}

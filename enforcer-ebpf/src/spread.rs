@@ -24,6 +24,14 @@ pub trait Sightings {
     fn remove(&self, sighting: &Sighting);
 }
 
+/// How many pairs a word counts at `now` (ns of CLOCK_BOOTTIME).
+#[must_use]
+pub const fn counted(word: u64, spread: &Spread, now: u64) -> u64 {
+    let (start, count) = (word >> COUNT_BITS, word & COUNT_MASK);
+    let is_over = start == 0 || ((now >> UNIT) + 1).saturating_sub(start) >= spread.window >> UNIT;
+    if is_over { 0 } else { count }
+}
+
 /// Counts a pair, which `sighting` names but for the window, in its word at `now` (ns of CLOCK_BOOTTIME); whether it is one
 /// too many.
 ///

@@ -6,6 +6,8 @@
 
 pub mod head;
 
+use core::net::IpAddr;
+
 use crate::opaque::opaque;
 use crate::verdict::Reason;
 pub use head::{HEAD, Head};
@@ -52,6 +54,23 @@ pub struct Tuple {
 
 impl Tuple {
     const V6: u64 = 1 << 63;
+
+    /// A connection from this address to this port, of which nothing else is known; an IPv4 address may be mapped.
+    #[must_use]
+    pub const fn between(source: IpAddr, port: u16) -> Self {
+        match source.to_canonical() {
+            IpAddr::V4(source) => {
+                let first = u32::from_ne_bytes(source.octets()) as u64;
+                Self { source: [first, 0], destination: [0; 2], ports: port as u64 }
+            }
+            IpAddr::V6(source) => {
+                let both = u128::from_ne_bytes(source.octets());
+                // The word that lies first in memory is the lower one: all targets are little endian.
+                let source = [both as u64, (both >> 64) as u64];
+                Self { source, destination: [0; 2], ports: port as u64 | Self::V6 }
+            }
+        }
+    }
 
     /// Whether the addresses are IPv6.
     #[must_use]

@@ -10,6 +10,7 @@ mod template;
 use std::collections::BTreeMap;
 
 use enforcer_ebpf::abi::{Answer, AnswerKind, Value};
+use enforcer_ebpf::verdict::Reason;
 
 pub use part::{Field, MediaType, Realm, Unfit};
 use template::Template;
@@ -28,6 +29,12 @@ const STATUSES: [(u16, &str, AnswerKind); 8] = [
 ];
 /// The status of those over a limit.
 pub(crate) const TOO_MANY_REQUESTS: u16 = 429;
+
+/// The status that requests are answered with that are refused for this; `None` where nothing is answered.
+pub(crate) fn status(reason: Reason) -> Option<u16> {
+    let kind = reason.answer()?;
+    STATUSES.iter().find(|(.., answer)| *answer == kind).map(|(status, ..)| *status)
+}
 
 const PROBLEM: &str = "application/problem+json";
 /// Where the types of problems with quotas are registered (draft-ietf-httpapi-ratelimit-headers).

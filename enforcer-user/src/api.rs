@@ -4,6 +4,7 @@
 //! fields that they do not know. The only key in clear on the way out is [`KeyAdded::key`].
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
@@ -206,6 +207,126 @@ pub struct RuleForecast {
     pub would_refuse: u64,
     /// Requests that its candidate would have refused.
     pub candidate_would_refuse: u64,
+}
+
+/// `POST /v1/explain`. Its debug form would show the key, so it has none.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Explain {
+    /// The method, as the request line has it.
+    pub method: String,
+    /// The target, likewise.
+    pub target: String,
+    /// Where the connection comes from.
+    pub source: IpAddr,
+    /// Whose key it has: an id, or a principal's name; none without, and without [`Explain::key`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keyed: Option<String>,
+    /// The key itself, in the place of [`Explain::keyed`]: for those who may change keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Zeroizing<String>>,
+    /// The client id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<String>,
+    /// The port; the first that is guarded without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// Other fields, as lines without their ends.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fields: Vec<String>,
+}
+
+/// Answer to [`Explain`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explained {
+    /// `pass`, `refuse`, `would_refuse` (it passes, since the service observes) or `unguarded`.
+    pub verdict: String,
+    /// Why it is refused, by the word of the metrics.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What is wrong with a `malformed` one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub malformed: Option<String>,
+    /// What it is taken for: `exempt`, `public`, `preflight`, `keyed`; `unread` if its head was refused before that.
+    pub kind: String,
+    /// The principal; absent if the key is nobody's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub principal: Option<String>,
+    /// Id of its key; absent without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// The source that it counts for.
+    pub source: String,
+    /// The path's rule: `route /search`, `public /health`, `exempt /ready from 10.0.0.0/8`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_rule: Option<String>,
+    /// Requests that it counts as.
+    pub cost: u32,
+    /// Every limit that it is measured by, in their order.
+    pub limits: Vec<ExplainedLimit>,
+    /// Keys of its source, and sources of its key, where they are counted.
+    pub spreads: Vec<ExplainedSpread>,
+    /// ns for which its source opens no connection; absent if it is under no penalty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub penalty_ns: Option<u64>,
+    /// What its client gets if it is refused; absent if it passes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub told: Option<Told>,
+}
+
+/// A limit and what is used of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExplainedLimit {
+    /// The rule that it is of: `principal`, `source`, `route /search`, `limit search`, `ceiling` and so on.
+    pub rule: String,
+    /// Whose use is counted: a principal, a source, `alice/mobile` for a client id, a key's id, or `all`.
+    pub bucket: String,
+    /// Its name in answers.
+    pub name: String,
+    /// The limit, in its canonical form.
+    pub limit: String,
+    /// `enforce`, `observe` or `candidate`.
+    pub mode: String,
+    /// Requests that weigh on it now, without this one.
+    pub used: u64,
+    /// Requests that it would let pass now.
+    pub remaining: u64,
+    /// ns until it would let this one pass; 0 if it does, absent if never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_ns: Option<u64>,
+    /// `passes`, `refuses` (it is the one that the refusal names), `full` (it would, too) or `would_refuse`.
+    pub says: String,
+}
+
+/// Distinct pairs of a key and a source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExplainedSpread {
+    /// `keys_per_source` or `sources_per_key`.
+    pub rule: String,
+    /// How many were met in the window, without this one if it is new.
+    pub seen: u64,
+    /// The most.
+    pub most: u32,
+    /// `alert`, `limit` or `penalty`.
+    pub action: String,
+    /// Whether this one is one too many.
+    pub exceeded: bool,
+}
+
+/// What the client of a refused request gets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// `answer`, `reset` or `silence`.
+    pub how: String,
+    /// The answer's status.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// The limit that it names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<String>,
+    /// Its `Retry-After`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_seconds: Option<u32>,
 }
 
 /// Answer to `POST /v1/policy/confirm` and `POST /v1/policy/rollback`.

@@ -6,7 +6,7 @@
 //! # Layout
 //! - `run`: the daemon's settings from flags and environment
 //! - `doctor`: what is not guarded, asked of the system itself
-//! - `status`, `key`, `limit`, `policy`, `penalty`, `detach`: the commands
+//! - `status`, `key`, `limit`, `policy`, `penalty`, `explain`, `detach`: the commands
 //! - `lasts`: a length of time on the command line
 //! - `import`: the lines of `key import`
 //! - `flask_limiter`: an app's own limits as a policy
@@ -16,6 +16,7 @@
 mod detach;
 mod doctor;
 mod exit;
+mod explain;
 mod flask_limiter;
 mod import;
 mod key;
@@ -44,6 +45,7 @@ Examples:
   enforcer limit set alice '100/minute; 10/second'
   enforcer apply -f policy.toml                   plans, routes, sources: everything in one file
   enforcer limits --watch                         limit, used, remaining, reset
+  enforcer explain GET /search --source 192.0.2.7 --as alice      would it pass, and by which limits
   enforcer status                                 where it is attached, what was refused and why
   enforcer penalty ls                             who is kept out for flooding, and for how long
   enforcer doctor                                 what reaches the app unguarded, and what to do
@@ -114,6 +116,9 @@ enum Command {
     /// Show whom candidates, and rules that observe, would have refused
     #[command(after_help = policy::PLAN_HELP)]
     Plan(policy::Plan),
+    /// Show what would become of a request, and every limit that it is measured by
+    #[command(after_help = explain::HELP)]
+    Explain(explain::Arguments),
     /// List the sources that are kept out for a time, and let them in again
     #[command(subcommand)]
     Penalty(penalty::Command),
@@ -157,6 +162,7 @@ impl Cli {
                 Command::Run(_) | Command::Doctor(_) | Command::Check(_) | Command::Import(_) => Ok(()),
                 Command::Apply(arguments) => arguments.execute(&client).await,
                 Command::Plan(arguments) => arguments.execute(&client).await,
+                Command::Explain(arguments) => arguments.execute(&client).await,
                 Command::Export(arguments) => arguments.execute(&client).await,
                 Command::Confirm(arguments) => arguments.execute(&client, "confirm").await,
                 Command::Rollback(arguments) => arguments.execute(&client, "rollback").await,
@@ -203,6 +209,7 @@ mod tests {
             "limit set a 1/second",
             "limits a",
             "penalty ls",
+            "explain GET / --source 192.0.2.7",
             "doctor",
             "import flask-limiter a:b",
             "detach",

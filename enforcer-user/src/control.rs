@@ -7,10 +7,11 @@
 //! # Layout
 //! - `peer`: who asks
 //! - `body`: a request's JSON, read strictly
-//! - `keys`, `limits`, `policy`, `penalties`, `status`, `detach`: the routes, by noun
+//! - `keys`, `limits`, `policy`, `penalties`, `explain`, `status`, `detach`: the routes, by noun
 
 mod body;
 mod detach;
+mod explain;
 mod keys;
 mod limits;
 mod peer;
@@ -42,6 +43,7 @@ pub(crate) fn router(daemon: Arc<Daemon>) -> Router {
         .merge(limits::routes())
         .merge(penalties::routes())
         .merge(policy::routes())
+        .merge(explain::routes())
         .merge(detach::routes())
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
@@ -95,7 +97,7 @@ impl From<Error> for Failure {
 
 /// Lets those through who may do what they ask, and logs each change.
 async fn admit(Extension(peer): Extension<Option<Peer>>, request: Request, next: Next) -> Response {
-    let reading = request.method() == Method::GET;
+    let reading = request.method() == Method::GET || request.uri().path() == explain::PATH;
     let Some(peer) = peer.filter(|peer| peer.may_change() || (reading && peer.may_read())) else {
         let message = match reading {
             true => "only root and members of the group `enforcer` may read over this socket",
@@ -125,7 +127,9 @@ fn route(path: &str) -> &'static str {
 async fn no_such_route() -> Failure {
     Failure::new(
         StatusCode::NOT_FOUND,
-        Refusal::new("there is nothing at this path; see /v1/status, /v1/keys, /v1/limits, /v1/policy, /v1/penalties"),
+        Refusal::new(
+            "there is nothing at this path; see /v1/status, /v1/keys, /v1/limits, /v1/policy, /v1/penalties, /v1/explain",
+        ),
     )
 }
 

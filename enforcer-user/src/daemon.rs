@@ -16,6 +16,7 @@
 
 mod answering;
 mod coverage;
+mod explain;
 mod exporter;
 mod forecast;
 mod penalties;

@@ -15,6 +15,7 @@
 //! - `connections`, `sources`: those that the program follows, and those that it has refused
 //! - `kept`: connections that end with what they rest on
 //! - `plan`, `attach`, `replace`: links and filters made, taken over, and ended
+//! - `explain`: what would become of a request
 //! - `guard`: what is pinned, for those who only look
 //! - `log`: the program's log lines
 //! - `syscall`, `error`: bpf(2) calls that aya lacks; all that can go wrong
@@ -25,6 +26,7 @@ pub(crate) mod checks;
 pub(crate) mod classifier;
 mod connections;
 mod error;
+mod explain;
 mod filter_pin;
 mod forwarding;
 mod guard;

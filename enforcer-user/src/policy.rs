@@ -168,6 +168,32 @@ impl Rule {
             && self.align() == other.align()
     }
 
+    /// The limit that a compiled one was, but for its name and for how its window was written.
+    #[must_use]
+    pub fn of(limit: &abi::Limit) -> Self {
+        let seconds = limit.window * TICK_NS / 1_000_000_000;
+        let is_fixed = limit.algorithm == abi::Algorithm::Fixed as u32;
+        let divides = |unit: &&Unit| seconds != 0 && seconds.is_multiple_of(unit.seconds());
+        let most = if is_fixed && matches!(limit.interval, abi::align::MONTH | abi::align::YEAR) {
+            Unit::Year
+        } else {
+            Unit::Week
+        };
+        let units = Unit::ALL.iter().rev().skip_while(|unit| **unit != most);
+        let unit = units.copied().find(|unit| divides(&unit)).unwrap_or(Unit::Second);
+        let method = match limit.algorithm {
+            algorithm if algorithm == abi::Algorithm::Gcra as u32 => {
+                let burst = limit.tolerance.checked_div(limit.interval).map_or(1, |ahead| ahead + 1);
+                Method::Gcra { burst: u32::try_from(burst).unwrap_or(MAX_COUNT) }
+            }
+            algorithm if algorithm == abi::Algorithm::Sliding as u32 => Method::Sliding,
+            _ if limit.interval == abi::align::NONE => Method::Fixed,
+            _ => Method::Calendar,
+        };
+        let every = u32::try_from(seconds / unit.seconds()).unwrap_or(u32::MAX).max(1);
+        Self { count: limit.count, every, unit, method, name: None }
+    }
+
     fn compile(&self) -> abi::Limit {
         let (algorithm, interval, tolerance) = match self.method {
             Method::Sliding => (abi::Algorithm::Sliding, 0, 0),
@@ -320,6 +346,23 @@ mod tests {
         match text.parse::<Limits>() {
             Ok(limits) => panic!("{text:?} parsed as {limits}"),
             Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn a_compiled_limit_is_told_as_it_was_written() {
+        for text in [
+            "100/minute",
+            "20/hour algo=fixed",
+            "5/2hours",
+            "50/second burst=200",
+            "10/day align=calendar",
+            "9/month align=calendar",
+            "7/week",
+            "0/second algo=fixed",
+        ] {
+            let policy = limits(text).compile(LimitName::DEFAULT);
+            assert_eq!(Rule::of(&policy.limits[0]).to_string(), text);
         }
     }
 

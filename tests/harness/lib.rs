@@ -18,6 +18,7 @@ pub mod packet;
 pub mod page;
 pub mod passage;
 pub mod peer;
+pub mod pin;
 pub mod process;
 pub mod program;
 pub mod random;

@@ -54,6 +54,12 @@ fn keys_are_in_no_map_file_log_metric_or_listing() -> Result<()> {
     ensure!(origin.executed_with(&key)? > 0, "the key was of no use");
     let wanted = [key, guess].map(String::into_bytes).to_vec();
 
+    for key in &wanted {
+        let line = ["explain", "GET", "/search", "--source", "10.77.16.1", "--key-stdin", "-o", "json"];
+        let ran = enforcer.run_with_input(&line, &String::from_utf8_lossy(key))?;
+        ensure!(ran.code == 0, "{}", ran.stderr);
+        ensure!(!contains(format!("{}{}", ran.stdout, ran.stderr).as_bytes(), &wanted), "an explanation shows a key");
+    }
     let policy = write(&enforcer, "[principal.tenant]\nlimit = \"20/hour\"")?;
     let policy = policy.to_str().context("a path that is no text")?.to_owned();
     for command in [

@@ -250,7 +250,7 @@ fn is_late(service: &Service, flow: &Flow) -> bool {
 impl Scan {
     /// Of `piece` of the payload at `payload`, which stands at `position` in the stream, met at `now`.
     #[inline(always)]
-    fn new(now: u64, payload: u32, piece: Piece, position: u64) -> Self {
+    pub(super) fn new(now: u64, payload: u32, piece: Piece, position: u64) -> Self {
         let zero = zero() as u32;
         Self {
             now,
@@ -275,7 +275,7 @@ impl Scan {
 
     /// Bytes of the payload that were read or skipped.
     #[inline(always)]
-    fn position(&self) -> u32 {
+    pub(super) fn position(&self) -> u32 {
         self.next.wrapping_sub(self.cursor.unread())
     }
 
@@ -288,6 +288,12 @@ impl Scan {
         let reason = Reason::from_index(self.reason).unwrap_or(Reason::Unparsable);
         let kind = Malformation::from_index(self.kind.wrapping_sub(1));
         Some(Refusal { reason, kind })
+    }
+
+    /// Whether all of the payload was loaded or skipped.
+    #[inline(always)]
+    pub(super) fn is_loaded(&self) -> bool {
+        self.next == self.len
     }
 
     /// Whether the bytes were judged before.
@@ -417,7 +423,7 @@ pub fn step<W: World>(world: &W, reading: &mut Reading, flow: &mut Flow) -> bool
     }
     match world.advance(reading, flow) {
         Step::More => {}
-        Step::Starved if reading.scan.next == reading.scan.len => {
+        Step::Starved if reading.scan.is_loaded() => {
             flow.machine.suspend(&reading.window, reading.scan.cursor);
             reading.scan.outcome = end::READ;
             return false;

@@ -22,13 +22,13 @@ use crate::packet::XdpPacket;
 use crate::world::Kernel;
 
 /// Nothing used.
-static EMPTY: Buckets = Buckets {
+pub(crate) static EMPTY: Buckets = Buckets {
     limits: [Bucket { window: 0, counts: 0, arrival: 0 }; LIMITS],
     candidate: [Bucket { window: 0, counts: 0, arrival: 0 }; LIMITS],
 };
 
 /// Where the sources that are new are counted.
-static ADMISSION: Scope = Scope { rule: scope::ADMISSION, subject: [0; 2] };
+pub(crate) static ADMISSION: Scope = Scope { rule: scope::ADMISSION, subject: [0; 2] };
 
 /// Swaps tried to let a source in; each failure means that another CPU has let one in.
 const ADMISSIONS: u32 = 4;
@@ -41,7 +41,15 @@ const ADMISSIONS: u32 = 4;
 #[inline(never)]
 pub(crate) extern "C" fn charge_claims() -> u32 {
     let Some(scratch) = maps::scratch() else { return 0 };
-    let charge = &mut scratch.desk.reading.charge;
+    prepare(&mut scratch.desk.reading.charge);
+    // SAFETY: the callback takes nothing.
+    unsafe { bpf_loop(Charge::MAX_STEPS, step as *mut c_void, core::ptr::null_mut(), 0) };
+    u32::from(scratch.desk.reading.charge.result().is_ok())
+}
+
+/// Tells a charge the time of day and what its policies are like, before its first step.
+#[inline(always)]
+pub(crate) fn prepare(charge: &mut Charge) {
     charge.set_offset(maps::clock_offset());
     for claim in 0..CLAIMS {
         if claim < charge.len()
@@ -50,19 +58,24 @@ pub(crate) extern "C" fn charge_claims() -> u32 {
             charge.look_at(claim, policy);
         }
     }
-    // SAFETY: the callback takes nothing.
-    unsafe { bpf_loop(Charge::MAX_STEPS, step as *mut c_void, core::ptr::null_mut(), 0) };
-    u32::from(scratch.desk.reading.charge.result().is_ok())
 }
 
 unsafe extern "C" fn step(_index: u32, _nothing: *mut c_void) -> i64 {
     let Some(scratch) = maps::scratch() else { return 1 };
     let charge = &mut scratch.desk.reading.charge;
+    i64::from(!go_on(charge, |charge| {
+        let claim = charge.at(charge.place().claim);
+        find(claim.table, &claim.scope)
+    }))
+}
+
+/// One step of a charge, whose present claim's buckets `find` finds; `false` ends it.
+#[inline(always)]
+pub(crate) fn go_on(charge: &mut Charge, find: impl FnOnce(&Charge) -> Option<*mut Buckets>) -> bool {
     let Place { claim, candidate, limit } = charge.place();
-    let claim = charge.at(claim);
-    let (Some(mut policy), Some(buckets)) = (POLICIES.get(claim.policy), find(claim.table, &claim.scope)) else {
+    let (Some(mut policy), Some(buckets)) = (POLICIES.get(charge.at(claim).policy), find(charge)) else {
         charge.fail();
-        return 1;
+        return false;
     };
     // SAFETY: the places are below the lengths.
     let bucket = unsafe {
@@ -70,15 +83,15 @@ unsafe extern "C" fn step(_index: u32, _nothing: *mut c_void) -> i64 {
         first.cast::<Bucket>().add(limit)
     };
     if candidate {
-        let Some(other) = POLICIES.get(policy.candidate) else { return 1 };
+        let Some(other) = POLICIES.get(policy.candidate) else { return false };
         policy = other;
     }
     if policy.flags & Policy::IN_USE == 0 {
         charge.fail();
-        return 1;
+        return false;
     }
     // A policy is never changed while it is in use.
-    i64::from(!charge.step(&cells(bucket), policy))
+    charge.step(&cells(bucket), policy)
 }
 
 /// The buckets of a claim, by its [`table`] and scope, which lies in a map or on the stack.
@@ -177,7 +190,7 @@ fn take_place(slot: u32, now: u64) -> bool {
 
 /// Until when the source of the first claim is refused for its bad keys.
 #[inline(always)]
-fn blocked_until(charge: &Charge) -> Option<Word> {
+pub(crate) fn blocked_until(charge: &Charge) -> Option<Word> {
     let buckets = SOURCE_BUCKETS.get_ptr_mut(&charge.at(0).scope)?;
     // SAFETY: an aligned word of a map's value.
     Some(unsafe { Word::new(&raw mut (*buckets).candidate[0].arrival) })
@@ -241,7 +254,7 @@ pub(crate) extern "C" fn sight_pair(number: u32) -> u32 {
 }
 
 #[inline(always)]
-fn cells(bucket: *mut Bucket) -> Cells<Word> {
+pub(crate) fn cells(bucket: *mut Bucket) -> Cells<Word> {
     // SAFETY: aligned words of a map's value.
     unsafe {
         Cells {

@@ -10,6 +10,7 @@
 mod atomic;
 mod bench;
 mod charge;
+mod explain;
 mod maps;
 mod packet;
 mod part;

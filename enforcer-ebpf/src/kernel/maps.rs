@@ -11,6 +11,7 @@ use enforcer_ebpf::abi::{
 use enforcer_ebpf::answer::Sheet;
 use enforcer_ebpf::flow::{Flow, Handshake, Mark, Place, Set};
 use enforcer_ebpf::judge::Scratch;
+use enforcer_ebpf::judge::explain::{Explaining, Explanation};
 use enforcer_ebpf::source::{Record, Source};
 use enforcer_ebpf::wire::Tuple;
 
@@ -81,6 +82,10 @@ static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 #[btf_map]
 static BENCH: PerCpuArray<Flow, 1> = PerCpuArray::new();
 #[btf_map]
+static EXPLANATION: Array<Explanation, 1> = Array::new();
+#[btf_map]
+static EXPLAINING: Array<Explaining, 1> = Array::new();
+#[btf_map]
 pub(crate) static TURN: Array<Turn, 1> = Array::new();
 
 #[unsafe(no_mangle)]
@@ -120,6 +125,20 @@ pub(crate) fn sheet() -> Option<&'static mut Sheet> {
 pub(crate) fn bench_flow() -> Option<&'static mut Flow> {
     // SAFETY: as for the scratch.
     BENCH.get_ptr_mut(0).map(|flow| unsafe { &mut *flow })
+}
+
+/// The request that is asked about, and what would become of it.
+#[inline(always)]
+pub(crate) fn explanation() -> Option<&'static mut Explanation> {
+    // SAFETY: the value lives as long as the map, and the daemon asks one thing at a time.
+    EXPLANATION.get_ptr_mut(0).map(|explanation| unsafe { &mut *explanation })
+}
+
+/// That request while it is judged.
+#[inline(always)]
+pub(crate) fn explaining() -> Option<&'static mut Explaining> {
+    // SAFETY: as for the explanation.
+    EXPLAINING.get_ptr_mut(0).map(|explaining| unsafe { &mut *explaining })
 }
 
 /// CLOCK_REALTIME − CLOCK_BOOTTIME in ns; 0 before the daemon has said it.

@@ -22,16 +22,17 @@ use crate::maps::{
     PORTS, PRINCIPALS, RULESETS, SERVICES, SOURCES, TOTALS, TRIAL,
 };
 use crate::packet::Packet;
-use crate::{charge, part};
+use crate::{charge, explain, part};
 
 /// More steps than the longest super-frame can need, each of which reads a byte at least.
 const MAX_STEPS: u32 = 1 << 18;
 /// Tries to lock a set before the packet is given up.
 const LOCK_TRIES: u32 = 256;
 
-/// The world of one packet.
+/// The world of one packet; if it is `DRY`, of a request that is asked about: nothing is written for others, and what is
+/// charged are copies ([`crate::explain`]).
 #[derive(Clone, Copy)]
-pub(crate) struct Kernel<P> {
+pub(crate) struct Kernel<P, const DRY: bool = false> {
     pub(crate) packet: P,
 }
 
@@ -39,6 +40,14 @@ impl<P: Packet> Kernel<P> {
     /// The world of this packet.
     #[inline(always)]
     pub(crate) fn new(packet: P) -> Self {
+        Self { packet }
+    }
+}
+
+impl<P: Packet> Kernel<P, true> {
+    /// The world of a request that is asked about.
+    #[inline(always)]
+    pub(crate) fn dry(packet: P) -> Self {
         Self { packet }
     }
 }
@@ -84,7 +93,7 @@ unsafe extern "C" fn step<P: Packet>(_index: u32, steps: *mut c_void) -> i64 {
     // SAFETY: `drive` made it of references that outlive the loop.
     let Steps { packet, reading, flow } = *unsafe { &*steps.cast::<Steps<P>>() };
     // SAFETY: as above.
-    let more = unsafe { judge::step(&Kernel { packet }, &mut *reading, &mut *flow) };
+    let more = unsafe { judge::step(&Kernel::new(packet), &mut *reading, &mut *flow) };
     i64::from(!more)
 }
 
@@ -100,11 +109,11 @@ unsafe extern "C" fn sum_step<P: Packet>(_index: u32, sums: *mut c_void) -> i64 
     // SAFETY: `drive_sum` made it of references that outlive the loop.
     let Sums { packet, sum, window } = *unsafe { &*sums.cast::<Sums<P>>() };
     // SAFETY: as above.
-    let more = unsafe { judge::sum_step(&Kernel { packet }, &mut *sum, &mut *window) };
+    let more = unsafe { judge::sum_step(&Kernel::new(packet), &mut *sum, &mut *window) };
     i64::from(!more)
 }
 
-impl<P: Packet> Lookup for Kernel<P> {
+impl<P: Packet, const DRY: bool> Lookup for Kernel<P, DRY> {
     #[inline(always)]
     fn next(&self, state: u32, segment: KeyTag) -> u32 {
         let KeyTag([low, high]) = segment;
@@ -118,7 +127,7 @@ impl<P: Packet> Lookup for Kernel<P> {
     }
 }
 
-impl<P: Packet> World for Kernel<P> {
+impl<P: Packet, const DRY: bool> World for Kernel<P, DRY> {
     type Guard = Guard;
 
     #[inline(always)]
@@ -265,33 +274,44 @@ impl<P: Packet> World for Kernel<P> {
     fn open(&self, reading: &mut Reading) {
         for claim in 0..CLAIMS {
             if claim < reading.charge.len() && reading.charge.at(claim).table != table::PRINCIPAL {
-                charge::open_claim(claim as u32);
+                if DRY {
+                    explain::open_dry(claim as u32)
+                } else {
+                    charge::open_claim(claim as u32)
+                };
             }
         }
     }
 
     #[inline(always)]
     fn is_blocked(&self, _reading: &Reading) -> bool {
-        charge::is_blocked() != 0
+        if DRY { explain::is_blocked_dry() != 0 } else { charge::is_blocked() != 0 }
     }
 
     #[inline(always)]
     fn block(&self, _reading: &Reading) {
-        charge::block_source();
+        if !DRY {
+            charge::block_source();
+        }
     }
 
     #[inline(always)]
     fn sight(&self, _reading: &mut Reading, claim: usize) -> bool {
-        charge::sight_pair(claim as u32) != 0
+        if DRY { explain::sight_dry(claim as u32) != 0 } else { charge::sight_pair(claim as u32) != 0 }
     }
 
     #[inline(always)]
     fn penalise(&self, source: Source, now: u64, service: &Service) {
-        part::penalise_source(source.prefix, source.family, now, service);
+        if !DRY {
+            part::penalise_source(source.prefix, source.family, now, service);
+        }
     }
 
     #[inline(always)]
     fn charge(&self, reading: &mut Reading) -> bool {
+        if DRY {
+            return explain::charge_copies() != 0;
+        }
         let passes = charge::charge_claims() != 0;
         if !passes || reading.charge.has_shadows() {
             charge::count_refusals();
@@ -301,6 +321,9 @@ impl<P: Packet> World for Kernel<P> {
 
     #[inline(always)]
     fn tally(&self, principal: u32, tally: Tally) {
+        if DRY {
+            return;
+        }
         let Some(meter) = METERS.get_ptr_mut(principal) else { return };
         let meter: *mut Meter = meter;
         // SAFETY: aligned words of a map's value.
@@ -317,6 +340,9 @@ impl<P: Packet> World for Kernel<P> {
 
     #[inline(always)]
     fn count(&self, count: Count) {
+        if DRY {
+            return;
+        }
         if let Some(total) = TOTALS.get_ptr_mut(count.index()) {
             // SAFETY: this CPU's own word.
             unsafe { *total += 1 };
@@ -400,17 +426,19 @@ impl<P: Packet> World for Kernel<P> {
 
     #[inline(always)]
     fn pay(&self, reading: &Reading, flow: &mut Flow, position: u64) {
-        part::pay(reading, flow, position);
+        if !DRY {
+            part::pay(reading, flow, position);
+        }
     }
 
     #[inline(always)]
     fn identify(&self, reading: &mut Reading, flow: &Flow) -> Option<Reason> {
-        part::reason(part::identify_party(reading, flow))
+        if DRY { judge::identify(self, reading, flow) } else { part::reason(part::identify_party(reading, flow)) }
     }
 
     #[inline(always)]
     fn spread(&self, reading: &mut Reading) -> Option<Reason> {
-        part::reason(part::count_spread(reading))
+        if DRY { judge::spread(self, reading) } else { part::reason(part::count_spread(reading)) }
     }
 
     #[inline(always)]

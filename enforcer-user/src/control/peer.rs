@@ -12,7 +12,7 @@ use crate::daemon::socket::READERS;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Peer {
     pub(super) uid: u32,
-    gid: u32,
+    pub(super) gid: u32,
     /// 0 if the kernel does not say.
     pub(super) pid: i32,
 }

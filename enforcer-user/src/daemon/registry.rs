@@ -327,7 +327,7 @@ pub(super) fn find_principal(store: &Store, name: &str) -> Result<Principal, Err
 }
 
 /// The keys that a selector names; at least one.
-fn select(store: &Store, selector: &Selector) -> Result<Vec<store::Key>, Error> {
+pub(super) fn select(store: &Store, selector: &Selector) -> Result<Vec<store::Key>, Error> {
     let store::Selected { by_name, by_id } = store.selected(selector)?;
     let refuse = |message: String| Refusal::of("name-or-id", message, Selector::ACCEPTED);
     match (by_name.is_empty(), by_id.len()) {

@@ -32,6 +32,9 @@ const ANSWER: &str = "enforcer_answer";
 /// Takes note of what servers behind this host send.
 const WATCH: &str = "enforcer_watch";
 
+/// Says what would become of a request; never attached.
+pub(super) const EXPLAIN: &str = "enforcer_explain";
+
 /// A program that the kernel has verified.
 #[derive(Debug)]
 pub(super) struct Verified {
@@ -81,6 +84,11 @@ pub(super) fn answer(object: &mut Ebpf) -> Result<Verified, Error> {
 /// The program that watches what leaves.
 pub(super) fn watch(object: &mut Ebpf) -> Result<Verified, Error> {
     verified(object, WATCH)
+}
+
+/// The program that says what would become of a request.
+pub(super) fn explain(object: &mut Ebpf) -> Result<Verified, Error> {
+    verified(object, EXPLAIN)
 }
 
 /// A program, which is verified if it was not yet: that takes time, so nothing is that is not needed.
@@ -185,7 +193,7 @@ mod tests {
         for &name in map::PINNED {
             assert!(object.maps.contains_key(name), "no map {name}");
         }
-        for name in [XDP, TC, ANSWER, WATCH] {
+        for name in [XDP, TC, ANSWER, WATCH, EXPLAIN] {
             assert!(object.programs.contains_key(name), "no program {name}");
         }
     }

@@ -22,6 +22,7 @@ use aya::{
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray},
 };
 use enforcer_ebpf::abi::{self, Answer, Bucket, Buckets, Key, KeyTag, Meter, Policy, Principal, Service, map};
+use enforcer_ebpf::judge::explain::Explanation;
 
 use super::{
     Error, Kernel,
@@ -87,6 +88,7 @@ pub(super) struct Tables {
     pub(super) sources: Sources,
     pub(super) penalties: Array<MapData, u64>,
     pub(super) rules: Rules,
+    pub(super) explanation: Array<MapData, Explanation>,
 }
 
 impl Tables {
@@ -122,6 +124,7 @@ impl Tables {
             sources: Sources::new(take(object, map::SOURCES)?)?,
             penalties: typed(object, map::PENALTIES)?,
             rules: Rules::open(object)?,
+            explanation: typed(object, map::EXPLANATION)?,
         })
     }
 }
