@@ -24,5 +24,7 @@ mod secrecy;
 mod site;
 #[path = "policy/snippets.rs"]
 mod snippets;
+#[path = "policy/tenants.rs"]
+mod tenants;
 #[path = "policy/trial.rs"]
 mod trial;

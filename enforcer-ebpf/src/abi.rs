@@ -267,6 +267,10 @@ pub struct Policy {
     pub until: u64,
     /// The slot that holds from `until` on; that one has no end.
     pub next: u32,
+    /// Slot of the limits that all principals of a tenant share, charged beside these; 0 = it has none.
+    pub tenant: u32,
+    /// [`Scope::rule`] of the tenant's buckets.
+    pub tenant_scope: u32,
     /// 0.
     pub reserved: u32,
 }
@@ -285,6 +289,8 @@ impl Policy {
         tally: 0,
         until: u64::MAX,
         next: 0,
+        tenant: 0,
+        tenant_scope: 0,
         reserved: 0,
     };
     /// Flag: the slot has been written.
@@ -395,7 +401,7 @@ pub struct Meter {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 #[repr(C)]
 pub struct Scope {
-    /// A [`scope`] number, or a route's from [`scope::ROUTES`] on, which the daemon never gives to another.
+    /// A [`scope`] number, or a route's or tenant's from [`scope::ROUTES`] on, which the daemon never gives to another.
     pub rule: u64,
     /// Who: a source (prefix, family), a key's tag, a principal and a client's number, or 0.
     pub subject: [u64; 2],
@@ -421,7 +427,7 @@ pub mod scope {
     pub const KEYS_OF_SOURCE: u64 = 8;
     /// Distinct sources of one key; likewise.
     pub const SOURCES_OF_KEY: u64 = 9;
-    /// The first number of routes and named limits.
+    /// The first number of routes, named limits and tenants.
     pub const ROUTES: u64 = 16;
     /// The subject's second word for all sources that are not let in: no address family.
     pub const OVERFLOW: u64 = u64::MAX;
@@ -840,7 +846,7 @@ const _: () = {
     assert!(size_of::<KeyTag>() == 16);
     assert!(size_of::<Key>() == 32);
     assert!(size_of::<Limit>() == 32);
-    assert!(size_of::<Policy>() == 224);
+    assert!(size_of::<Policy>() == 232);
     assert!(size_of::<Bucket>() == 24);
     assert!(size_of::<Buckets>() == 192);
     assert!(size_of::<Meter>() == 256);

@@ -103,6 +103,8 @@ pub trait World: Lookup + Sized {
     fn is_exempt(&self, exemptions: u64, address: Address, now: u64) -> bool;
     /// The slot of a principal's policy; 0 if it has none, and so no limit that could be kept.
     fn policy(&self, principal: u32, now: u64) -> u32;
+    /// [`crate::abi::Policy::tenant`] of a slot, and its scope.
+    fn tenant(&self, slot: u32) -> (u32, u64);
     /// What a client id has of its principal's budget: as declared, or what all others share; `None` if nothing is said.
     fn share(&self, client: Client) -> Option<Share>;
     /// [`open`] for each of the reading's claims.

@@ -469,6 +469,20 @@ pub struct KeysImported {
 pub struct Limits {
     /// By name.
     pub principals: Vec<PrincipalLimits>,
+    /// All tenants, or that of the one principal that was asked for, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tenants: Vec<TenantLimits>,
+}
+
+/// The limit that all principals of a tenant share, and what is left of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TenantLimits {
+    /// The tenant.
+    pub name: String,
+    /// The limit in canonical form.
+    pub limit: String,
+    /// The parts of it; none if it is `unlimited` or `blocked`.
+    pub rules: Vec<RuleUsage>,
 }
 
 /// A principal's limit and what is left of it.
@@ -476,6 +490,9 @@ pub struct Limits {
 pub struct PrincipalLimits {
     /// The principal.
     pub name: String,
+    /// The tenant that it belongs to, whose limit holds too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
     /// Its limit in canonical form.
     pub limit: String,
     /// The parts of it; none if it is `unlimited` or `blocked`.

@@ -158,7 +158,7 @@ pub async fn run(settings: Settings, log: bool, shutdown: impl Future<Output = (
     };
     let kernel = Kernel::load(&options)?;
     let now = Timestamp::now();
-    let policy::Held { policy, terms, book, rules: named } =
+    let policy::Held { groups, terms, book, rules: named } =
         Registry::load(&store, secret, now).map_err(|error| Error::Policy(error.to_string()))?;
     let keys = store.keys()?;
     let began = Instant::now();
@@ -193,7 +193,7 @@ pub async fn run(settings: Settings, log: bool, shutdown: impl Future<Output = (
         tables,
         secret,
         default_limit: settings.default_limit.clone(),
-        plans: policy.plans,
+        groups,
         rules: named,
         trial: None,
     };

@@ -138,6 +138,16 @@ const MIGRATIONS: &[&str] = &[
     ALTER TABLE keys ADD COLUMN limits TEXT;
     ALTER TABLE keys ADD COLUMN label TEXT;
 ",
+    "
+    -- Of these, limits are in the order of their buckets.
+    CREATE TABLE tenants (
+        name      TEXT PRIMARY KEY,
+        limits    TEXT NOT NULL,
+        candidate TEXT,
+        mode      TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    ALTER TABLE principals ADD COLUMN tenant TEXT REFERENCES tenants (name);
+",
 ];
 
 /// `enfc`, so that `file` and other tools can tell whose database this is.
@@ -228,6 +238,8 @@ pub struct Principal {
     pub name: String,
     /// The limits that it is under, its own or its plan's; their order is that of the meter's buckets.
     pub limits: Limits,
+    /// The tenant that it belongs to.
+    pub tenant: Option<String>,
 }
 
 /// A key's row, with its principal's name.
@@ -346,7 +358,7 @@ impl Store {
     pub fn principal(&self, name: &str) -> Result<Option<Principal>, Error> {
         let mut statement = self
             .connection
-            .prepare_cached("SELECT idx, name, limits FROM principals WHERE name = ?1 AND removed = 0")?;
+            .prepare_cached("SELECT idx, name, limits, tenant FROM principals WHERE name = ?1 AND removed = 0")?;
         let row = statement.query_row([name], principal_row).optional()?;
         row.map(RawPrincipal::parse).transpose()
     }
@@ -358,7 +370,7 @@ impl Store {
     pub fn principals(&self) -> Result<Vec<Principal>, Error> {
         let mut statement = self
             .connection
-            .prepare_cached("SELECT idx, name, limits FROM principals WHERE removed = 0 ORDER BY idx")?;
+            .prepare_cached("SELECT idx, name, limits, tenant FROM principals WHERE removed = 0 ORDER BY idx")?;
         let rows = statement.query_map([], principal_row)?;
         rows.map(|row| row?.parse()).collect()
     }
@@ -375,7 +387,7 @@ impl Store {
              RETURNING idx",
         )?;
         let index = statement.query_row(params![name, limits.to_string(), now.as_second()], |row| row.get(0))?;
-        Ok(Principal { index, name: name.to_owned(), limits })
+        Ok(Principal { index, name: name.to_owned(), limits, tenant: None })
     }
 
     /// Puts a principal under limits of its own, which stand in the place of its plan's if it has one.
@@ -556,20 +568,21 @@ struct RawPrincipal {
     index: u32,
     name: String,
     limits: String,
+    tenant: Option<String>,
 }
 
 impl RawPrincipal {
     fn parse(self) -> Result<Principal, Error> {
-        let Self { index, name, limits } = self;
+        let Self { index, name, limits, tenant } = self;
         match limits.parse() {
-            Ok(limits) => Ok(Principal { index, name, limits }),
+            Ok(limits) => Ok(Principal { index, name, limits, tenant }),
             Err(error) => Err(Error::Limit { name, reason: error.to_string() }),
         }
     }
 }
 
 fn principal_row(row: &Row<'_>) -> rusqlite::Result<RawPrincipal> {
-    Ok(RawPrincipal { index: row.get(0)?, name: row.get(1)?, limits: row.get(2)? })
+    Ok(RawPrincipal { index: row.get(0)?, name: row.get(1)?, limits: row.get(2)?, tenant: row.get(3)? })
 }
 
 fn key_row(row: &Row<'_>) -> rusqlite::Result<Key> {
@@ -725,10 +738,9 @@ mod tests {
         connection.pragma_update(None, "user_version", 99).expect("written");
         drop(connection);
         let error = Store::open(&fixture.path()).expect_err("a later schema").to_string();
-        assert!(
-            error.ends_with("has schema 99, and this enforcer knows only up to 2: run a newer enforcer"),
-            "{error}"
-        );
+        let known = MIGRATIONS.len();
+        let told = format!("has schema 99, and this enforcer knows only up to {known}: run a newer enforcer");
+        assert!(error.ends_with(&told), "{error}");
     }
 
     #[test]
@@ -746,7 +758,8 @@ mod tests {
         connection.pragma_update(None, "application_id", APPLICATION_ID).expect("written");
         drop(connection);
         let store = fixture.open();
-        let alice = Principal { index: 7, name: "alice".into(), limits: limits("100/minute; 5/second") };
+        let limit = limits("100/minute; 5/second");
+        let alice = Principal { index: 7, name: "alice".into(), limits: limit, tenant: None };
         assert_eq!(store.principals().expect("principals"), [alice]);
         let keys = store.keys().expect("keys");
         assert_eq!((keys.len(), keys[0].name.as_str(), keys[0].expires), (1, "alice", None));

@@ -406,6 +406,11 @@ impl<'m> World for Packet<'m> {
         }
     }
 
+    fn tenant(&self, slot: u32) -> (u32, u64) {
+        let policy = self.host.tables.policies.get(&slot);
+        policy.map_or((0, 0), |policy| (policy.tenant, u64::from(policy.tenant_scope)))
+    }
+
     fn share(&self, client: Client) -> Option<Share> {
         let clients = &self.host.tables.clients;
         clients.get(&client).or_else(|| clients.get(&Client { id: [0; 2], ..client })).copied()

@@ -4,8 +4,8 @@
 
 use std::net::SocketAddr;
 
-use anyhow::{Result, ensure};
-use enforcer_ebpf::abi::{Key, Meter, Ruleset, Service, TOTALS};
+use anyhow::{Context, Result, ensure};
+use enforcer_ebpf::abi::{Key, Meter, Ruleset, Service, TOTALS, scope};
 use enforcer_ebpf::verdict::{Action, Count, Event, Malformation, Reason};
 use enforcer_tests::bucket::sliding;
 use enforcer_tests::client::get;
@@ -776,6 +776,31 @@ fn frames_of_random_bytes_and_damaged_frames_are_judged_alike() -> Result<()> {
         both.judge(&frame)?;
     }
     both.count(Count::Event(Event::Allowed))?;
+    Ok(())
+}
+
+#[test]
+fn the_principals_of_a_tenant_share_its_limit() -> Result<()> {
+    let mut tables = tables();
+    tables.policies.insert(9, policy(&[sliding(3, HOUR)]));
+    for principal in [2, 3] {
+        let own = tables.policies.get_mut(&principal).context("no such principal")?;
+        (own.tenant, own.tenant_scope) = (9, scope::ROUTES as u32);
+    }
+    let mut both = Both::new(&tables)?;
+    let refused = Outcome::Reset(BEGIN.wrapping_add(1));
+    for (key, expected) in [
+        ("other_key_2", Outcome::Passed),
+        ("other_key_3", Outcome::Passed),
+        ("other_key_2", Outcome::Passed),
+        ("other_key_3", refused.clone()),
+        ("other_key_2", refused),
+        (KEY, Outcome::Passed),
+    ] {
+        let outcome = both.stream(Shape::V4, [&get("/", Some(key))[..]])?;
+        ensure!(outcome == expected, "{key}: {outcome:?}");
+    }
+    ensure!(both.count(Count::Refused(Reason::OverLimit))? == 2, "refusals were counted otherwise");
     Ok(())
 }
 

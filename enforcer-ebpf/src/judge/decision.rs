@@ -2,8 +2,8 @@
 //!
 //! All limits are charged together or none is ([`crate::charge`]). What needs no key is decided first: an exemption, a
 //! public path, a CORS preflight. Then the key; one that is not good costs its source a guess. A good key that is new to
-//! its source, or a source that is new to its key, is counted. Then the limits: the principal's, the key's own, the
-//! rule's, the client's share, the source's, the service's.
+//! its source, or a source that is new to its key, is counted. Then the limits: the principal's, its tenant's, the
+//! source's, the key's own, the rule's, the client's share, the service's.
 
 use super::{Reading, World};
 use crate::abi::{Client, Key, KeyTag, Per, Rule, Ruleset, Scope, Share, SpreadAction, scope};
@@ -201,6 +201,8 @@ pub fn claim<W: World>(world: &W, reading: &mut Reading, flow: &Flow) -> Option<
     }
     let own = Scope { rule: 0, subject: [u64::from(principal), 0] };
     reading.charge.claim(Claim { table: table::PRINCIPAL, policy: slot, scope: own });
+    let (tenant, rule) = world.tenant(slot);
+    named(reading, tenant, Scope { rule, subject: [0; 2] });
     by_source(reading, reading.rules.source, scope::SOURCE, source);
     if policy != 0 {
         let KeyTag(subject) = flow.machine.key().unwrap_or_default();

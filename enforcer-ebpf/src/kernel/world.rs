@@ -259,6 +259,11 @@ impl<P: Packet, const DRY: bool> World for Kernel<P, DRY> {
     }
 
     #[inline(always)]
+    fn tenant(&self, slot: u32) -> (u32, u64) {
+        POLICIES.get(slot).map_or((0, 0), |policy| (policy.tenant, u64::from(policy.tenant_scope)))
+    }
+
+    #[inline(always)]
     fn share(&self, client: Client) -> Option<Share> {
         // SAFETY: copied at once.
         let declared = unsafe { CLIENTS.get(client) }.copied();

@@ -7,7 +7,9 @@ use jiff::Timestamp;
 use super::key::check_name;
 use super::lasts::Lasts;
 use super::output::{Format, Watch, duration, number, table, text};
-use crate::api::{Envelope, KeyLimits, LimitChanged, Limits as Listing, PrincipalLimits, RuleUsage, SetLimit};
+use crate::api::{
+    Envelope, KeyLimits, LimitChanged, Limits as Listing, PrincipalLimits, RuleUsage, SetLimit, TenantLimits,
+};
 use crate::client::Client;
 use crate::policy::Limits;
 
@@ -91,15 +93,22 @@ impl ListArguments {
     }
 }
 
-fn show(Listing { principals }: &Listing) -> String {
+fn show(Listing { principals, tenants }: &Listing) -> String {
     if principals.is_empty() {
         return "There are no principals yet: `enforcer key add NAME` makes one with its first key.\n".to_owned();
     }
-    table(["NAME", "LIMIT", "USED", "REMAINING", "RESET", "KEYS"], principals.iter().flat_map(rows))
+    table(
+        ["NAME", "LIMIT", "USED", "REMAINING", "RESET", "KEYS"],
+        tenants.iter().flat_map(shared).chain(principals.iter().flat_map(rows)),
+    )
+}
+
+fn shared(TenantLimits { name, limit, rules }: &TenantLimits) -> Vec<[comfy_table::Cell; 6]> {
+    usage(&format!("tenant {name}"), limit, rules, "-")
 }
 
 fn rows(principal: &PrincipalLimits) -> Vec<[comfy_table::Cell; 6]> {
-    let PrincipalLimits { name, limit, rules, keys, own, counts: _ } = principal;
+    let PrincipalLimits { name, tenant: _, limit, rules, keys, own, counts: _ } = principal;
     let mut rows = usage(name, limit, rules, &keys.to_string());
     for KeyLimits { id, label, limit, rules } in own {
         let key = label.as_ref().map_or_else(|| id.clone(), |label| format!("{id} ({label})"));
@@ -141,6 +150,7 @@ mod tests {
         };
         let principal = |name: &str, limit: &str, rules| PrincipalLimits {
             name: name.into(),
+            tenant: None,
             limit: limit.into(),
             rules,
             keys: 1,
@@ -158,7 +168,13 @@ mod tests {
             own("0a1b2c3d", Some("ci"), "20/minute", vec![rule("20/minute", 5, 15, 1_000_000_000)]),
             own("4e5f6a7b", None, "blocked", vec![]),
         ];
+        let tenant = TenantLimits {
+            name: "acme".into(),
+            limit: "90/minute".into(),
+            rules: vec![rule("90/minute", 75, 15, 65_000_000_000)],
+        };
         let listing = Listing {
+            tenants: vec![tenant],
             principals: vec![
                 PrincipalLimits { own: keys, ..principal("alice", "100/minute; 10/second", rules) },
                 principal("root", "unlimited", vec![]),
@@ -167,6 +183,7 @@ mod tests {
         assert_eq!(
             show(&listing),
             "NAME                      LIMIT       USED  REMAINING  RESET  KEYS\n\
+             tenant acme               90/minute     75         15  1m 5s     -\n\
              alice                     100/minute    70         30  1m 5s     1\n\
              alice                     10/second      0         10      -     1\n\
              alice, key 0a1b2c3d (ci)  20/minute      5         15     1s     -\n\

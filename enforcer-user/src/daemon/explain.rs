@@ -109,6 +109,9 @@ impl Names<'_> {
 
     /// Which rule a claim's limits are of.
     fn rule(&self, claim: &Claim) -> String {
+        if let Some(tenant) = self.tenant(claim) {
+            return format!("tenant {tenant}");
+        }
         let fixed = match claim.scope.rule {
             _ if claim.table == table::PRINCIPAL => "principal",
             scope::SOURCE => "source",
@@ -132,6 +135,13 @@ impl Names<'_> {
         fixed.to_owned()
     }
 
+    /// The tenant whose limits a claim is of.
+    fn tenant(&self, claim: &Claim) -> Option<&String> {
+        let mut tenants = self.placed.tenants.iter();
+        let is_named = claim.table == table::NAMED;
+        tenants.find(|(_, quota)| is_named && u64::from(quota.scope) == claim.scope.rule).map(|(name, _)| name)
+    }
+
     /// Whose use of them is counted.
     fn bucket(&self, claim: &Claim, per: u32) -> Result<String, Error> {
         let Scope { rule, subject: [first, second] } = claim.scope;
@@ -140,6 +150,9 @@ impl Names<'_> {
                 scope::OVERFLOW => "all sources without room of their own".to_owned(),
                 _ => self.source(Source { prefix: first, family: second }),
             });
+        }
+        if let Some(tenant) = self.tenant(claim) {
+            return Ok(tenant.clone());
         }
         let index = first as u32;
         let principal = || Ok::<_, Error>(self.principal(index)?.unwrap_or_else(|| format!("principal {index}")));

@@ -24,6 +24,8 @@ pub(super) fn rules(policy: &Policy, placed: &Placed) -> Vec<(u32, String)> {
         service.into_iter().map(|(number, name)| (tally_of_scope(number), name.to_owned())).collect();
     let plans = policy.plans.keys().map(|name| (tally_of_plan(&policy.plans, name), format!("plan {name}")));
     rules.extend(plans);
+    let tenants = placed.tenants.iter();
+    rules.extend(tenants.map(|(name, quota)| (tally_of_scope(u64::from(quota.scope)), format!("tenant {name}"))));
     let limits = placed.limits.iter();
     rules.extend(limits.map(|(name, quota)| (tally_of_scope(u64::from(quota.scope)), format!("limit {name}"))));
     for (route, quota) in policy.routes.iter().zip(&placed.routes) {

@@ -9,12 +9,12 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 
 use super::registry::{Error, Registry};
-use super::rulebook::{Clocks, Rulebook, Terms};
+use super::rulebook::{Clocks, Groups, Rulebook, Terms};
 use super::trial::{Change, Trial};
 use super::{Daemon, forecast};
 use crate::api::{ApplyPolicy, PolicyApplied, PolicyText, Refusal};
 use crate::kernel;
-use crate::policy::document::{Plan, Policy};
+use crate::policy::document::Policy;
 use crate::policy::routes::TooLarge;
 use crate::policy::{diff, file};
 use crate::store::{Placed, Store};
@@ -24,8 +24,8 @@ pub(crate) const MOST_ON_TRIAL: u64 = 86_400;
 
 /// What the store says.
 pub(super) struct Held {
-    /// The policy.
-    pub(super) policy: Policy,
+    /// What principals are under beside what is said of each.
+    pub(super) groups: Groups,
     /// What each principal is under, by its index.
     pub(super) terms: Vec<(u32, Terms)>,
     /// The rules.
@@ -39,9 +39,9 @@ fn too_large(error: &TooLarge) -> Error {
 }
 
 /// What each principal is under.
-fn terms(plans: &BTreeMap<String, Plan>, policy: &Policy, placed: &Placed, clocks: &Clocks) -> BTreeMap<u32, Terms> {
+fn terms(groups: &Groups, policy: &Policy, placed: &Placed, clocks: &Clocks) -> BTreeMap<u32, Terms> {
     let both = policy.principals.iter().filter_map(|(name, said)| Some((said, placed.principals.get(name)?)));
-    both.map(|(said, placed)| (placed.index, Terms::of_principal(plans, said, placed, clocks))).collect()
+    both.map(|(said, placed)| (placed.index, Terms::of_principal(groups, said, placed, clocks))).collect()
 }
 
 impl Registry {
@@ -49,10 +49,11 @@ impl Registry {
     pub(super) fn load(store: &Store, secret: [u64; 2], now: Timestamp) -> Result<Held, Error> {
         let clocks = Clocks::at(now);
         let (policy, placed) = store.policy(now)?;
-        let terms = terms(&policy.plans, &policy, &placed, &clocks).into_iter().collect();
+        let groups = Groups::of(&policy, &placed);
+        let terms = terms(&groups, &policy, &placed, &clocks).into_iter().collect();
         let book = Rulebook::new(&policy, &placed, secret, &clocks).map_err(|error| too_large(&error))?;
         let rules = forecast::rules(&policy, &placed);
-        Ok(Held { policy, terms, book, rules })
+        Ok(Held { groups, terms, book, rules })
     }
 
     /// Makes a policy the one that holds, all of it or none; or only says what would change.
@@ -97,8 +98,8 @@ impl Registry {
         let change = self.store.begin()?;
         let placed = self.store.write_policy(&wanted, now)?;
         let book = Rulebook::new(&wanted, &placed, self.secret, &clocks).map_err(|error| too_large(&error))?;
-        let before = terms(&current.plans, &current, &held, &clocks);
-        let after = terms(&wanted.plans, &wanted, &placed, &clocks);
+        let before = terms(&Groups::of(&current, &held), &current, &held, &clocks);
+        let after = terms(&Groups::of(&wanted, &placed), &wanted, &placed, &clocks);
         let removed = before.keys().filter(|index| !after.contains_key(index)).copied().collect();
         let changed = after.into_iter().filter(|(index, terms)| before.get(index) != Some(terms));
         let changed: Vec<Change> =
@@ -141,7 +142,7 @@ impl Registry {
         for (index, _) in rules.iter().filter(|rule| !self.rules.contains(rule)) {
             self.tables.kernel_mut().clear_tally(*index)?;
         }
-        self.plans = policy.plans.clone();
+        self.groups = Groups::of(policy, placed);
         self.rules = rules;
         Ok(())
     }

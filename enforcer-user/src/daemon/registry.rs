@@ -3,13 +3,13 @@
 //! The store's transaction stays open while the maps are changed, and is committed last. A daemon that dies in between
 //! finds the maps ahead of the store, and its next start brings them back: the operator was never told otherwise.
 
+use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap};
 
 use enforcer_ebpf::abi::{self, KeyTag};
 use jiff::{SignedDuration, Timestamp};
 
-use super::rulebook::{Clocks, Terms};
+use super::rulebook::{Clocks, Groups, Terms};
 use super::tables::{HeldKey, Step, Tables};
 use super::trial::Trial;
 use crate::api::{
@@ -18,7 +18,7 @@ use crate::api::{
 };
 use crate::config::Mode;
 use crate::name::{self, Selector};
-use crate::policy::document::{self, Override, Plan};
+use crate::policy::document::{self, Override};
 use crate::policy::{LimitName, Limits};
 use crate::store::{Principal, Store};
 use crate::{credential, kernel, store};
@@ -55,8 +55,8 @@ pub(crate) struct Registry {
     pub(super) tables: Tables,
     pub(super) secret: [u64; 2],
     pub(super) default_limit: Limits,
-    /// The plans that hold.
-    pub(super) plans: BTreeMap<String, Plan>,
+    /// The plans and tenants that hold.
+    pub(super) groups: Groups,
     /// The rules that hold and are counted by themselves: their index in the map of tallies, and what they are called.
     pub(super) rules: Vec<(u32, String)>,
     /// A policy that holds until it is confirmed, or its time is over.
@@ -275,7 +275,7 @@ impl Registry {
         check_name("name", name)?;
         let wanted = parse_limit("limit", limit)?;
         self.refuse_on_trial()?;
-        let plans = self.plans.clone();
+        let groups = self.groups.clone();
         let clocks = Clocks::at(now);
         self.change(|store, _| {
             let (said, before) = store.stance(name, now)?.ok_or_else(|| no_principal(name))?;
@@ -292,8 +292,8 @@ impl Registry {
             };
             let wanted = document::Principal { terms, ..said.clone() };
             let placed = store.write_principal(name, &wanted, now)?;
-            let from = Terms::of_principal(&plans, &said, &before, &clocks);
-            let to = Terms::of_principal(&plans, &wanted, &placed, &clocks);
+            let from = Terms::of_principal(&groups, &said, &before, &clocks);
+            let to = Terms::of_principal(&groups, &wanted, &placed, &clocks);
             let steps = if from == to {
                 Vec::new()
             } else {

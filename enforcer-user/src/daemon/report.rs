@@ -1,8 +1,8 @@
 //! What the daemon tells about itself, its keys and their use; it changes nothing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use enforcer_ebpf::abi::{self, Bucket, Meter};
+use enforcer_ebpf::abi::{self, Bucket, Meter, Scope};
 use enforcer_ebpf::limit::{self, Clock};
 use enforcer_ebpf::verdict::{Count, Event, Malformation, Reason};
 use jiff::{SignedDuration, Timestamp};
@@ -10,8 +10,9 @@ use jiff::{SignedDuration, Timestamp};
 use super::answering;
 use super::reaper::tally::Tally;
 use super::registry::{Error, Registry, find_principal};
+use super::rulebook::Tenant;
 use crate::api::{
-    Attachment, Counts, Key, KeyLimits, Keys, Limits, MapFill, PrincipalLimits, RuleUsage, Status, Totals,
+    Attachment, Counts, Key, KeyLimits, Keys, Limits, MapFill, PrincipalLimits, RuleUsage, Status, TenantLimits, Totals,
 };
 use crate::config::{Metrics, OnRefuse, Settings};
 use crate::metrics::Snapshot;
@@ -118,6 +119,19 @@ impl Registry {
                 rules: rules(limits, &buckets.limits, boot_ns, now),
             });
         }
+        let wanted = rows.iter().filter_map(|row| row.tenant.as_deref()).collect::<HashSet<_>>();
+        let mut tenants = Vec::new();
+        for (tenant, (limits, Tenant { scope, .. })) in &self.groups.tenants {
+            if name.is_some() && !wanted.contains(tenant.as_str()) {
+                continue;
+            }
+            let buckets = self.tables.kernel().buckets(Scope { rule: u64::from(*scope), subject: [0; 2] })?;
+            tenants.push(TenantLimits {
+                name: tenant.clone(),
+                limit: limits.to_string(),
+                rules: rules(limits, &buckets.unwrap_or_default().limits, boot_ns, now),
+            });
+        }
         let mut principals = Vec::with_capacity(rows.len());
         for principal in rows {
             let meter = self.tables.meter(principal.index)?;
@@ -127,10 +141,11 @@ impl Registry {
                 keys: keys.get(&principal.index).copied().unwrap_or(0),
                 own: own.remove(&principal.index).unwrap_or_default(),
                 counts: counts(&meter),
+                tenant: principal.tenant,
                 name: principal.name,
             });
         }
-        Ok(Limits { principals })
+        Ok(Limits { principals, tenants })
     }
 
     /// The state of the whole.

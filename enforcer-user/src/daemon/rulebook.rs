@@ -3,6 +3,7 @@
 //! Pure: whoever calls has the policy and its numbers from the store, and writes.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use enforcer_ebpf::abi::{self, Client, Per, Rule, Ruleset, Scope, Spread, scope};
@@ -33,7 +34,40 @@ pub(super) struct Terms {
     /// What is counted beside them.
     pub(super) candidate: Option<abi::Policy>,
     /// When others hold in their place, in ns of CLOCK_BOOTTIME, and which.
-    pub(super) next: Option<(u64, abi::Policy)>,
+    pub(super) next: Option<(u64, Box<Terms>)>,
+    /// What holds beside them for all principals of a tenant together.
+    pub(super) tenant: Option<Tenant>,
+}
+
+/// A tenant, as it lies in the maps. Most have many principals, all of which name the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Tenant {
+    /// [`Scope::rule`] of its buckets.
+    pub(super) scope: u32,
+    /// Its limits.
+    pub(super) terms: Arc<Terms>,
+}
+
+/// What principals are under beside what is said of each.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Groups {
+    plans: BTreeMap<String, Plan>,
+    /// The tenants, with their limits in the order of their buckets.
+    pub(super) tenants: BTreeMap<String, (Limits, Tenant)>,
+}
+
+impl Groups {
+    /// Those of a policy with its numbers.
+    pub(super) fn of(policy: &Policy, placed: &Placed) -> Self {
+        let tenant = |(name, quota): (&String, &PlacedQuota)| {
+            let mode = policy.tenants.get(name).map_or(Mode::Enforce, |tenant| tenant.mode);
+            let PlacedQuota { scope, limits, candidate } = quota;
+            let tally = tally_of_scope(u64::from(*scope));
+            let terms = Terms::of(limits, LimitName::TENANT, mode, candidate.as_ref(), tally);
+            (name.clone(), (limits.clone(), Tenant { scope: *scope, terms: Arc::new(terms) }))
+        };
+        Self { plans: policy.plans.clone(), tenants: placed.tenants.iter().map(tenant).collect() }
+    }
 }
 
 /// What a service's rules come to.
@@ -103,6 +137,7 @@ impl Terms {
             limits: abi::Policy { flags, tally, ..limits.compile(name) },
             candidate: candidate.map(|limits| limits.compile(name)),
             next: None,
+            tenant: None,
         }
     }
 
@@ -112,12 +147,16 @@ impl Terms {
     }
 
     /// Those of a principal.
-    pub(super) fn of_principal(
-        plans: &BTreeMap<String, Plan>,
-        said: &Principal,
-        placed: &PlacedPrincipal,
-        clocks: &Clocks,
-    ) -> Self {
+    pub(super) fn of_principal(groups: &Groups, said: &Principal, placed: &PlacedPrincipal, clocks: &Clocks) -> Self {
+        let Groups { plans, tenants } = groups;
+        let tenant = said.tenant.as_ref().and_then(|name| tenants.get(name)).map(|(_, tenant)| tenant.clone());
+        let terms = Self::of_one(plans, said, placed, clocks);
+        let next = terms.next.map(|(until, next)| (until, Box::new(Self { tenant: tenant.clone(), ..*next })));
+        Self { next, tenant, ..terms }
+    }
+
+    /// Likewise, without its tenant.
+    fn of_one(plans: &BTreeMap<String, Plan>, said: &Principal, placed: &PlacedPrincipal, clocks: &Clocks) -> Self {
         let plan = said.plan().and_then(|name| plans.get_key_value(name));
         let candidate = placed.candidate.as_ref();
         let own = || Self::of(&placed.limits, LimitName::DEFAULT, Mode::Enforce, candidate, 0);
@@ -130,7 +169,7 @@ impl Terms {
         let next = placed
             .next
             .as_ref()
-            .map(|(until, limits)| (clocks.boot_at(*until), Self::of(limits, label, plan.mode, None, tally).limits));
+            .map(|(until, limits)| (clocks.boot_at(*until), Box::new(Self::of(limits, label, plan.mode, None, tally))));
         Self { next, ..own() }
     }
 }
@@ -230,6 +269,8 @@ impl Rulebook {
         ];
         let named = charges.iter().filter(|(rule, terms)| terms.is_some() && rule.per != Per::Source as u32);
         ahead.extend(named.map(|(rule, _)| overflow(u64::from(rule.scope))));
+        let tenants = placed.tenants.values();
+        ahead.extend(tenants.map(|quota| Scope { rule: u64::from(quota.scope), subject: [0; 2] }));
         ahead.dedup();
         let exemptions = policy.exempt.iter().zip(&placed.exempt);
         Ok(Self {
@@ -278,7 +319,7 @@ fn admission(within: u64) -> Terms {
         tally: tally_of_scope(scope::ADMISSION),
         ..abi::Policy::UNLIMITED
     };
-    Terms { limits, candidate: None, next: None }
+    Terms { limits, candidate: None, next: None, tenant: None }
 }
 
 /// A rule with its scope, and its limits.

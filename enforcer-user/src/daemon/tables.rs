@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use enforcer_ebpf::abi::{self, Buckets, Key, KeyTag, Meter, Policy, Scope, scope};
 
-use super::rulebook::{Clocks, Terms};
+use super::rulebook::{Clocks, Tenant, Terms};
 use super::slots::Slots;
 use super::trial::Laid;
 use crate::kernel::{Error, Kernel};
@@ -194,7 +194,7 @@ impl Tables {
         }
         let policy = self.kernel.policy(slot)?;
         self.slots.adopt(slot, &policy);
-        for other in [policy.candidate, policy.next] {
+        for other in [policy.candidate, policy.next, policy.tenant] {
             self.adopt(other)?;
         }
         Ok(())
@@ -202,7 +202,7 @@ impl Tables {
 
     /// A slot for one more that names these terms, whose parts have slots of their own.
     pub(super) fn place(&mut self, terms: &Terms) -> Result<u32, Error> {
-        let Terms { limits, candidate, next } = terms;
+        let Terms { limits, candidate, next, tenant } = terms;
         let mut policy = *limits;
         let mut parts = Vec::new();
         let placed = (|| {
@@ -212,13 +212,18 @@ impl Tables {
             }
             if let Some((until, next)) = next {
                 policy.until = *until;
-                policy.next = self.place_one(next)?;
+                policy.next = self.place(next)?;
                 parts.push(policy.next);
+            }
+            if let Some(Tenant { scope, terms }) = tenant {
+                policy.tenant = self.place(terms)?;
+                policy.tenant_scope = *scope;
+                parts.push(policy.tenant);
             }
             self.place_one(&policy)
         })();
         if placed.is_err() {
-            parts.into_iter().for_each(|slot| self.slots.release(slot, Instant::now()));
+            parts.into_iter().for_each(|slot| self.displace(slot));
         }
         placed
     }
@@ -238,8 +243,9 @@ impl Tables {
     /// Takes note that one less names a slot, and with it its parts.
     pub(super) fn displace(&mut self, slot: u32) {
         let Some(&policy) = self.slots.held(slot) else { return };
-        for slot in [slot, policy.candidate, policy.next] {
-            self.slots.release(slot, Instant::now());
+        self.slots.release(slot, Instant::now());
+        for part in [policy.candidate, policy.next, policy.tenant] {
+            self.displace(part);
         }
     }
 

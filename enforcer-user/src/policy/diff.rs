@@ -19,6 +19,8 @@ pub enum Subject {
     Service,
     /// A plan.
     Plan,
+    /// A tenant.
+    Tenant,
     /// A principal.
     Principal,
     /// A named limit.
@@ -38,6 +40,7 @@ impl Subject {
         match self {
             Self::Service => "service",
             Self::Plan => "plan",
+            Self::Tenant => "tenant",
             Self::Principal => "principal",
             Self::Limit => "limit",
             Self::Route => "route",
@@ -122,6 +125,7 @@ pub fn diff(old: &Policy, new: &Policy) -> Vec<Change> {
     }
     let name = |name: &String| name.clone();
     each(Subject::Plan, by_name(&old.plans), by_name(&new.plans), |key, _| name(key), plan, &mut changes);
+    each(Subject::Tenant, by_name(&old.tenants), by_name(&new.tenants), |key, _| name(key), plan, &mut changes);
     let principals = (by_name(&old.principals), by_name(&new.principals));
     each(Subject::Principal, principals.0, principals.1, |key, _| name(key), principal, &mut changes);
     each(Subject::Limit, by_name(&old.limits), by_name(&new.limits), |key, _| name(key), quota, &mut changes);
@@ -242,8 +246,9 @@ fn plan(plan: &Plan) -> Told {
 }
 
 fn principal(principal: &Principal) -> Told {
-    let Principal { terms, candidate, clients } = principal;
+    let Principal { terms, tenant, candidate, clients } = principal;
     let mut told = Told::new();
+    maybe(&mut told, "tenant", tenant.as_ref());
     match terms {
         Terms::Own(limits) => tell(&mut told, "limit", limits),
         Terms::Plan { plan, instead } => {

@@ -25,6 +25,8 @@ pub const MAX_PUBLIC: usize = 1024;
 pub const MAX_EXEMPTIONS: usize = abi::EXEMPTIONS as usize;
 /// Most declared client ids of one principal, beside [`OTHER`].
 pub const MAX_CLIENTS: usize = 32;
+/// Most tenants.
+pub const MAX_TENANTS: usize = 4096;
 /// Most principals: the entries of the map, of which the first is never given out.
 pub const MAX_PRINCIPALS: usize = abi::PRINCIPALS as usize - 1;
 
@@ -48,6 +50,8 @@ pub struct Policy {
     pub service: Service,
     /// Plans, by name.
     pub plans: BTreeMap<String, Plan>,
+    /// Tenants, by name: likewise, but all principals of one share the limits.
+    pub tenants: BTreeMap<String, Plan>,
     /// Principals, by name.
     pub principals: BTreeMap<String, Principal>,
     /// Limits that routes share, by name.
@@ -76,6 +80,8 @@ pub struct Plan {
 pub struct Principal {
     /// Where its limits come from.
     pub terms: Terms,
+    /// The tenant that it belongs to, whose limits hold beside its own.
+    pub tenant: Option<String>,
     /// Limits that are counted beside them and refuse nobody, in place of its plan's.
     pub candidate: Option<Limits>,
     /// What each of its declared client ids, and [`OTHER`], has of its budget.
@@ -174,7 +180,7 @@ impl Principal {
     /// A principal of its own limits.
     #[must_use]
     pub const fn of(limits: Limits) -> Self {
-        Self { terms: Terms::Own(limits), candidate: None, clients: BTreeMap::new() }
+        Self { terms: Terms::Own(limits), tenant: None, candidate: None, clients: BTreeMap::new() }
     }
 
     /// Its plan's name.
@@ -290,6 +296,17 @@ pub enum Conflict {
         /// Its plan.
         plan: String,
     },
+    /// A principal that keeps what it has, whose tenant goes.
+    #[error(
+        "principal {principal}, which the file does not name, belongs to tenant {tenant}, which the file does not have \
+         either: keep [tenant.{tenant}], or name the principal"
+    )]
+    Tenant {
+        /// The principal.
+        principal: String,
+        /// Its tenant.
+        tenant: String,
+    },
     /// A principal that keeps what it has, whose clients are not told apart any more.
     #[error(
         "principal {principal}, which the file does not name, has clients: keep `client_id` in [service], or name the \
@@ -319,6 +336,9 @@ impl Policy {
             if let Some(plan) = principal.plan().filter(|&plan| !self.plans.contains_key(plan)) {
                 conflicts.push(Conflict::Plan { principal: name.clone(), plan: plan.to_owned() });
             }
+            if let Some(tenant) = principal.tenant.as_ref().filter(|&tenant| !self.tenants.contains_key(tenant)) {
+                conflicts.push(Conflict::Tenant { principal: name.clone(), tenant: tenant.clone() });
+            }
             if !principal.clients.is_empty() && self.service.client_id.is_none() {
                 conflicts.push(Conflict::Clients { principal: name.clone() });
             }
@@ -334,7 +354,7 @@ impl Policy {
     #[must_use]
     pub(crate) fn into_canonical(mut self) -> Self {
         let canonical = |limits: &mut Limits| *limits = std::mem::replace(limits, Limits::Blocked).canonical();
-        let Self { service, plans, principals: _, limits, routes, public, exempt: _ } = &mut self;
+        let Self { service, plans, tenants, principals: _, limits, routes, public, exempt: _ } = &mut self;
         let own = routes.iter_mut().filter_map(|route| match &mut route.charge {
             Some(Charge::Own(quota)) => Some(quota),
             Some(Charge::Shared(_)) | None => None,
@@ -343,7 +363,7 @@ impl Policy {
             canonical(limits);
             candidate.iter_mut().for_each(canonical);
         }
-        for Plan { limits, candidate, .. } in plans.values_mut() {
+        for Plan { limits, candidate, .. } in plans.values_mut().chain(tenants.values_mut()) {
             canonical(limits);
             candidate.iter_mut().for_each(canonical);
         }
@@ -410,6 +430,16 @@ mod tests {
         let merged = file.merged(&current, None).expect("merges");
         assert_eq!(merged.principals["alice"], under("gold"));
         assert_eq!(merged.principals["bob"], Principal::of(limits("3/second")));
+    }
+
+    #[test]
+    fn a_principal_that_is_kept_needs_its_tenant() {
+        let mut current = Policy::default();
+        current.tenants.insert("acme".into(), plan("1/second"));
+        let alice = Principal { tenant: Some("acme".into()), ..Principal::of(Limits::Unlimited) };
+        current.principals.insert("alice".into(), alice);
+        let conflict = Conflict::Tenant { principal: "alice".into(), tenant: "acme".into() };
+        assert_eq!(Policy::default().merged(&current, None), Err(vec![conflict]));
     }
 
     #[test]

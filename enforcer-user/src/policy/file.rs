@@ -23,7 +23,7 @@ pub use problem::{Problem, Problems};
 /// The version of the format that is read and written.
 pub const VERSION: u32 = 1;
 
-const SECTIONS: [&str; 8] = ["version", "service", "plan", "principal", "limit", "route", "public", "exempt"];
+const SECTIONS: [&str; 9] = ["version", "service", "plan", "tenant", "principal", "limit", "route", "public", "exempt"];
 
 /// Reads a policy; `file` is its name in messages.
 ///
@@ -49,6 +49,7 @@ pub fn parse(file: &str, text: &str) -> Result<Policy, Problems> {
 /// Names that a file defines, whether or not what it says of them could be read.
 struct Names<'t> {
     plans: HashSet<&'t str>,
+    tenants: HashSet<&'t str>,
     limits: HashSet<&'t str>,
     /// Whether anything tells a principal's clients apart.
     clients: bool,
@@ -74,8 +75,9 @@ fn read(document: &DeTable<'_>, policy: &mut Policy, report: &mut Report<'_>) {
         Some(DeValue::Table(table)) => table.contains_key("client_id"),
         _ => false,
     };
-    let names = Names { plans: names("plan"), limits: names("limit"), clients };
+    let names = Names { plans: names("plan"), tenants: names("tenant"), limits: names("limit"), clients };
     policy.plans = named(&file, "plan", report, plan);
+    policy.tenants = named(&file, "tenant", report, plan);
     policy.principals = named(&file, "principal", report, |fields, report| principals::read(fields, &names, report));
     principals::count(&file, report);
     policy.limits = named(&file, "limit", report, rules::quota);
@@ -102,7 +104,7 @@ fn named<T>(
         }
         let path = format!("{section}.{name}");
         if let Ok(table) = table(value, &path, report) {
-            let named = Named { name, path, table, span: key.span() };
+            let named = Named { path, table, span: key.span() };
             if let Ok(one) = read(&named, report) {
                 all.insert(name.to_owned(), one);
             }
@@ -113,8 +115,7 @@ fn named<T>(
 
 /// A table that has a name.
 struct Named<'t, 'f> {
-    name: &'t str,
-    /// With its section before it.
+    /// Its name, with its section before it.
     path: String,
     table: &'t DeTable<'f>,
     span: std::ops::Range<usize>,
@@ -126,13 +127,14 @@ impl<'t, 'f> Named<'t, 'f> {
     }
 }
 
+/// A plan, or a tenant, of which the same is said.
 fn plan(named: &Named<'_, '_>, report: &mut Report<'_>) -> Result<Plan, problem::Reported> {
     let fields = named.fields(&["limit", "candidate", "mode"], report);
     let limits = fields.limits("limit", report);
     let candidate = fields.limits("candidate", report);
     let mode = fields.word("mode", &super::document::MODES, report);
     let Some(limits) = limits? else {
-        let message = format!("`limit` is missing; plan {} would have none", named.name);
+        let message = format!("`limit` is missing; {} would have none", named.path.replacen('.', " ", 1));
         return Err(fields.refuse("limit", message, "a limit such as \"100/minute\", or \"unlimited\"", report));
     };
     Ok(Plan { limits, candidate: candidate?, mode: mode?.unwrap_or_default() })

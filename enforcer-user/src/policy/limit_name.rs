@@ -15,6 +15,8 @@ impl LimitName {
 
     /// Of a principal's own limits.
     pub const DEFAULT: Self = Self::of("default");
+    /// Of the limits that all principals of a tenant share.
+    pub const TENANT: Self = Self::of("tenant");
     /// Of the limits of each source.
     pub const SOURCE: Self = Self::of("source");
     /// Of the limits of all requests of a service together.

@@ -127,7 +127,7 @@ fn quota() -> impl Strategy<Value = Quota> {
     })
 }
 
-fn principal(plans: Vec<String>) -> impl Strategy<Value = Principal> {
+fn principal(plans: Vec<String>, tenants: Vec<String>) -> impl Strategy<Value = Principal> {
     let id = prop_oneof!["[a-z\"\\.]{1,3}", Just(OTHER.to_owned())];
     let terms = match plans.is_empty() {
         true => any_limits().prop_map(Terms::Own).boxed(),
@@ -137,8 +137,12 @@ fn principal(plans: Vec<String>) -> impl Strategy<Value = Principal> {
             prop_oneof![any_limits().prop_map(Terms::Own), under].boxed()
         }
     };
-    (terms, option::of(any_limits()), btree_map(id, any_limits(), 0..3))
-        .prop_map(|(terms, candidate, clients)| Principal { terms, candidate, clients })
+    let tenant = match tenants.is_empty() {
+        true => Just(None).boxed(),
+        false => option::of(select(tenants)).boxed(),
+    };
+    (terms, tenant, option::of(any_limits()), btree_map(id, any_limits(), 0..3))
+        .prop_map(|(terms, tenant, candidate, clients)| Principal { terms, tenant, candidate, clients })
 }
 
 fn route(limits: Vec<String>) -> impl Strategy<Value = Route> {
@@ -184,21 +188,23 @@ fn once<T>(all: Vec<T>, path: impl Fn(&T) -> String, methods: impl Fn(&T) -> Met
 
 /// Any policy that a file could say.
 pub(crate) fn policy() -> impl Strategy<Value = Policy> {
-    let plan = (any_limits(), option::of(any_limits()), mode()).prop_map(|(limits, candidate, mode)| Plan {
-        limits,
-        candidate,
-        mode,
-    });
-    let names = (btree_map(name(), plan, 0..4), btree_map(name(), quota(), 0..4));
-    names.prop_flat_map(|(plans, limits)| {
+    let plans = || {
+        let plan = (any_limits(), option::of(any_limits()), mode());
+        let plan = plan.prop_map(|(limits, candidate, mode)| Plan { limits, candidate, mode });
+        btree_map(name(), plan, 0..4)
+    };
+    let names = (plans(), plans(), btree_map(name(), quota(), 0..4));
+    names.prop_flat_map(|(plans, tenants, limits)| {
         let under: Vec<_> = plans.keys().cloned().collect();
+        let of: Vec<_> = tenants.keys().cloned().collect();
         let shared: Vec<_> = limits.keys().cloned().collect();
         let paths = (vec(route(shared), 0..8), vec(public(), 0..5), vec(exemption(), 0..5));
-        (service(), btree_map(name(), principal(under), 0..5), paths).prop_map(
+        (service(), btree_map(name(), principal(under, of), 0..5), paths).prop_map(
             move |(service, principals, (routes, public, exempt))| {
                 let mut policy = Policy {
                     service,
                     plans: plans.clone(),
+                    tenants: tenants.clone(),
                     principals,
                     limits: limits.clone(),
                     routes: once(routes, |one| one.path.identity(), |one| one.methods),
@@ -221,7 +227,7 @@ pub(crate) fn large(count: usize) -> Policy {
     let gold = Plan { limits: limits.clone(), candidate: None, mode: Mode::Enforce };
     let under = Terms::Plan { plan: "gold".into(), instead: None };
     let principal = |number: usize| match number % 2 {
-        0 => Principal { terms: under.clone(), candidate: None, clients: BTreeMap::new() },
+        0 => Principal { terms: under.clone(), ..Principal::of(Limits::Unlimited) },
         _ => Principal::of(limits.clone().canonical()),
     };
     Policy {

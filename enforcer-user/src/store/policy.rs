@@ -27,6 +27,8 @@ pub struct Placed {
     pub service: PlacedService,
     /// All principals, by name.
     pub principals: BTreeMap<String, PlacedPrincipal>,
+    /// Tenants, by name.
+    pub tenants: BTreeMap<String, PlacedQuota>,
     /// Named limits, by name.
     pub limits: BTreeMap<String, PlacedQuota>,
     /// What each of [`Policy::routes`] is charged to, its own or a named limit; `None` if only its cost is of interest.
@@ -145,6 +147,10 @@ fn limit_identity(name: &str) -> String {
     format!("limit {name}")
 }
 
+fn tenant_identity(name: &str) -> String {
+    format!("tenant {name}")
+}
+
 fn route_identity(route: &Route) -> String {
     format!("route {}", route.identity())
 }
@@ -199,6 +205,9 @@ impl Store {
         for plan in old.policy.plans.keys().filter(|&plan| !policy.plans.contains_key(plan)) {
             self.connection.prepare_cached("DELETE FROM plans WHERE name = ?1")?.execute([plan])?;
         }
+        for tenant in old.policy.tenants.keys().filter(|&tenant| !policy.tenants.contains_key(tenant)) {
+            self.connection.prepare_cached("DELETE FROM tenants WHERE name = ?1")?.execute([tenant])?;
+        }
         new.placed(now)
     }
 
@@ -237,7 +246,7 @@ impl Store {
 
     fn write_rules(&self, old: &Rows, new: &Rows) -> Result<(), Error> {
         let connection = &self.connection;
-        let Policy { service, plans, principals: _, limits, routes, public, exempt } = &new.policy;
+        let Policy { service, plans, tenants, principals: _, limits, routes, public, exempt } = &new.policy;
         if *service != old.policy.service {
             self.write_service(service)?;
         }
@@ -245,13 +254,15 @@ impl Store {
             let mut statement = connection.prepare_cached("INSERT INTO scopes (number, identity) VALUES (?1, ?2)")?;
             statement.execute(params![number, identity])?;
         }
-        for (name, plan) in plans.iter().filter(|(name, plan)| old.policy.plans.get(*name) != Some(plan)) {
-            let Plan { limits, candidate, mode } = plan;
-            let mut statement = connection.prepare_cached(
-                "INSERT INTO plans (name, limits, candidate, mode) VALUES (?1, ?2, ?3, ?4)
-                 ON CONFLICT DO UPDATE SET limits = ?2, candidate = ?3, mode = ?4",
-            )?;
-            statement.execute(params![name, limits.to_string(), text(candidate.as_ref()), word(&MODES, *mode)])?;
+        for (table, all, before) in [("plans", plans, &old.policy.plans), ("tenants", tenants, &old.policy.tenants)] {
+            for (name, one) in all.iter().filter(|(name, one)| before.get(*name) != Some(one)) {
+                let Plan { limits, candidate, mode } = one;
+                let mut statement = connection.prepare_cached(&format!(
+                    "INSERT INTO {table} (name, limits, candidate, mode) VALUES (?1, ?2, ?3, ?4)
+                     ON CONFLICT DO UPDATE SET limits = ?2, candidate = ?3, mode = ?4",
+                ))?;
+                statement.execute(params![name, limits.to_string(), text(candidate.as_ref()), word(&MODES, *mode)])?;
+            }
         }
         // Few rows, and nothing but each other refers to them.
         connection.execute_batch("DELETE FROM routes; DELETE FROM limits; DELETE FROM public; DELETE FROM exempt;")?;
@@ -358,17 +369,17 @@ impl Store {
         if known.is_some_and(|known| known == seat) && said == Some(principal) {
             return Ok(());
         }
-        let Principal { terms, candidate, clients: _ } = principal;
+        let Principal { terms, tenant, candidate, clients: _ } = principal;
         let (plan, own, until) = match terms {
             Terms::Own(limits) => (None, Some(limits), None),
             Terms::Plan { plan, instead: None } => (Some(plan), None, None),
             Terms::Plan { plan, instead: Some(Override { limits, until }) } => (Some(plan), Some(limits), *until),
         };
         let mut statement = self.connection.prepare_cached(
-            "INSERT INTO principals (idx, name, limits, candidate, plan, own, until, own_candidate, created)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+            "INSERT INTO principals (idx, name, limits, candidate, plan, own, until, own_candidate, created, tenant)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
              ON CONFLICT (idx) DO UPDATE SET limits = ?3, candidate = ?4, plan = ?5, own = ?6, until = ?7,
-                 own_candidate = ?8, removed = 0",
+                 own_candidate = ?8, tenant = ?10, removed = 0",
         )?;
         statement.execute(params![
             seat.index,
@@ -380,6 +391,7 @@ impl Store {
             until.map(Timestamp::as_second),
             text(candidate.as_ref()),
             now.as_second(),
+            tenant,
         ])?;
         for (id, client) in &seat.clients {
             if known.and_then(|known| known.clients.get(id)) != Some(client) {
@@ -400,7 +412,7 @@ impl Store {
             return Err(Error::Keyed { name: name.to_owned() });
         }
         let mut statement = self.connection.prepare_cached(
-            "UPDATE principals SET removed = 1, plan = NULL, own = NULL, until = NULL, own_candidate = NULL
+            "UPDATE principals SET removed = 1, plan = NULL, own = NULL, until = NULL, own_candidate = NULL, tenant = NULL
              WHERE idx = ?1",
         )?;
         statement.execute([index])?;
@@ -412,6 +424,7 @@ impl Store {
         let mut rows = Rows::default();
         rows.policy.service = self.service()?;
         rows.policy.plans = self.plans()?;
+        rows.policy.tenants = self.each("tenants", "name", plan)?.into_iter().collect();
         for (name, (seat, said)) in self.seats(None)? {
             if let Some(said) = said {
                 rows.policy.principals.insert(name.clone(), said);
@@ -447,11 +460,6 @@ impl Store {
     }
 
     fn plans(&self) -> Result<BTreeMap<String, Plan>, Error> {
-        let plan = |row: &Row<'_>| {
-            let limits = parsed(row, "limits")?;
-            let plan = Plan { limits, candidate: maybe(row, "candidate")?, mode: by_word(row, "mode", &MODES)? };
-            Ok((row.get::<_, String>("name")?, plan))
-        };
         Ok(self.each("plans", "name", plan)?.into_iter().collect())
     }
 
@@ -578,14 +586,23 @@ impl Rows {
         let own = |route: &Route| matches!(route.charge, Some(Charge::Own(_)));
         let routes = policy.routes.iter().filter(|route| own(route)).map(route_identity);
         let named = policy.limits.keys().map(|name| limit_identity(name));
-        for identity in named.chain(routes).chain(policy.public.iter().map(public_identity)) {
+        let tenants = policy.tenants.keys().map(|name| tenant_identity(name));
+        for identity in named.chain(tenants).chain(routes).chain(policy.public.iter().map(public_identity)) {
             if let Entry::Vacant(place) = scopes.entry(identity) {
                 place.insert(next);
                 next = next.checked_add(1).ok_or(Error::Exhausted("limits of paths"))?;
             }
         }
-        let Policy { service, plans, principals: _, limits, routes, public, exempt } = policy;
+        let Policy { service, plans, tenants, principals: _, limits, routes, public, exempt } = policy;
         let old = &self.policy;
+        let tenant = |(name, one): (&String, &Plan)| {
+            let Plan { limits, candidate, mode } = one;
+            let before = old.tenants.get(name);
+            let of = before.and_then(|before| before.candidate.as_ref());
+            let limits = settled(limits, before.map(|before| &before.limits));
+            let candidate = candidate.as_ref().map(|candidate| settled(candidate, of));
+            (name.clone(), Plan { limits, candidate, mode: *mode })
+        };
         let before: HashMap<_, _> = old.routes.iter().map(|route| (route.identity(), route)).collect();
         let route = |route: &Route| {
             let before = before.get(&route.identity()).and_then(|before| before.charge.as_ref());
@@ -613,6 +630,7 @@ impl Rows {
                 ..service.clone()
             },
             plans: plans.clone(),
+            tenants: tenants.iter().map(tenant).collect(),
             principals: policy.principals.clone(),
             limits: limits.iter().map(|(name, one)| (name.clone(), settled_quota(one, old.limits.get(name)))).collect(),
             routes: routes.iter().map(route).collect(),
@@ -639,13 +657,18 @@ impl Rows {
     }
 
     fn placed(&self, now: Timestamp) -> Result<Placed, Error> {
-        let Policy { service, plans, principals, limits, routes, public, exempt: _ } = &self.policy;
+        let Policy { service, plans, tenants, principals, limits, routes, public, exempt: _ } = &self.policy;
         let missing = |identity: String| Error::Row { row: identity, reason: "it has no number".into() };
         let scope = |identity: String| self.scopes.get(&identity).copied().ok_or_else(|| missing(identity));
         let quota = |identity, quota: &Quota| {
             let Quota { limits, candidate, .. } = quota.clone();
             Ok::<_, Error>(PlacedQuota { scope: scope(identity)?, limits, candidate })
         };
+        let mut shared = BTreeMap::new();
+        for (name, Plan { limits, candidate, mode: _ }) in tenants {
+            let (limits, candidate) = (limits.clone(), candidate.clone());
+            shared.insert(name.clone(), PlacedQuota { scope: scope(tenant_identity(name))?, limits, candidate });
+        }
         let mut named = BTreeMap::new();
         for (name, one) in limits {
             named.insert(name.clone(), quota(limit_identity(name), one)?);
@@ -669,6 +692,7 @@ impl Rows {
         Ok(Placed {
             service: PlacedService::of(service),
             principals: placed,
+            tenants: shared,
             limits: named,
             routes,
             public,
@@ -728,6 +752,12 @@ fn by_word<T: Copy>(row: &Row<'_>, column: &str, words: &[(&str, T)]) -> Result<
     let text: String = row.get(column)?;
     let found = words.iter().find(|(word, _)| *word == text).map(|(_, meaning)| *meaning);
     found.ok_or_else(|| Wrong::Value(format!("{column}: {text:?}")))
+}
+
+fn plan(row: &Row<'_>) -> Result<(String, Plan), Wrong> {
+    let limits = parsed(row, "limits")?;
+    let plan = Plan { limits, candidate: maybe(row, "candidate")?, mode: by_word(row, "mode", &MODES)? };
+    Ok((row.get("name")?, plan))
 }
 
 fn quota(row: &Row<'_>) -> Result<Quota, Wrong> {
@@ -830,7 +860,7 @@ fn seat_of(
     };
     let said = seat.clients.iter().filter_map(|(id, (_, limits))| Some((id.clone(), limits.clone()?.canonical())));
     let candidate = limits.read(row, "own_candidate")?.map(Limits::canonical);
-    let principal = Principal { terms, candidate, clients: said.collect() };
+    let principal = Principal { terms, tenant: row.get("tenant")?, candidate, clients: said.collect() };
     Ok((seat, Some(principal)))
 }
 

@@ -14,15 +14,16 @@ impl Policy {
     /// This policy as a file that [`super::parse`] reads as it.
     #[must_use]
     pub fn export(&self) -> String {
-        let Self { service, plans, principals, limits, routes, public, exempt } = self;
+        let Self { service, plans, tenants, principals, limits, routes, public, exempt } = self;
         let mut text = Text(format!("version = {VERSION}\n"));
         text.service(service);
-        for (name, one) in plans {
-            text.table(&format!("plan.{}", key(name)));
-            let Plan { limits, candidate, mode } = one;
-            text.string("limit", limits);
-            text.maybe("candidate", candidate.as_ref());
-            text.string("mode", word(&MODES, *mode));
+        for (section, all) in [("plan", plans), ("tenant", tenants)] {
+            for (name, Plan { limits, candidate, mode }) in all {
+                text.table(&format!("{section}.{}", key(name)));
+                text.string("limit", limits);
+                text.maybe("candidate", candidate.as_ref());
+                text.string("mode", word(&MODES, *mode));
+            }
         }
         for (name, one) in principals {
             text.principal(name, one);
@@ -160,8 +161,9 @@ impl Text {
     }
 
     fn principal(&mut self, name: &str, principal: &Principal) {
-        let Principal { terms, candidate, clients } = principal;
+        let Principal { terms, tenant, candidate, clients } = principal;
         self.table(&format!("principal.{}", key(name)));
+        self.maybe("tenant", tenant.as_ref());
         match terms {
             Terms::Own(limits) => self.string("limit", limits),
             Terms::Plan { plan, instead } => {

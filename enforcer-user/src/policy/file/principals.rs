@@ -6,14 +6,15 @@ use super::fields::{self, Fields, table};
 use super::problem::{Report, Reported};
 use super::{Named, Names};
 use crate::policy::Limits;
-use crate::policy::document::{MAX_CLIENTS, MAX_PRINCIPALS, OTHER, Override, Principal, Terms};
+use crate::policy::document::{MAX_CLIENTS, MAX_PRINCIPALS, MAX_TENANTS, OTHER, Override, Principal, Terms};
 
 /// Most bytes of a declared client id: what the program reads of the field.
 const MAX_ID: usize = enforcer_ebpf::key::MAX_LEN as usize;
 
 pub(super) fn read(named: &Named<'_, '_>, names: &Names<'_>, report: &mut Report<'_>) -> Result<Principal, Reported> {
-    let fields = named.fields(&["plan", "limit", "until", "candidate", "clients"], report);
+    let fields = named.fields(&["plan", "tenant", "limit", "until", "candidate", "clients"], report);
     let plan = plan(&fields, names, report);
+    let tenant = tenant(&fields, names, report);
     let limits = fields.limits("limit", report);
     let until = fields.time("until", report);
     let candidate = fields.limits("candidate", report);
@@ -35,7 +36,7 @@ pub(super) fn read(named: &Named<'_, '_>, names: &Names<'_>, report: &mut Report
         }
     };
     ends?;
-    Ok(Principal { terms, candidate: candidate?, clients: clients? })
+    Ok(Principal { terms, tenant: tenant?, candidate: candidate?, clients: clients? })
 }
 
 fn plan(fields: &Fields<'_, '_>, names: &Names<'_>, report: &mut Report<'_>) -> fields::Read<String> {
@@ -44,6 +45,14 @@ fn plan(fields: &Fields<'_, '_>, names: &Names<'_>, report: &mut Report<'_>) -> 
         return Ok(Some(plan.to_owned()));
     }
     Err(report.refuse(span, format!("there is no plan {plan:?}"), among(&names.plans, "plan")))
+}
+
+fn tenant(fields: &Fields<'_, '_>, names: &Names<'_>, report: &mut Report<'_>) -> fields::Read<String> {
+    let Some((span, tenant)) = fields.text("tenant", "the name of a tenant", report)? else { return Ok(None) };
+    if names.tenants.contains(tenant) {
+        return Ok(Some(tenant.to_owned()));
+    }
+    Err(report.refuse(span, format!("there is no tenant {tenant:?}"), among(&names.tenants, "tenant")))
 }
 
 /// What there is of some kind, for messages.
@@ -101,10 +110,12 @@ fn clients(
     wrong.map_or(Ok(clients), Err)
 }
 
-/// Refuses more principals than there is room for.
+/// Refuses more principals and tenants than there is room for.
 pub(super) fn count(file: &Fields<'_, '_>, report: &mut Report<'_>) {
-    let count = file.get("principal").and_then(|value| value.get_ref().as_table()).map_or(0, toml::map::Map::len);
-    if count > MAX_PRINCIPALS {
-        file.refuse("principal", format!("{count} principals"), format!("at most {MAX_PRINCIPALS}"), report);
+    for (section, most) in [("principal", MAX_PRINCIPALS), ("tenant", MAX_TENANTS)] {
+        let count = file.get(section).and_then(|value| value.get_ref().as_table()).map_or(0, toml::map::Map::len);
+        if count > most {
+            file.refuse(section, format!("{count} {section}s"), format!("at most {most}"), report);
+        }
     }
 }

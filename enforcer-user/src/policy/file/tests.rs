@@ -154,7 +154,7 @@ path = "/b"
 "#;
     let expected = [
         "2:11: version: 2; accepted: a whole number from 1 to 1",
-        "3:2: \"plans\" is no field of the file; accepted: version, service, plan, principal, limit, route, public, exempt",
+        "3:2: \"plans\" is no field of the file; accepted: version, service, plan, tenant, principal, limit, route, public, exempt",
         "5:9: plan.gold.limit: a whole number stands here; accepted: a limit such as \"100/minute\"",
         "6:8: plan.gold.mode: \"watch\"; accepted: \"enforce\", \"observe\"",
         "8:8: there is no plan \"silver\"; accepted: gold",
@@ -185,6 +185,14 @@ fn refuses_what_is_unknown_or_contradicts_itself() {
     for (text, expected) in [
         ("", ""),
         ("[service]\nsources = \"1/s\"", "3:1: \"sources\" is no field of `service`; accepted: ceiling, source, "),
+        (
+            "[tenant.acme]\nmode = \"observe\"",
+            "2:9: tenant.acme.limit: `limit` is missing; tenant acme would have none",
+        ),
+        (
+            "[tenant.acme]\nlimit = \"1/s\"\n[principal.a]\nlimit = \"1/s\"\ntenant = \"amce\"",
+            "6:10: there is no tenant \"amce\"; accepted: acme",
+        ),
         ("[service]\npreflight = \"unlimited\"", "3:1: service.preflight: `unlimited`, where no key is needed; "),
         ("[service]\nguess_penalty = \"2d\"", "3:17: service.guess_penalty: \"2d\"; accepted: a time from 0s to 24h"),
         (

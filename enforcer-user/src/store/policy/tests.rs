@@ -190,7 +190,8 @@ fn one_principal_is_written_by_itself() {
     fixture.write(&policy);
     let clients = BTreeMap::from([("x".to_owned(), limits("1/day"))]);
     let instead = Some(Override { limits: limits("3/second"), until: None });
-    let principal = Principal { terms: Terms::Plan { plan: "g".into(), instead }, candidate: None, clients };
+    let terms = Terms::Plan { plan: "g".into(), instead };
+    let principal = Principal { terms, clients, ..Principal::of(Limits::Unlimited) };
     let placed = fixture.store.write_principal("b", &principal, now()).expect("written");
     assert_eq!((placed.index, placed.limits.to_string()), (2, "3/second".to_owned()));
     assert_eq!(placed.candidate, Some(limits("2/second")));
