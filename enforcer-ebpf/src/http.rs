@@ -367,6 +367,14 @@ impl Machine {
         self.phase < phase::BODY && !self.is_between_requests() && !is_awaited
     }
 
+    /// Whether a worker waits for the rest of a head: inside one, or behind the header of the PROXY protocol, with which its
+    /// connection was accepted.
+    #[must_use]
+    #[inline(always)]
+    pub fn is_awaited(&self) -> bool {
+        self.is_in_head() || (self.is_between_requests() && self.flags & HEADED != 0)
+    }
+
     /// Whether the bytes so far end inside something that only its length, known before, ends.
     #[must_use]
     #[inline(always)]

@@ -13,7 +13,7 @@ use enforcer_tests::origin::{Origin, Server};
 use enforcer_tests::process::{PATIENCE, Process, wait_for};
 use tempfile::TempDir;
 
-use crate::site::{Endings, Site, add_key, keyed, random_key, refused, request, statuses, v4, v6};
+use crate::site::{Endings, PORT, Site, add_key, apply, keyed, random_key, refused, request, statuses, v4, v6};
 
 /// Where the proxy is, among the clients.
 const PROXY: u16 = 1;
@@ -144,6 +144,32 @@ fn clients_behind_a_proxy_have_a_limit_each_whatever_they_say() -> Result<()> {
         ensure!(honest == statuses([(401, 1)]), "{}: its neighbour: {honest:?}", version.name);
         ensure!(origin.executed()?.len() == 40, "{}: executed {}", version.name, origin.executed()?.len());
         ensure!(refused(&enforcer, "proxy_header")? == 0, "{}: a header of HAProxy was refused", version.name);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_client_that_is_silent_behind_a_header_holds_no_worker_for_long() -> Result<()> {
+    for version in &VERSIONS {
+        let site = Site::new(Way::VethNative)?;
+        let origin = site.serve("plain", Server::GunicornBehindProxy(version.name))?;
+        let enforcer = Enforcer::guard(&site.link, PORT, &["--head-timeout", "1s"])?;
+        apply(
+            &enforcer,
+            &format!("[service]\ntrusted_proxies = [\"{}/32\"]\nproxy_protocol = \"{}\"", v4(PROXY), version.name),
+        )?;
+        let key = add_key(&enforcer, "tenant")?;
+        // More of them than there are workers: who is served behind them was not kept waiting by all.
+        let header = (version.header)([203, 0, 113, 5]);
+        let mut silent = (0..8).map(|_| site.connect(v4(PROXY))).collect::<Result<Vec<_>>>()?;
+        silent.iter_mut().for_each(|connection| connection.send(&header));
+        for connection in &mut silent {
+            let ending = connection.answer().0;
+            ensure!(ending == Ending::Reset, "{}: a silent client: {ending:?}", version.name);
+        }
+        let served = site.ask(v4(PROXY), &[&header[..], &keyed("/", &key)].concat())?;
+        ensure!(served == Ending::Answered(200), "{}: a client behind them: {served:?}", version.name);
+        drop(origin);
     }
     Ok(())
 }

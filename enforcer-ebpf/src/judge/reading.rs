@@ -219,7 +219,7 @@ fn settle<W: World>(world: &W, desk: &mut Desk, segment: &Segment, flow: &mut Fl
     }
     // A body that could not end within these bytes goes on; another begins behind them at the earliest.
     flow.advance(len, scan.body > u64::from(len));
-    if !flow.machine.is_in_head() {
+    if !flow.machine.is_awaited() {
         flow.head_since = 0;
     } else if flow.head_since == 0 {
         flow.head_since = flow.touched;
