@@ -3,9 +3,11 @@
 use std::thread::sleep;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
+use enforcer_tests::enforcer::Enforcer;
 use enforcer_tests::netns::Way;
 use enforcer_tests::origin::Workers;
+use enforcer_tests::pin;
 use nix::sys::signal::Signal;
 
 use crate::site::{Site, add_key, apply, keyed, statuses, v4, with_policy};
@@ -33,6 +35,31 @@ fn a_policy_on_trial_ends_by_itself_with_its_daemon_dead_and_no_count_is_lost() 
     enforcer.start()?;
     let export = enforcer.cli(&["export"])?;
     ensure!(export.contains("20/hour") && !export.contains("10/hour"), "the store has kept it: {export}");
+    Ok(())
+}
+
+#[test]
+fn a_take_over_writes_to_no_slot_that_requests_are_judged_by() -> Result<()> {
+    let site = Site::new(Way::VethNative)?;
+    let mut enforcer = site.guard(
+        "[service]\nsource = \"11/hour\"\nceiling = \"12/hour\"\nguesses = \"13/hour\"\nclient_id = \"X-Client\"\n\
+         [principal.tenant]\nlimit = \"14/hour\"\n[principal.tenant.clients]\nmobile = \"15/hour\"\n[limit.search]\n\
+         limit = \"16/hour\"\ncandidate = \"17/hour\"\n[[route]]\npath = \"/s\"\nuse = \"search\"\n[[route]]\n\
+         path = \"/r\"\nlimit = \"18/hour\"\n[[public]]\npath = \"/p\"\nlimit = \"19/hour\"",
+    )?;
+    let policies = |enforcer: &Enforcer<'_>| {
+        let pins = enforcer.pinned()?;
+        let pin = pins.iter().find(|pin| pin.ends_with("maps/POLICIES")).context("no map of policies")?;
+        pin::content(pin)
+    };
+    let before = policies(&enforcer)?;
+    let used = before.values().filter(|policy| policy.iter().any(|&byte| byte != 0)).count();
+    ensure!(used > 9, "only {used} slots are used");
+    for _ in 0..2 {
+        enforcer.stop(Signal::SIGKILL)?;
+        enforcer.start()?;
+        ensure!(policies(&enforcer)? == before, "the limits of one slot have become another's");
+    }
     Ok(())
 }
 

@@ -188,7 +188,7 @@ impl Tables {
     }
 
     /// Takes note that a slot is named that an earlier daemon has written, and those that it names.
-    fn adopt(&mut self, slot: u32) -> Result<(), Error> {
+    pub(super) fn adopt(&mut self, slot: u32) -> Result<(), Error> {
         if slot == 0 || slot >= abi::POLICIES {
             return Ok(());
         }

@@ -222,12 +222,23 @@ impl Tables {
         Ok(())
     }
 
-    /// Takes note of the rules that an earlier daemon has left, and ends what it had on trial.
+    /// Takes note of the rules that an earlier daemon has left, and of the slots that they name, lest those are given out
+    /// while requests are judged by them; ends what it had on trial.
     pub(super) fn recall_rules(&mut self) -> Result<(), Error> {
         let service = self.kernel().service(SERVICE)?;
-        let Ruleset { extents, .. } = self.kernel().ruleset(service.rules)?;
+        let Ruleset { extents, source, service: ceiling, guesses, preflight, admission, .. } =
+            self.kernel().ruleset(service.rules)?;
         let clients = self.kernel().clients()?;
-        *self.laid_mut() = Laid { ruleset: service.rules, policies: Vec::new(), clients, extents };
+        let [.., rules] = extents;
+        let mut policies = vec![source, ceiling, guesses, preflight, admission];
+        for place in rules.first..rules.first.saturating_add(rules.len).min(abi::RULES) {
+            policies.push(self.kernel().rule(place)?.policy);
+        }
+        policies.extend(clients.iter().map(|(_, share)| share.policy));
+        for slot in &policies {
+            self.adopt(*slot)?;
+        }
+        *self.laid_mut() = Laid { ruleset: service.rules, policies, clients, extents };
         self.kernel_mut().set_service(SERVICE, &abi::Service { rules_trial: 0, ..service })?;
         self.kernel_mut().set_trial(0)
     }

@@ -130,6 +130,15 @@ impl Kernel {
         Ok(())
     }
 
+    /// The rule at a place.
+    ///
+    /// # Errors
+    /// A place beyond the end of the map, or a failed read.
+    pub fn rule(&self, place: u32) -> Result<Rule, Error> {
+        check(map::RULES, place, abi::RULES)?;
+        self.tables.rules.rules.get(&place, 0).map_err(|error| failed(map::RULES, "read", error))
+    }
+
     /// Removes what leads on from the states for which `is_old` says so: nothing leads to them any more.
     ///
     /// # Errors
