@@ -42,7 +42,7 @@ fn explain(packet: XdpPacket) -> Option<()> {
         return None;
     }
     said.offset = maps::clock_offset();
-    copy(BUCKETS.get_ptr_mut(&charge::ADMISSION), &mut desk.admission);
+    copy(BUCKETS.get_ptr_mut(charge::ADMISSION), &mut desk.admission);
     let mut steps = packet;
     // SAFETY: the callback takes what is handed to it here.
     unsafe { bpf_loop(MAX_STEPS, step as *mut c_void, (&raw mut steps).cast(), 0) };
