@@ -7,26 +7,13 @@ use enforcer_ebpf::abi::Ruleset;
 use enforcer_ebpf::http::Refusal;
 use enforcer_ebpf::source::Address;
 use enforcer_ebpf::verdict::Reason;
-use enforcer_tests::reader::{Reader, Rules, Seen};
+use enforcer_tests::reader::{Reader, Rules, Seen, address, words};
 use proptest::prelude::*;
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
 /// The signature of version 2.
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 const SIX: &str = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff";
-
-fn words(address: IpAddr) -> Address {
-    let bytes = match address {
-        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
-        IpAddr::V6(address) => address.octets(),
-    };
-    let (words, _) = bytes.as_chunks();
-    [u64::from_ne_bytes(words[0]), u64::from_ne_bytes(words[1])]
-}
-
-fn address(text: &str) -> Address {
-    words(text.parse().expect("an address"))
-}
 
 /// Behind the trusted proxy 10.0.0.1, which sends headers of the version of this flag; 10.0.0.2 is trusted too.
 fn rules(version: u32) -> Rules {

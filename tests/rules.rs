@@ -7,10 +7,9 @@ use anyhow::{Result, ensure};
 use enforcer_ebpf::abi::{KeyTag, Ruleset, Service};
 use enforcer_ebpf::http::{Refusal, method};
 use enforcer_ebpf::key;
-use enforcer_ebpf::source::Address;
 use enforcer_ebpf::verdict::{Malformation, Reason};
 use enforcer_tests::corpus;
-use enforcer_tests::reader::{Found, Reader, Rules, SECRET, Seen};
+use enforcer_tests::reader::{Found, Reader, Rules, SECRET, Seen, address, words};
 use enforcer_tests::target::{self, segments};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -333,20 +332,6 @@ fn a_target_beyond_the_bound_is_refused_for_its_length_whatever_stands_there() {
             assert_eq!(reader.seen().first() == Some(&refused), long, "{target}: {:?}", reader.seen());
         });
     }
-}
-
-/// An address as the machine has it.
-fn address(text: &str) -> Address {
-    words(text.parse().expect("an address"))
-}
-
-fn words(address: IpAddr) -> Address {
-    let bytes = match address {
-        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
-        IpAddr::V6(address) => address.octets(),
-    };
-    let (words, _) = bytes.as_chunks();
-    [u64::from_ne_bytes(words[0]), u64::from_ne_bytes(words[1])]
 }
 
 /// Behind the proxy 10.0.0.1, which is trusted as 10.0.0.2 and 2001:db8::1 are.

@@ -491,6 +491,19 @@ impl Machine {
         }
     }
 
+    /// Skips what of the loaded bytes need not be looked at; whether they begin with such.
+    #[inline(always)]
+    fn pass_over(&mut self, cursor: &mut Cursor) -> bool {
+        let (skippable, unread) = (self.skippable(), cursor.unread());
+        if skippable == 0 {
+            return false;
+        }
+        let count = if skippable < u64::from(unread) { skippable as u32 } else { unread };
+        cursor.pos = cursor.pos.wrapping_add(count);
+        self.skip(count);
+        true
+    }
+
     /// The tag of the request whose head is complete; `None` if it has no key.
     #[must_use]
     #[inline(always)]

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use enforcer_ebpf::abi::{KeyTag, Ruleset, Service};
 use enforcer_ebpf::http::bytes::{BASE, CAPACITY, Window};
@@ -57,6 +58,26 @@ pub struct Rules {
     pub peer: Address,
     /// The segments that were looked up.
     pub walked: RefCell<Vec<KeyTag>>,
+}
+
+/// An address as the machine has it.
+#[must_use]
+pub fn words(address: IpAddr) -> Address {
+    let bytes = match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => address.octets(),
+    };
+    let (words, _) = bytes.as_chunks();
+    [u64::from_ne_bytes(words[0]), u64::from_ne_bytes(words[1])]
+}
+
+/// The address of this text, likewise.
+///
+/// # Panics
+/// When it is none.
+#[must_use]
+pub fn address(text: &str) -> Address {
+    words(text.parse().expect("an address"))
 }
 
 impl Rules {

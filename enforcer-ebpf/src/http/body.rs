@@ -9,11 +9,7 @@ impl Machine {
     #[inline(always)]
     pub(super) fn body(&mut self, window: &Window, cursor: &mut Cursor) -> Step {
         let unread = cursor.unread();
-        let skippable = self.skippable();
-        if skippable > 0 {
-            let count = if skippable < u64::from(unread) { skippable as u32 } else { unread };
-            cursor.pos = cursor.pos.wrapping_add(count);
-            self.skip(count);
+        if self.pass_over(cursor) {
             return Step::More;
         }
         if self.phase == phase::CHUNK_SIZE {

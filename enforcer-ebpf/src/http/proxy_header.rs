@@ -78,11 +78,7 @@ impl Machine {
         if unread == 0 {
             return Step::Starved;
         }
-        let skippable = self.skippable();
-        if skippable > 0 {
-            let count = if skippable < u64::from(unread) { skippable as u32 } else { unread };
-            cursor.pos = cursor.pos.wrapping_add(count);
-            self.skip(count);
+        if self.pass_over(cursor) {
             return Step::More;
         }
         let byte = window.byte(cursor.pos);

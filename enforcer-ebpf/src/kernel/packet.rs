@@ -195,15 +195,20 @@ impl TcPacket {
     /// net/core/skbuff.c), which a copy of it has no more. What leaves with one counts as its own.
     #[inline(always)]
     pub(crate) fn has_socket(self) -> bool {
+        !self.socket_of().is_null()
+    }
+
+    /// The socket that belongs to it, or null.
+    #[inline(always)]
+    fn socket_of(self) -> *mut bpf_sock {
         // SAFETY: the context is this program's.
-        !unsafe { core::ptr::read_volatile(&raw const (*self.skb).__bindgen_anon_2.sk) }.is_null()
+        unsafe { core::ptr::read_volatile(&raw const (*self.skb).__bindgen_anon_2.sk) }
     }
 
     /// The socket that sent it.
     #[inline(always)]
     pub(crate) fn sender(self) -> Receiver {
-        // SAFETY: the context is this program's.
-        let socket = unsafe { core::ptr::read_volatile(&raw const (*self.skb).__bindgen_anon_2.sk) };
+        let socket = self.socket_of();
         // SAFETY: the packet holds it.
         if socket.is_null() { Receiver::ABSENT } else { unsafe { socket::read(socket) } }
     }
@@ -215,8 +220,7 @@ impl TcPacket {
         const AF_INET6: u32 = 10;
         /// include/net/tcp_states.h: of such a socket nothing but a RST comes.
         const CLOSE: u32 = 7;
-        // SAFETY: the context is this program's.
-        let socket = unsafe { core::ptr::read_volatile(&raw const (*self.skb).__bindgen_anon_2.sk) };
+        let socket = self.socket_of();
         if socket.is_null() {
             return false;
         }
