@@ -63,6 +63,14 @@ fn summary(text: &mut String, scripts: &[Script], guarded: &[&Played], alone: &[
         "| runs with another outcome than expected | – | {} |",
         failed.values().map(Vec::len).sum::<usize>()
     );
+    let resent =
+        |played: &[&Played]| played.iter().flat_map(|(_, outcomes)| outcomes).filter(|outcome| outcome.resent).count();
+    let _ = writeln!(
+        text,
+        "| runs in which the host's reordering made the client send again | {} | {} |",
+        resent(alone),
+        resent(guarded)
+    );
     let _ = writeln!(text, "\nWithout: {}.\n", names(alone));
     let _ = writeln!(text, "With: {}.", names(guarded));
     if !failed.is_empty() {

@@ -31,6 +31,8 @@ const CLIENT_V4: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 100);
 const CLIENT_V6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 0x64);
 /// How long a worker may take to answer a request between two scripts; only a blocked one takes as long.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// Bytes of a segment that brings honest bytes again.
+const WHOLE: usize = 1400;
 /// After so many scripts in turn that leave no worker free, the server will not come back.
 const STUCK: usize = 5;
 /// The key of those requests.
@@ -86,6 +88,8 @@ pub(crate) struct Outcome {
     /// Whether the worker served another client's request after the script; for [`Expectation::Refused`], while the
     /// script's client was still there.
     pub(crate) worker_free: bool,
+    /// Whether the client had to send honest bytes again, which nothing in the script asked for.
+    pub(crate) resent: bool,
     /// Why the script could not be played to its end.
     pub(crate) error: Option<String>,
 }
@@ -245,11 +249,20 @@ impl Stage {
         let isn = 0x1000_0000 + u32::from(run.number) * 0x0003_0001;
         let mut client = Client::new(wire, ends, isn);
         client.partial_checksums = run.manner.partial;
-        let played = Player::new(&mut client, &run.identity, run.manner.pace, attach).play(run.script);
+        let mut played = Player::new(&mut client, &run.identity, run.manner.pace, attach).play(run.script);
+        let mut resent = false;
         if let Expectation::Served(count) = run.script.expect
             && played.is_ok()
         {
-            client.await_answers(self.answers_of(run.script, count))?;
+            let count = self.answers_of(run.script, count);
+            client.await_answers(count)?;
+            // A busy host may take the segments of a burst in another order than they were sent, and a head's later
+            // part that comes before an earlier one is not let through: every TCP sends it again.
+            resent = client.answers() < count && client.left() > 0;
+            if resent {
+                played = client.deliver(WHOLE);
+                client.await_answers(count)?;
+            }
         }
         let while_open = self.hook.is_some() && run.script.expect == Expectation::Refused;
         let mut worker_free = while_open && serves(probe);
@@ -265,6 +278,7 @@ impl Stage {
             charged: 0,
             answers: client.answers() as u64,
             worker_free,
+            resent,
             error: played.err().map(|error| format!("{error:#}")),
         })
     }

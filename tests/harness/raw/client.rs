@@ -215,7 +215,8 @@ impl<'a> Client<'a> {
     }
 
     /// Honest bytes that the server has not acknowledged.
-    fn left(&self) -> usize {
+    #[must_use]
+    pub fn left(&self) -> usize {
         let acknowledged = self.acknowledged.wrapping_sub(self.seq(0)) as usize;
         self.stream.len().saturating_sub(acknowledged)
     }
