@@ -67,17 +67,17 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Begins to connect to `server`, from the address `source` if that matters.
+    /// Begins to connect to `server`, from the address `source`.
     ///
     /// # Errors
     /// There is no room for a socket, or the connection is refused at once.
-    pub(crate) fn open(source: Option<Ipv4Addr>, server: SocketAddrV4) -> Result<Self> {
+    pub(crate) fn open(source: Ipv4Addr, server: SocketAddrV4) -> Result<Self> {
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
         let socket = socket(AddressFamily::Inet, SockType::Stream, flags, None)?;
         setsockopt(&socket, sockopt::TcpNoDelay, &true)?;
-        if let Some(source) = source {
-            bind(socket.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(source, 0)))?;
-        }
+        // The port is chosen with the server's address in mind, as without bind.
+        setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
+        bind(socket.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(source, 0)))?;
         match connect(socket.as_raw_fd(), &SockaddrIn::from(server)) {
             Ok(()) | Err(Errno::EINPROGRESS) => {}
             Err(error) => return Err(error.into()),

@@ -5,7 +5,7 @@
 //! or a server that ends what it refuses would be flooded with good requests, too.
 
 use std::{
-    net::SocketAddrV4,
+    net::{Ipv4Addr, SocketAddrV4},
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::{Duration, Instant},
 };
@@ -89,6 +89,7 @@ pub(crate) fn flood(
     ending: &AtomicBool,
 ) -> Result<()> {
     let mut flooder = Flooder {
+        source: flood.source(),
         server,
         keep: flood.reuse == Reuse::Kept,
         patience,
@@ -108,6 +109,7 @@ pub(crate) fn flood(
 }
 
 struct Flooder<'a> {
+    source: Ipv4Addr,
     server: SocketAddrV4,
     keep: bool,
     patience: Duration,
@@ -228,7 +230,7 @@ impl Flooder<'_> {
         // The old one ends first, so that there are never more.
         slot.connection = None;
         (slot.state, slot.since) = (State::Connecting, Instant::now());
-        let Ok(connection) = Connection::open(None, self.server) else {
+        let Ok(connection) = Connection::open(self.source, self.server) else {
             self.tally.add(Ending::Reset);
             return Ok(());
         };

@@ -60,7 +60,7 @@ pub(crate) fn ask(server: SocketAddrV4, source: Ipv4Addr, time: Duration) -> Res
         let now = Instant::now();
         let due = begin + Duration::from_secs(1) * exchanges.len() as u32 / RATE;
         if exchanges.len() < wanted && due <= now {
-            let connection = Connection::open(Some(source), server).ok();
+            let connection = Connection::open(source, server).ok();
             if let Some(connection) = &connection {
                 let ready = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
                 epoll.add(connection.stream(), EpollEvent::new(ready, exchanges.len() as u64))?;

@@ -1,6 +1,6 @@
 //! What is flooded with: which requests, over which connections, from how many at once.
 
-use std::fmt;
+use std::{fmt, net::Ipv4Addr};
 
 use serde::Serialize;
 
@@ -14,6 +14,8 @@ pub(crate) const FIRST_KEY: &str = "first_request_01234567";
 pub(crate) const GOOD_LIMIT: u32 = 1_000_000;
 /// The limit of [`SPENT_KEY`], requests a minute.
 pub(crate) const SPENT_LIMIT: u32 = 100;
+/// The last byte of the first flood's address.
+const FIRST_SOURCE: u8 = 16;
 
 /// Why a flood's requests are to be refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -75,6 +77,23 @@ pub(crate) struct Flood {
     pub(crate) reuse: Reuse,
     /// How many there are at once.
     pub(crate) connections: u32,
+}
+
+impl Flood {
+    /// Where floods come from: each kind, with new connections and with kept ones, from an address of its own, so that
+    /// what an address has done in one flood does not count in another of another kind.
+    pub(crate) fn sources() -> impl Iterator<Item = Ipv4Addr> {
+        (0..Kind::ALL.len() * Reuse::ALL.len()).map(Self::numbered)
+    }
+
+    /// Where this one comes from.
+    pub(crate) fn source(&self) -> Ipv4Addr {
+        Self::numbered(self.kind as usize * Reuse::ALL.len() + self.reuse as usize)
+    }
+
+    fn numbered(number: usize) -> Ipv4Addr {
+        Ipv4Addr::new(10, 77, 0, FIRST_SOURCE + number as u8)
+    }
 }
 
 impl fmt::Display for Flood {

@@ -12,11 +12,11 @@ use enforcer_tests::{
     process,
 };
 
-use crate::cpu;
+use crate::{cpu, kind::Flood};
 
 /// The port that is flooded.
 pub(crate) const PORT: u16 = 8000;
-/// The address of the well-behaved client; the flood comes from another.
+/// The address of the well-behaved client; [floods](Flood::source) come from others.
 pub(crate) const GOOD: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 3);
 
 /// The server's and the clients' interface, and the CPU of each.
@@ -42,7 +42,9 @@ impl Stage {
             others.extend(cpu::receivers(interface)?);
         }
         let link = Link::new(Way::VethNative)?;
-        link.client().ip(&["address", "add", &format!("{GOOD}/24"), "dev", "cli0"])?;
+        for source in Flood::sources().chain([GOOD]) {
+            link.client().ip(&["address", "add", &format!("{source}/24"), "dev", "cli0"])?;
+        }
         for (namespace, (interface, _)) in [&link.server, link.client()].into_iter().zip(ENDS) {
             // A veth receives by NAPI, and so in a thread, if it merges segments and the other end does not send
             // merged ones; else the sender's CPU receives.
