@@ -8,6 +8,8 @@
 mod attack;
 #[path = "policy/explain.rs"]
 mod explain;
+#[path = "policy/headers.rs"]
+mod headers;
 #[path = "policy/keys.rs"]
 mod keys;
 #[path = "policy/live.rs"]

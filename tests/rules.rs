@@ -25,6 +25,15 @@ fn with_client(name: &[u8]) -> Ruleset {
     Ruleset { client, client_len: name.len() as u32, ..Ruleset::default() }
 }
 
+/// Rules by which a key is in the fields of these names.
+fn with_keys<const N: usize>(names: [&[u8]; N]) -> Ruleset {
+    let mut keys = [[0; 4]; Ruleset::KEYS];
+    for (words, name) in keys.iter_mut().zip(names) {
+        *words = with_client(name).client;
+    }
+    Ruleset { keys, ..Ruleset::default() }
+}
+
 fn tags(segments: &[Vec<u8>]) -> Vec<KeyTag> {
     segments.iter().map(|segment| key::tag(SECRET, segment)).collect()
 }
@@ -304,6 +313,46 @@ fn a_key_in_the_url_is_noticed_and_is_none() {
     }
     let unruled = Reader::read([&b"GET /?key=x HTTP/1.1\r\n\r\n"[..]]);
     assert!(!unruled.found()[0].has_key_in_url && unruled.steps() < 6, "{} steps", unruled.steps());
+}
+
+#[test]
+fn a_key_is_in_the_listed_fields_alone() {
+    let tag = key::tag(SECRET, KEY.as_bytes());
+    let usual = Rules::default();
+    let listed = |ruleset| Rules { ruleset, ..Rules::default() };
+    let legacy = listed(with_keys([b"x-legacy-key"]));
+    let longest = listed(with_keys([b"x-api-key", b"x-l", b"a234567890123456789012345678901"]));
+    let malformed = |kind: Malformation| Err(kind.into());
+    let cases = [
+        (&usual, format!("X-API-Key: {KEY}\r\n"), Ok((Some(tag), false))),
+        (&usual, format!("X-API-Keys: {KEY}\r\n"), Ok((None, false))),
+        (&usual, format!("Authorization: Bearer {KEY}\r\n"), Ok((None, true))),
+        (&usual, format!("API-Key: {KEY}\r\n"), Ok((None, true))),
+        (&legacy, format!("x-LEGACY-key: {KEY}\r\n"), Ok((Some(tag), false))),
+        (&legacy, format!("X-Legacy-Ke: {KEY}\r\n"), Ok((None, false))),
+        (&legacy, format!("X-API-Key: {KEY}\r\n"), Ok((None, true))),
+        // With the usual field beside it, it is the app's own affair.
+        (&legacy, format!("X-API-Key: other\r\nX-Legacy-Key: {KEY}\r\n"), Ok((Some(tag), true))),
+        (&legacy, format!("X-Legacy-Key: {KEY}\r\nX-Legacy-Key: {KEY}\r\n"), malformed(Malformation::Duplicate)),
+        (&legacy, format!("X_Legacy_Key: {KEY}\r\n"), malformed(Malformation::AliasedName)),
+        (&longest, format!("X-API-Key: {KEY}\r\n"), Ok((Some(tag), false))),
+        (&longest, format!("X-L: {KEY}\r\n"), Ok((Some(tag), false))),
+        (&longest, format!("A234567890123456789012345678901: {KEY}\r\n"), Ok((Some(tag), false))),
+        (&longest, format!("A2345678901234567890123456789012: {KEY}\r\n"), Ok((None, false))),
+        (&longest, format!("X-L: {KEY}\r\nX-API-Key: {KEY}\r\n"), malformed(Malformation::Duplicate)),
+    ];
+    for (rules, lines, expected) in cases {
+        let stream = format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
+        each_cut(stream.as_bytes(), |pieces| {
+            let reader = Reader::read_by(rules, pieces.clone());
+            let found = match *reader.seen() {
+                [Seen::Head { key, .. }] => Ok((key, reader.found()[0].has_key_elsewhere)),
+                [Seen::Refused(refusal)] => Err(refusal),
+                _ => panic!("{lines:?} is no request"),
+            };
+            assert_eq!(found, expected, "{lines:?}: {pieces:?}");
+        });
+    }
 }
 
 #[test]

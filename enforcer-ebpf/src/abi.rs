@@ -493,6 +493,9 @@ pub struct Ruleset {
     pub client_len: u32,
     /// Name of the field with the client's id, in lower case, then zeros; at most 31 bytes.
     pub client: [u64; 4],
+    /// Names of the fields that a key may be in, as that of `client`; words of 0 = none. If there is none at all it is
+    /// `X-API-Key`.
+    pub keys: [[u64; 4]; Ruleset::KEYS],
     /// ns for which a source over `guesses` is refused unread for bad keys.
     pub guess_penalty_ns: u64,
     /// Distinct keys of one source.
@@ -514,6 +517,8 @@ pub struct Extent {
 }
 
 impl Ruleset {
+    /// Most fields that a key may be in.
+    pub const KEYS: usize = 3;
     /// Flag: a source over `guesses` is refused for good keys too.
     pub const STRICT_GUESSES: u32 = 1;
     /// Flag: `X-Forwarded-For` of [`map::PROXIES`] is believed.
@@ -852,7 +857,7 @@ const _: () = {
     assert!(size_of::<Meter>() == 256);
     assert!(size_of::<Scope>() == 24);
     assert!(size_of::<Sighting>() == 48);
-    assert!(size_of::<Ruleset>() == 128);
+    assert!(size_of::<Ruleset>() == 224);
     assert!(size_of::<Edge>() == 24);
     assert!(size_of::<State>() == 8);
     assert!(size_of::<Leaf>() == 64);

@@ -213,6 +213,8 @@ const PROXIED: u32 = 1 << 15;
 const FORWARDED: u32 = 1 << 16;
 /// The query has a parameter that is named like a key.
 const KEY_IN_URL: u32 = 1 << 17;
+/// A field that keys are often in, and that the service takes none from.
+const KEY_ELSEWHERE: u32 = 1 << 19;
 /// A header of the PROXY protocol was read, and nothing behind it.
 const HEADED: u32 = 1 << 18;
 
@@ -569,6 +571,14 @@ impl Machine {
     #[inline(always)]
     pub fn has_key_in_url(&self) -> bool {
         self.flags & KEY_IN_URL != 0
+    }
+
+    /// Whether the head that is complete has what is often a key where the service takes none from: in the URL, or in
+    /// another field.
+    #[must_use]
+    #[inline(always)]
+    pub fn has_key_elsewhere(&self) -> bool {
+        self.flags & (KEY_IN_URL | KEY_ELSEWHERE) != 0
     }
 
     /// Takes up the bytes kept from the last segment: puts them in front of the window and says where they begin.

@@ -211,6 +211,8 @@ labelled! {
         KeyShared = "key_shared",
         /// A request with a query parameter that is named like a key; none is taken from there.
         KeyInUrl = "key_in_url",
+        /// A request without a key that has what is often one where none is taken from: a query parameter, or a field.
+        CarrierMismatch = "carrier_mismatch",
         /// An acknowledgment that would have completed a handshake before a request was judged, dropped; not of a service
         /// that only observes.
         Deferred = "deferred",

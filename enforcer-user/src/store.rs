@@ -148,6 +148,9 @@ const MIGRATIONS: &[&str] = &[
     ) STRICT, WITHOUT ROWID;
     ALTER TABLE principals ADD COLUMN tenant TEXT REFERENCES tenants (name);
 ",
+    "
+    ALTER TABLE service ADD COLUMN key_headers TEXT NOT NULL DEFAULT 'x-api-key';
+",
 ];
 
 /// `enfc`, so that `file` and other tools can tell whose database this is.

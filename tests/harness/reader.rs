@@ -41,6 +41,8 @@ pub struct Found {
     pub is_preflight: bool,
     /// Whether a parameter is named like a key.
     pub has_key_in_url: bool,
+    /// Whether there is what is often a key where none is taken from.
+    pub has_key_elsewhere: bool,
 }
 
 /// The rules that a stream is read by, and what is looked up under them.
@@ -195,6 +197,7 @@ impl Reader {
                         client: self.machine.client(),
                         source: self.machine.forwarded(),
                         is_preflight: self.machine.is_preflight(),
+                        has_key_elsewhere: self.machine.has_key_elsewhere(),
                         has_key_in_url: self.machine.has_key_in_url(),
                     });
                 }

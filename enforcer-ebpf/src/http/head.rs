@@ -2,8 +2,8 @@
 
 use super::bytes::{BASE, Window, controls, first, folded, hyphened, invisible, is_token, lowest, uncommon};
 use super::{
-    ASKS_METHOD, BODILESS, CHUNKED, CLIENT, CLOSE, CR, Cursor, EXPECT, HOST, HTTP_1_0, KEYED, LED, LENGTH, LF, LONG,
-    LineEnd, Lookup, Machine, ORIGIN, PROXIED, Step, Terms, UNDERSCORE, line_end, method, phase,
+    ASKS_METHOD, BODILESS, CHUNKED, CLIENT, CLOSE, CR, Cursor, EXPECT, HOST, HTTP_1_0, KEY_ELSEWHERE, KEYED, LED,
+    LENGTH, LF, LONG, LineEnd, Lookup, Machine, ORIGIN, PROXIED, Step, Terms, UNDERSCORE, line_end, method, phase,
 };
 use crate::abi::{Ruleset, Service};
 use crate::key::Tagger;
@@ -21,6 +21,9 @@ const fn name<const N: usize>(bytes: &[u8; N]) -> [u64; 4] {
 }
 
 const X_API_KEY: [u64; 4] = name(b"x-api-key");
+/// Fields that keys are often in.
+const AUTHORIZATION: [u64; 4] = name(b"authorization");
+const API_KEY: [u64; 4] = name(b"api-key");
 const CONTENT_LENGTH: [u64; 4] = name(b"content-length");
 const TRANSFER_ENCODING: [u64; 4] = name(b"transfer-encoding");
 const HTTP2_SETTINGS: [u64; 4] = name(b"http2-settings");
@@ -318,14 +321,28 @@ impl Machine {
             third = hyphened(third);
             fourth = hyphened(fourth);
         }
+        if long {
+            return None;
+        }
+        let whole = [
+            lowest(first, len),
+            lowest(second, len.saturating_sub(8)),
+            lowest(third, len.saturating_sub(16)),
+            lowest(fourth, len.saturating_sub(24)),
+        ];
+        let [usual, others @ ..] = &rules.keys;
+        let is_listed = if usual[0] == 0 { is(&whole, &X_API_KEY) } else { is(&whole, usual) };
         let step = match len {
-            _ if long => return None,
-            9 if first == X_API_KEY[0] && lowest(second, 1) == X_API_KEY[1] => {
+            _ if is_listed | others.iter().any(|name| is(&whole, name)) => {
                 let again = self.flags & KEYED != 0;
                 self.flags |= KEYED;
                 self.phase = phase::KEY_LEAD;
                 self.value = Tagger::new(secret).to_words();
                 again.then_some(Malformation::Duplicate)
+            }
+            _ if is(&whole, &X_API_KEY) | is(&whole, &AUTHORIZATION) | is(&whole, &API_KEY) => {
+                self.flags |= KEY_ELSEWHERE;
+                return None;
             }
             14 if first == CONTENT_LENGTH[0] && lowest(second, 6) == CONTENT_LENGTH[1] => {
                 let again = self.flags & LENGTH != 0;
@@ -404,12 +421,7 @@ impl Machine {
             11 if underscore && rules.routes != 0 && first == SCRIPT_NAME[0] && lowest(second, 3) == SCRIPT_NAME[1] => {
                 return Some(Step::Refused(Reason::Path.into()));
             }
-            _ if len == rules.client_len
-                && lowest(first, len) == rules.client[0]
-                && lowest(second, len.saturating_sub(8)) == rules.client[1]
-                && lowest(third, len.saturating_sub(16)) == rules.client[2]
-                && lowest(fourth, len.saturating_sub(24)) == rules.client[3] =>
-            {
+            _ if is(&whole, &rules.client) => {
                 let again = self.flags & CLIENT != 0;
                 self.flags |= CLIENT;
                 self.phase = phase::CLIENT_LEAD;
@@ -445,6 +457,13 @@ impl Machine {
         };
         Step::Head
     }
+}
+
+/// Whether a name of at least one byte is this one; words of 0 are none. Without a branch, since each doubles what is to
+/// be verified.
+#[inline(always)]
+fn is(name: &[u64; 4], other: &[u64; 4]) -> bool {
+    (name[0] ^ other[0]) | (name[1] ^ other[1]) | (name[2] ^ other[2]) | (name[3] ^ other[3]) == 0
 }
 
 /// The [`method`] of a folded word of `len` letters.

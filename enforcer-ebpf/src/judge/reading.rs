@@ -440,8 +440,13 @@ pub fn step<W: World>(world: &W, reading: &mut Reading, flow: &mut Flow) -> bool
             let decision = world.decide(reading, flow, position);
             flow.machine.forget_key();
             flow.head_since = 0;
-            if flow.machine.has_key_in_url() && !reading.scan.is_again() {
-                world.count(Count::Event(Event::KeyInUrl));
+            if !reading.scan.is_again() {
+                if flow.machine.has_key_in_url() {
+                    world.count(Count::Event(Event::KeyInUrl));
+                }
+                if decision.refused == Some(Reason::Unkeyed) && flow.machine.has_key_elsewhere() {
+                    world.count(Count::Event(Event::CarrierMismatch));
+                }
             }
             reading.scan.bodiless = u8::from(bodiless);
             reading.scan.left = left;

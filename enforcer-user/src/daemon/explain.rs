@@ -25,7 +25,7 @@ use crate::name::Selector;
 use crate::policy::document::{Charge, OTHER, Policy};
 use crate::policy::method::Methods;
 use crate::policy::routes::{Resolution, resolve};
-use crate::policy::{Rule, path};
+use crate::policy::{Rule, path, service};
 use crate::prefix::Prefix;
 use crate::store::Placed;
 use crate::{answer, credential, store};
@@ -36,7 +36,12 @@ const STAND_IN: &str = "known-by-its-tag-alone";
 const LONGEST: usize = 32 * 1024;
 
 /// A request's head, which is zeroed when it is dropped: a key may be in it.
-fn head(question: &Explain, key: Option<&str>, client: Option<(&str, &str)>) -> Result<Zeroizing<Vec<u8>>, Error> {
+fn head(
+    question: &Explain,
+    service: &service::Service,
+    key: Option<&str>,
+    client: Option<(&str, &str)>,
+) -> Result<Zeroizing<Vec<u8>>, Error> {
     let Explain { method, target, fields, .. } = question;
     let refuse = |field: &str, message: &str, accepted: &str| Error::Invalid(Refusal::of(field, message, accepted));
     let said = [("method", method), ("target", target)].into_iter().chain(fields.iter().map(|line| ("fields", line)));
@@ -50,7 +55,7 @@ fn head(question: &Explain, key: Option<&str>, client: Option<(&str, &str)>) -> 
     }
     for line in fields {
         let name = line.split(':').next().unwrap_or_default().trim().to_ascii_lowercase().replace('_', "-");
-        if name == "x-api-key" {
+        if service.key_headers.iter().any(|field| field.as_str() == name) {
             return Err(refuse("fields", "a key is never taken from there", "a field that is no key's"));
         }
     }
@@ -61,8 +66,8 @@ fn head(question: &Explain, key: Option<&str>, client: Option<(&str, &str)>) -> 
         return Err(refuse("target", "this is longer than any request that is read", "16 KiB of a head"));
     }
     write(&[method, " ", target, " HTTP/1.1\r\nHost: localhost\r\n"]);
-    if let Some(key) = key {
-        write(&["X-API-Key: ", key, "\r\n"]);
+    if let (Some(key), Some(field)) = (key, service.key_headers.first()) {
+        write(&[field.as_str(), ": ", key, "\r\n"]);
     }
     if let Some((name, value)) = client {
         write(&[name, ": ", value, "\r\n"]);
@@ -273,7 +278,7 @@ impl Registry {
             (None, Some(_)) => Some(STAND_IN),
             (None, None) => None,
         };
-        let head = head(question, key, client)?;
+        let head = head(question, &policy.service, key, client)?;
         let port = question.port.or_else(|| settings.ports.first().copied()).unwrap_or(0);
         let asked = Explanation::question(Tuple::between(question.source, port), known);
         let said = self.tables.kernel_mut().explain(&asked, &head)?;

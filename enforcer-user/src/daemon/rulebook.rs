@@ -16,7 +16,7 @@ use crate::kernel;
 use crate::policy::document::{self, Charge, OTHER, Plan, Policy, Principal};
 use crate::policy::exemptions::{self, Entry};
 use crate::policy::routes::{self, Automaton, Origin, Room, TooLarge};
-use crate::policy::service::{self, ProxyProtocol};
+use crate::policy::service::{self, FieldName, ProxyProtocol};
 use crate::policy::{LimitName, Limits};
 use crate::store::{Placed, PlacedPrincipal, PlacedQuota};
 
@@ -190,6 +190,14 @@ fn unless_unlimited(limits: Option<&Limits>, name: LimitName, number: u64) -> Op
     Some(Terms::of(limits, name, Mode::Enforce, None, tally_of_scope(number)))
 }
 
+/// A field's name, at most 31 bytes, as the kernel compares it.
+fn name_words(name: &str) -> [u64; 4] {
+    let mut bytes = [0; 32];
+    bytes[..name.len()].copy_from_slice(name.as_bytes());
+    let (words, _) = bytes.as_chunks();
+    std::array::from_fn(|word| u64::from_le_bytes(words[word]))
+}
+
 fn ns(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
@@ -234,14 +242,16 @@ impl Rulebook {
             ProxyProtocol::V1 => Ruleset::PROXY_1,
             ProxyProtocol::V2 => Ruleset::PROXY_2,
         };
-        let mut client = [0; 32];
-        let name = said.client_id.as_ref().map_or("", |name| name.as_str()).as_bytes();
-        client[..name.len()].copy_from_slice(name);
-        let (words, _) = client.as_chunks();
+        let client = said.client_id.as_ref().map_or("", FieldName::as_str);
+        let mut keys = [[0; 4]; Ruleset::KEYS];
+        for (words, name) in keys.iter_mut().zip(&said.key_headers) {
+            *words = name_words(name.as_str());
+        }
         let rules = Ruleset {
             flags,
-            client_len: name.len() as u32,
-            client: std::array::from_fn(|word| u64::from_le_bytes(words[word])),
+            client_len: client.len() as u32,
+            client: name_words(client),
+            keys,
             guess_penalty_ns: ns(said.guess_penalty),
             keys_of_source: spread(&said.keys_per_source),
             sources_of_key: spread(&said.sources_per_key),

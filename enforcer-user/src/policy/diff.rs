@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::document::{
     Charge, Exemption, MODES, Override, PERS, Plan, Policy, Principal, Public, Quota, Route, Terms, word,
 };
-use super::service::{ACTIONS, PROXY_PROTOCOLS, Service, Spread, Time};
+use super::service::{ACTIONS, KeyHeader, PROXY_PROTOCOLS, Service, Spread, Time};
 use crate::prefix::Prefix;
 
 /// What a change is about.
@@ -207,6 +207,7 @@ fn service(service: &Service) -> Told {
         guess_penalty,
         strict_guesses,
         preflight,
+        key_headers,
         client_id,
         trusted_proxies,
         proxy_protocol,
@@ -222,6 +223,8 @@ fn service(service: &Service) -> Told {
     tell(&mut told, "guess_penalty", Time(*guess_penalty));
     tell(&mut told, "strict_guesses", strict_guesses);
     tell(&mut told, "preflight", preflight);
+    let key_headers: Vec<&str> = key_headers.iter().map(KeyHeader::as_str).collect();
+    tell(&mut told, "key_headers", key_headers.join(" "));
     maybe(&mut told, "client_id", client_id.as_ref());
     if !trusted_proxies.is_empty() {
         tell(&mut told, "trusted_proxies", trusted_proxies.iter().map(Prefix::to_string).collect::<Vec<_>>().join(" "));

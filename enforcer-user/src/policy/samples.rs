@@ -87,12 +87,13 @@ fn prefixes() -> impl Strategy<Value = Vec<crate::prefix::Prefix>> {
 fn service() -> impl Strategy<Value = Service> {
     let first = (option::of(any_limits()), option::of(any_limits()), any_limits(), duration(), any::<bool>(), limits());
     let proxies = (option::of(prefixes()), select(&PROXY_PROTOCOLS[..]));
+    let headers = proptest::sample::subsequence(vec!["X-API-Key", "Api-Key", "X-Legacy-Key"], 1..=3);
     let connections = (option::of(1u32..1_000_000), option::of(1u32..1_000_000));
-    (first, proxies, connections, spread(), spread()).prop_map(
+    (first, proxies, (headers, connections), spread(), spread()).prop_map(
         |(
             (ceiling, source, guesses, penalty, strict, preflight),
             (proxies, (_, protocol)),
-            (by_source, by_principal),
+            (headers, (by_source, by_principal)),
             keys,
             sources,
         )| {
@@ -105,6 +106,7 @@ fn service() -> impl Strategy<Value = Service> {
                 strict_guesses: guessed && strict,
                 guesses,
                 preflight,
+                key_headers: headers.iter().map(|name| name.parse().expect("a field")).collect(),
                 client_id: Some("X-Client-Id".parse().expect("a field")),
                 proxy_protocol: if proxies.is_some() { protocol } else { ProxyProtocol::Off },
                 trusted_proxies: proxies.unwrap_or_default(),

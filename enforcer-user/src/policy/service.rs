@@ -27,6 +27,8 @@ pub struct Service {
     /// Limits of each source's CORS preflights without a key; [`Limits::Blocked`] = they need one, never
     /// [`Limits::Unlimited`].
     pub preflight: Limits,
+    /// The fields that a key may be in, 1 to [`Ruleset::KEYS`](enforcer_ebpf::abi::Ruleset::KEYS); a request with two of them is refused.
+    pub key_headers: Vec<KeyHeader>,
     /// The field that tells a principal's clients apart; `None` = nothing does.
     pub client_id: Option<FieldName>,
     /// Whose `X-Forwarded-For` or PROXY protocol is believed, sorted.
@@ -98,7 +100,12 @@ pub const PROXY_PROTOCOLS: [(&str, ProxyProtocol); 3] =
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldName(String);
 
-/// A text that is no name of a field for clients' ids.
+/// The name, likewise, of a field that keys are in: [`FieldName`], or `X-API-Key`. What has a grammar of its own, and more
+/// than a key in it, is none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyHeader(String);
+
+/// A text that is no name of such a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotAField {
     /// Other bytes, or too many.
@@ -109,25 +116,25 @@ pub enum NotAField {
     Taken,
 }
 
+/// Those that the program reads for something else.
+const TAKEN: [&str; 10] = [
+    "host",
+    "connection",
+    "content-length",
+    "transfer-encoding",
+    "expect",
+    "upgrade",
+    "http2-settings",
+    "origin",
+    "access-control-request-method",
+    "x-forwarded-for",
+];
+
 impl FieldName {
     /// What is accepted as one.
     pub const ACCEPTED: &str = "1 to 31 of a-z A-Z 0-9 -, such as X-Client-Id; not X-API-Key, Host, \
-                                Connection, Content-Length, Transfer-Encoding, Expect, Upgrade, Origin, \
+                                Connection, Content-Length, Transfer-Encoding, Expect, Upgrade, HTTP2-Settings, Origin, \
                                 Access-Control-Request-Method or X-Forwarded-For";
-
-    /// Those that the program reads.
-    const TAKEN: [&str; 10] = [
-        "x-api-key",
-        "host",
-        "connection",
-        "content-length",
-        "transfer-encoding",
-        "expect",
-        "upgrade",
-        "origin",
-        "access-control-request-method",
-        "x-forwarded-for",
-    ];
 
     /// The name.
     #[must_use]
@@ -140,12 +147,56 @@ impl FromStr for FieldName {
     type Err = NotAField;
 
     fn from_str(text: &str) -> Result<Self, NotAField> {
-        let is_readable = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
-        if !(1..=31).contains(&text.len()) || !text.bytes().all(is_readable) {
-            return Err(NotAField::Form);
-        }
-        let name = text.to_ascii_lowercase();
-        if Self::TAKEN.contains(&name.as_str()) { Err(NotAField::Taken) } else { Ok(Self(name)) }
+        let name = name(text)?;
+        if name == KeyHeader::USUAL || TAKEN.contains(&name.as_str()) { Err(NotAField::Taken) } else { Ok(Self(name)) }
+    }
+}
+
+/// A name in lower case, if it has the form of one.
+fn name(text: &str) -> Result<String, NotAField> {
+    let is_readable = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    if !(1..=31).contains(&text.len()) || !text.bytes().all(is_readable) {
+        return Err(NotAField::Form);
+    }
+    Ok(text.to_ascii_lowercase())
+}
+
+impl KeyHeader {
+    /// What is accepted as one.
+    pub const ACCEPTED: &str = "1 to 31 of a-z A-Z 0-9 -, such as X-API-Key; none that HTTP gives a meaning, such as \
+                                Authorization";
+
+    /// The one that is looked at unless others are named.
+    const USUAL: &str = "x-api-key";
+    /// Those with a grammar of their own.
+    const STRUCTURED: [&str; 3] = ["authorization", "proxy-authorization", "cookie"];
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for KeyHeader {
+    fn default() -> Self {
+        Self(Self::USUAL.to_owned())
+    }
+}
+
+impl FromStr for KeyHeader {
+    type Err = NotAField;
+
+    fn from_str(text: &str) -> Result<Self, NotAField> {
+        let name = name(text)?;
+        let is_taken = TAKEN.iter().chain(&Self::STRUCTURED).any(|taken| *taken == name);
+        if is_taken { Err(NotAField::Taken) } else { Ok(Self(name)) }
+    }
+}
+
+impl fmt::Display for KeyHeader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 
@@ -185,6 +236,7 @@ impl Default for Service {
             guess_penalty: Duration::from_secs(300),
             strict_guesses: false,
             preflight: per_minute(60),
+            key_headers: vec![KeyHeader::default()],
             client_id: None,
             trusted_proxies: Vec::new(),
             proxy_protocol: ProxyProtocol::Off,
@@ -209,8 +261,18 @@ mod tests {
         for taken in ["X-API-KEY", "host", "Content-Length"] {
             assert_eq!(taken.parse::<FieldName>(), Err(NotAField::Taken), "{taken}");
         }
-        for taken in FieldName::TAKEN {
+        for taken in TAKEN.iter().chain([&KeyHeader::USUAL]) {
             assert!(FieldName::ACCEPTED.to_ascii_lowercase().contains(taken), "{taken}");
+        }
+    }
+
+    #[test]
+    fn a_field_for_keys_holds_a_key_and_nothing_else() {
+        assert_eq!("X-API-Key".parse::<KeyHeader>(), Ok(KeyHeader::default()));
+        assert_eq!("Api-Key".parse::<KeyHeader>().map(|name| name.to_string()), Ok("api-key".into()));
+        assert_eq!("X_Api_Key".parse::<KeyHeader>(), Err(NotAField::Form));
+        for taken in TAKEN.iter().chain(&KeyHeader::STRUCTURED) {
+            assert_eq!(taken.parse::<KeyHeader>(), Err(NotAField::Taken), "{taken}");
         }
     }
 

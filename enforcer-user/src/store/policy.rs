@@ -320,6 +320,7 @@ impl Store {
             guess_penalty,
             strict_guesses,
             preflight,
+            key_headers,
             client_id,
             trusted_proxies,
             proxy_protocol,
@@ -330,9 +331,9 @@ impl Store {
         } = service;
         let mut statement = self.connection.prepare_cached(
             "INSERT OR REPLACE INTO service (id, ceiling, source, guesses, guess_penalty_ms, strict_guesses, preflight,
-                 client_id, trusted_proxies, proxy_protocol, connections_per_source, connections_per_principal,
+                 key_headers, client_id, trusted_proxies, proxy_protocol, connections_per_source, connections_per_principal,
                  keys_most, keys_within_ms, keys_action, sources_most, sources_within_ms, sources_action)
-             VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
+             VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
         )?;
         let action = |spread: &Spread| word(&ACTIONS, spread.action);
         statement.execute(params![
@@ -342,6 +343,7 @@ impl Store {
             milliseconds(*guess_penalty),
             strict_guesses,
             preflight.to_string(),
+            joined(key_headers),
             text(client_id.as_ref()),
             joined(trusted_proxies),
             word(&PROXY_PROTOCOLS, *proxy_protocol),
@@ -820,6 +822,7 @@ fn service(row: &Row<'_>) -> Result<Service, Wrong> {
         guess_penalty: time("guess_penalty_ms")?,
         strict_guesses: row.get("strict_guesses")?,
         preflight: parsed(row, "preflight")?,
+        key_headers: list(row, "key_headers")?,
         client_id: maybe(row, "client_id")?,
         trusted_proxies: list(row, "trusted_proxies")?,
         proxy_protocol: by_word(row, "proxy_protocol", &PROXY_PROTOCOLS)?,
@@ -870,8 +873,8 @@ fn list<T: FromStr<Err: std::fmt::Display>>(row: &Row<'_>, column: &str) -> Resu
     text.split_whitespace().map(parse).collect()
 }
 
-fn joined(prefixes: &[crate::prefix::Prefix]) -> String {
-    prefixes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+fn joined(values: &[impl ToString]) -> String {
+    values.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }
 
 /// A value as it is written, for what may be none.

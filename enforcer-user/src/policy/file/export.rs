@@ -123,6 +123,7 @@ impl Text {
             guess_penalty,
             strict_guesses,
             preflight,
+            key_headers,
             client_id,
             trusted_proxies,
             proxy_protocol,
@@ -140,6 +141,7 @@ impl Text {
             self.plain("strict_guesses", strict_guesses);
         }
         self.string("preflight", preflight);
+        self.list("key_headers", key_headers);
         self.maybe("client_id", client_id.as_ref());
         self.list("trusted_proxies", trusted_proxies);
         self.string("proxy_protocol", word(&PROXY_PROTOCOLS, *proxy_protocol));

@@ -3,21 +3,22 @@
 use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
 
-use enforcer_ebpf::abi::PREFIXES;
+use enforcer_ebpf::abi::{PREFIXES, Ruleset};
 use toml::de::DeTable;
 
 use super::fields::{Fields, table};
 use super::problem::{Report, Reported};
 use crate::policy::Limits;
-use crate::policy::service::{ACTIONS, FieldName, PROXY_PROTOCOLS, ProxyProtocol, Service, Spread};
+use crate::policy::service::{ACTIONS, FieldName, KeyHeader, PROXY_PROTOCOLS, ProxyProtocol, Service, Spread};
 
-const FIELDS: [&str; 13] = [
+const FIELDS: [&str; 14] = [
     "ceiling",
     "source",
     "guesses",
     "guess_penalty",
     "strict_guesses",
     "preflight",
+    "key_headers",
     "client_id",
     "trusted_proxies",
     "proxy_protocol",
@@ -45,6 +46,7 @@ pub(super) fn read(fields: &Fields<'_, '_>, report: &mut Report<'_>) -> Result<S
     let guess_penalty = fields.duration("guess_penalty", PENALTY, "a time from 0s to 24h, such as \"5m\"", report);
     let strict_guesses = fields.flag("strict_guesses", report);
     let preflight = fields.bounded("preflight", report);
+    let key_headers = key_headers(fields, report);
     let client_id = fields.parsed("client_id", FieldName::ACCEPTED, report);
     let trusted_proxies = proxies(fields, report);
     let proxy_protocol = fields.word("proxy_protocol", &PROXY_PROTOCOLS, report);
@@ -53,8 +55,11 @@ pub(super) fn read(fields: &Fields<'_, '_>, report: &mut Report<'_>) -> Result<S
     let connections_per_principal = fields.number("connections_per_principal", connections, report);
     let keys_per_source = spread(fields, "keys_per_source", default.keys_per_source, report);
     let sources_per_key = spread(fields, "sources_per_key", default.sources_per_key, report);
-    let contradictions =
-        [unguessed(fields, &guesses, report), unproxied(fields, &trusted_proxies, &proxy_protocol, report)];
+    let contradictions = [
+        unguessed(fields, &guesses, report),
+        unproxied(fields, &trusted_proxies, &proxy_protocol, report),
+        told_apart(fields, &key_headers, &client_id, report),
+    ];
     let service = Service {
         ceiling: ceiling?,
         source: source?,
@@ -62,6 +67,7 @@ pub(super) fn read(fields: &Fields<'_, '_>, report: &mut Report<'_>) -> Result<S
         guess_penalty: guess_penalty?.unwrap_or(default.guess_penalty),
         strict_guesses: strict_guesses?.unwrap_or(default.strict_guesses),
         preflight: preflight?.unwrap_or(default.preflight),
+        key_headers: key_headers?.unwrap_or(default.key_headers),
         client_id: client_id?,
         trusted_proxies: trusted_proxies?.unwrap_or_default(),
         proxy_protocol: proxy_protocol?.unwrap_or_default(),
@@ -72,6 +78,48 @@ pub(super) fn read(fields: &Fields<'_, '_>, report: &mut Report<'_>) -> Result<S
     };
     contradictions.into_iter().collect::<Result<(), _>>()?;
     Ok(service)
+}
+
+/// The fields that a key may be in.
+fn key_headers(fields: &Fields<'_, '_>, report: &mut Report<'_>) -> super::fields::Read<Vec<KeyHeader>> {
+    let Some(list) = fields.list("key_headers", KeyHeader::ACCEPTED, report)? else { return Ok(None) };
+    let count = list.len();
+    let mut names: Vec<KeyHeader> = Vec::with_capacity(count);
+    let mut wrong = None;
+    for (span, text) in list {
+        let found = match text.parse() {
+            Err(error) => Err((format!("{error}"), KeyHeader::ACCEPTED)),
+            Ok(name) if names.contains(&name) => Err((format!("{text:?} stands twice"), "each once")),
+            Ok(name) => Ok(name),
+        };
+        match found {
+            Ok(name) => names.push(name),
+            Err((message, accepted)) => {
+                wrong = Some(report.refuse(span, format!("service.key_headers: {message}"), accepted.to_owned()));
+            }
+        }
+    }
+    if count > Ruleset::KEYS {
+        let most = format!("at most {}", Ruleset::KEYS);
+        wrong = Some(fields.refuse("key_headers", format!("{count} names"), most, report));
+    }
+    wrong.map_or(Ok(Some(names)), Err)
+}
+
+/// One field cannot be both.
+fn told_apart(
+    fields: &Fields<'_, '_>,
+    keys: &super::fields::Read<Vec<KeyHeader>>,
+    client: &super::fields::Read<FieldName>,
+    report: &mut Report<'_>,
+) -> Result<(), Reported> {
+    match (keys, client) {
+        (Ok(Some(keys)), Ok(Some(client))) if keys.iter().any(|key| key.as_str() == client.as_str()) => {
+            let accepted = "a field that is none of key_headers";
+            Err(fields.refuse("client_id", "keys are in this field", accepted, report))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Proxies may be none: that is what an empty array says.

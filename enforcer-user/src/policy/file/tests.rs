@@ -217,6 +217,20 @@ fn refuses_what_is_unknown_or_contradicts_itself() {
             "[service]\nconnections_per_source = 0",
             "3:26: service.connections_per_source: 0; accepted: a whole number from 1 to 1000000",
         ),
+        ("[service]\nkey_headers = []", "3:15: service.key_headers: an empty array; accepted: at least one: "),
+        (
+            "[service]\nkey_headers = [\"X-API-Key\", \"Authorization\"]",
+            "3:29: service.key_headers: this field has a meaning of its own; ",
+        ),
+        ("[service]\nkey_headers = [\"X-K\", \"x-k\"]", "3:23: service.key_headers: \"x-k\" stands twice; "),
+        (
+            "[service]\nkey_headers = [\"A\", \"B\", \"C\", \"D\"]",
+            "3:1: service.key_headers: 4 names; accepted: at most 3",
+        ),
+        (
+            "[service]\nkey_headers = [\"X-K\"]\nclient_id = \"x-k\"",
+            "4:1: service.client_id: keys are in this field; accepted: a field that is none of key_headers",
+        ),
         ("[service]\nclient_id = \"X-API-Key\"", "3:13: service.client_id: this field has a meaning of its own; "),
         (&long, "3:13: service.client_id: this is no name of a field; "),
         ("[service]\nclient_id = \"X_Client_Id\"", "3:13: service.client_id: this is no name of a field; "),
