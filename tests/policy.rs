@@ -18,6 +18,8 @@ mod live;
 mod observe;
 #[path = "policy/proxy.rs"]
 mod proxy;
+#[path = "policy/redis.rs"]
+mod redis;
 #[path = "policy/rules.rs"]
 mod rules;
 #[path = "policy/secrecy.rs"]

@@ -16,7 +16,7 @@ use crate::site::{
 };
 
 /// Sends requests with one key until every worker has executed more than its limit of 100; how they ended.
-fn saturate(site: &Site, origin: &Origin, path: &str, key: &str) -> Result<Endings> {
+pub(crate) fn saturate(site: &Site, origin: &Origin, path: &str, key: &str) -> Result<Endings> {
     let before = origin.executed()?.len();
     let (mut endings, mut by_worker) = (Endings::new(), BTreeMap::<u32, usize>::new());
     for _ in 0..12 {
@@ -34,7 +34,8 @@ fn saturate(site: &Site, origin: &Origin, path: &str, key: &str) -> Result<Endin
     anyhow::bail!("some workers were hardly asked: {by_worker:?}")
 }
 
-fn served(endings: &Endings) -> usize {
+/// How many were answered with 200.
+pub(crate) fn served(endings: &Endings) -> usize {
     endings.get(&Ending::Answered(200)).copied().unwrap_or(0)
 }
 

@@ -39,18 +39,16 @@ const TOOLS: &[Tool] = &[
     Tool { program: "promtool", package: "prometheus", file: Some("usr/bin/promtool") },
     NGINX,
     HAPROXY,
+    REDIS,
 ];
 
 const NGINX: Tool = Tool { program: "nginx", package: "nginx", file: Some("usr/sbin/nginx") };
 const HAPROXY: Tool = Tool { program: "haproxy", package: "haproxy", file: Some("usr/sbin/haproxy") };
+// One program under two names; which one it is called by says what it does.
+const REDIS: Tool = Tool { program: "redis-server", package: "redis-tools", file: Some("usr/bin/redis-check-rdb") };
 
 /// The servers that the flood is also sent to.
-const PEERS: &[Tool] = &[
-    NGINX,
-    HAPROXY,
-    // One program under two names; which one it is called by says what it does.
-    Tool { program: "redis-server", package: "redis-tools", file: Some("usr/bin/redis-check-rdb") },
-];
+const PEERS: &[Tool] = &[NGINX, HAPROXY, REDIS];
 
 /// Gets the tools that are missing.
 ///
