@@ -33,7 +33,7 @@ pub mod map {
     pub const RULES: &str = "RULES";
     /// `LpmTrie<[u8; 16], u64>`: which exemptions are for an address, as bits; IPv4 is mapped (RFC 4291 §2.5.5.2). Daemon → kernel.
     pub const EXEMPT: &str = "EXEMPT";
-    /// `Array<u64>`, index = exemption: when it ends, CLOCK_BOOTTIME in ns. Daemon → kernel.
+    /// `Array<u64>`, index = exemption: when it ends, Unix time in ns. Daemon → kernel.
     pub const EXEMPTIONS: &str = "EXEMPTIONS";
     /// `LpmTrie<[u8; 16], u64>`: likewise, the addresses whose `X-Forwarded-For` is believed. Daemon → kernel.
     pub const PROXIES: &str = "PROXIES";
@@ -202,9 +202,9 @@ pub struct Key {
     pub principal: u32,
     /// [`Key::DISABLED`] or 0.
     pub flags: u32,
-    /// First valid instant, CLOCK_BOOTTIME in ns; 0 = always.
+    /// First valid instant, Unix time in ns; 0 = always.
     pub not_before: u64,
-    /// First instant no longer valid, CLOCK_BOOTTIME in ns; `u64::MAX` = never.
+    /// First instant no longer valid, likewise; `u64::MAX` = never.
     pub expires: u64,
     /// Slot of the limits of this key alone, beside its principal's; 0 = none.
     pub policy: u32,
@@ -263,7 +263,7 @@ pub struct Policy {
     pub candidate: u32,
     /// Index in [`map::TALLIES`].
     pub tally: u32,
-    /// When this policy ends, CLOCK_BOOTTIME in ns; `u64::MAX` = never. Then `next` holds in its place.
+    /// When this policy ends, Unix time in ns; `u64::MAX` = never. Then `next` holds in its place.
     pub until: u64,
     /// The slot that holds from `until` on; that one has no end.
     pub next: u32,

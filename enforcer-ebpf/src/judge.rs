@@ -66,6 +66,8 @@ pub trait World: Lookup + Sized {
 
     /// CLOCK_BOOTTIME in ns.
     fn now(&self) -> u64;
+    /// Unix time in ns at `now`. It goes with the clock when that is set.
+    fn time_of_day(&self, now: u64) -> u64;
     /// Copies the service that guards a port; `false` if none does.
     fn service(&self, port: u16, service: &mut Service) -> bool;
     /// Secret of the flow table's hash.

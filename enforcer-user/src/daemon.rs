@@ -50,7 +50,6 @@ use enforcer_ebpf::flow;
 use reaper::Reaper;
 use reaper::tally::Tally;
 use registry::Registry;
-use rulebook::Clocks;
 use state_dir::StateDir;
 use tables::Tables;
 
@@ -162,7 +161,7 @@ pub async fn run(settings: Settings, log: bool, shutdown: impl Future<Output = (
         Registry::load(&store, secret, now).map_err(|error| Error::Policy(error.to_string()))?;
     let keys = store.keys()?;
     let began = Instant::now();
-    let mut tables = Tables::reconcile(kernel, &terms, &keys, &Clocks::at(now))?;
+    let mut tables = Tables::reconcile(kernel, &terms, &keys)?;
     let (keys, principals, time) = (keys.len(), terms.len(), began.elapsed().as_millis());
     tracing::info!("brought the maps to {keys} keys and {principals} principals in {time} ms");
     let answers = tables.kernel_mut().set_answers(0, &settings.answers.compile()?)?;

@@ -31,7 +31,7 @@ pub struct Tables {
     pub leaves: Vec<Leaf>,
     /// The rules, from 0 on.
     pub rules: Vec<Rule>,
-    /// The addresses of each exemption, IPv4 mapped, and when it ends in ns of CLOCK_BOOTTIME.
+    /// The addresses of each exemption, IPv4 mapped, and when it ends in ns of Unix time.
     pub exemptions: Vec<(Vec<[u8; 16]>, u64)>,
     /// Addresses whose `X-Forwarded-For` is believed.
     pub proxies: Vec<Address>,

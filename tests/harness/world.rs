@@ -312,6 +312,10 @@ impl<'m> World for Packet<'m> {
         self.host.now.get()
     }
 
+    fn time_of_day(&self, now: u64) -> u64 {
+        now.wrapping_add(self.host.clock(now).offset)
+    }
+
     fn service(&self, port: u16, service: &mut Service) -> bool {
         let Some(guard) = self.host.tables.services.get(&port) else { return false };
         *service = *guard;
@@ -393,14 +397,15 @@ impl<'m> World for Packet<'m> {
     fn is_exempt(&self, exemptions: u64, address: Address, now: u64) -> bool {
         let [first, second] = address.map(u64::to_ne_bytes);
         let address: Vec<u8> = first.into_iter().chain(second).collect();
+        let time = self.time_of_day(now);
         self.host.tables.exemptions.iter().enumerate().any(|(index, (addresses, until))| {
-            exemptions & (1 << index) != 0 && now < *until && addresses.iter().any(|known| known[..] == address[..])
+            exemptions & (1 << index) != 0 && time < *until && addresses.iter().any(|known| known[..] == address[..])
         })
     }
 
     fn policy(&self, principal: u32, now: u64) -> u32 {
         match self.host.tables.policies.get(&principal) {
-            Some(policy) if now >= policy.until => policy.next,
+            Some(policy) if self.time_of_day(now) >= policy.until => policy.next,
             Some(_) => principal,
             None => 0,
         }

@@ -211,7 +211,7 @@ impl Scene {
 }
 
 /// The clock since the boot, to hundredths of a second.
-fn boot() -> Result<Duration> {
+pub(super) fn boot() -> Result<Duration> {
     let uptime = std::fs::read_to_string("/proc/uptime")?;
     let seconds = uptime.split(' ').next().context("no time in /proc/uptime")?;
     Ok(Duration::try_from_secs_f64(seconds.parse()?)?)

@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
-use enforcer_ebpf::abi::{Key, Meter, Ruleset, Service, TOTALS, scope};
+use enforcer_ebpf::abi::{Key, Meter, Policy, Ruleset, Service, TOTALS, scope};
 use enforcer_ebpf::verdict::{Action, Count, Event, Malformation, Reason};
 use enforcer_tests::bucket::sliding;
 use enforcer_tests::client::get;
@@ -16,7 +16,8 @@ use enforcer_tests::tables::{Tables, policy};
 use enforcer_tests::world::{Fate, Host, tuple};
 use etherparse::{NetHeaders, PacketHeaders, TcpHeader, TransportHeader};
 
-const HOUR: u64 = 3600 * 1_000_000_000;
+const SECOND: u64 = 1_000_000_000;
+const HOUR: u64 = 3600 * SECOND;
 const DISABLED: &str = "disabled_key";
 const EXPIRED: &str = "expired_key_1";
 const FEW: &str = "key_of_a_few_requests";
@@ -39,7 +40,7 @@ fn tables() -> Tables {
         .with_limits(4, &[sliding(3, HOUR)]);
     let tag = enforcer_ebpf::key::tag(enforcer_tests::reader::SECRET, EXPIRED.as_bytes());
     if let Some(key) = tables.keys.get_mut(&tag) {
-        key.expires = 1;
+        key.expires = 0;
     }
     tables
 }
@@ -68,6 +69,13 @@ impl Both {
             ensure!(kernel == host, "the kernel {kernel:02x?}, the host {host:02x?} for {frame:02x?}");
         }
         Ok(host)
+    }
+
+    /// Sets the time of day of both, in seconds of Unix time.
+    fn set_time_of_day(&mut self, unix: u64) -> Result<()> {
+        self.host.set_date(unix);
+        let boot = super::letters::boot()?.as_nanos() as u64;
+        self.kernel.as_mut().map_or(Ok(()), |kernel| kernel.set_clock((unix * SECOND).wrapping_sub(boot)))
     }
 
     /// Holds the counters of both against each other and gives them.
@@ -301,6 +309,46 @@ fn what_is_refused_becomes_a_reset_with_the_segments_own_sequence_number() -> Re
         }
     }
     ensure!(both.count(Count::Event(Event::Allowed))? == 0, "something was allowed");
+    Ok(())
+}
+
+#[test]
+fn times_of_keys_and_policies_go_with_the_clock_when_it_is_set() -> Result<()> {
+    const NOON: u64 = 1_900_000_000;
+    let mut tables = tables();
+    let tag = enforcer_ebpf::key::tag(enforcer_tests::reader::SECRET, KEY.as_bytes());
+    let key = tables.keys.get_mut(&tag).context("no key")?;
+    (key.not_before, key.expires) = (NOON * SECOND, (NOON + 3600) * SECOND);
+    // One an hour, and from NOON + 1800 on as many as principal 1 has.
+    let few = tables.policies.get_mut(&4).context("no policy")?;
+    *few = Policy { until: (NOON + 1800) * SECOND, next: 1, ..policy(&[sliding(1, HOUR)]) };
+    let mut both = Both::new(&tables)?;
+    let refused = || Outcome::Reset(BEGIN.wrapping_add(1));
+    for (time, expected) in [
+        (NOON - 60, refused()),
+        (NOON + 60, Outcome::Passed),
+        (NOON + 3540, Outcome::Passed),
+        (NOON + 3660, refused()),
+        // Set back.
+        (NOON + 1800, Outcome::Passed),
+        (NOON - 3600, refused()),
+    ] {
+        both.set_time_of_day(time)?;
+        let outcome = both.stream(Shape::V4, [&get("/", Some(KEY))[..]])?;
+        ensure!(outcome == expected, "{outcome:?} at {time}");
+    }
+    ensure!(both.count(Count::Refused(Reason::KeyExpired))? == 3, "the reason is another");
+    for (time, expected) in [
+        (NOON, Outcome::Passed),
+        (NOON + 60, refused()),
+        (NOON + 1860, Outcome::Passed),
+        (NOON + 1920, Outcome::Passed),
+        (NOON + 1740, refused()),
+    ] {
+        both.set_time_of_day(time)?;
+        let outcome = both.stream(Shape::V4, [&get("/", Some(FEW))[..]])?;
+        ensure!(outcome == expected, "{outcome:?} under the policies at {time}");
+    }
     Ok(())
 }
 

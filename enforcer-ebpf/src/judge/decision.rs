@@ -166,7 +166,8 @@ pub fn identify<W: World>(world: &W, reading: &mut Reading, flow: &Flow) -> Opti
     if key.flags & Key::DISABLED != 0 {
         return Some(Reason::KeyDisabled);
     }
-    if now < key.not_before || now >= key.expires {
+    let time = world.time_of_day(now);
+    if time < key.not_before || time >= key.expires {
         return Some(Reason::KeyExpired);
     }
     if reading.rules.flags & Ruleset::STRICT_GUESSES != 0 {

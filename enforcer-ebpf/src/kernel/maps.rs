@@ -148,3 +148,9 @@ pub(crate) fn clock_offset() -> u64 {
     // SAFETY: an aligned word of a map's value, which the daemon may store to meanwhile.
     unsafe { core::ptr::read_volatile(offset) }
 }
+
+/// Unix time in ns at `now`.
+#[inline(always)]
+pub(crate) fn time_of_day(now: u64) -> u64 {
+    now.wrapping_add(clock_offset())
+}

@@ -15,8 +15,8 @@ use enforcer_ebpf::words;
 
 use crate::maps::{EXEMPT, EXEMPTIONS, HANDSHAKES, LEAVES, MARKS, PENALTIES, PROXIES, ROUTES, RULES, SOURCES, STATES};
 use crate::packet::{Packet, TcPacket, XdpPacket};
-use crate::socket;
 use crate::world::Kernel;
+use crate::{maps, socket};
 
 /// No place.
 const NOWHERE: u32 = WAYS as u32;
@@ -250,11 +250,11 @@ pub(crate) extern "C" fn find_rule(state: u32, method: u32, rule: *mut Rule) -> 
 #[inline(never)]
 pub(crate) extern "C" fn is_exempt(first: u64, second: u64, exemptions: u64, now: u64) -> u32 {
     let Some(&found) = EXEMPT.get(&address(first, second)) else { return 0 };
-    let both = found & exemptions;
+    let (both, time) = (found & exemptions, maps::time_of_day(now));
     for exemption in 0..EXEMPTIONS_MOST {
         if both & (1 << exemption) != 0
             && let Some(&until) = EXEMPTIONS.get(exemption)
-            && now < until
+            && time < until
         {
             return 1;
         }

@@ -20,7 +20,7 @@ impl Post for Kernel<TcPacket> {
     fn unix(&self) -> u64 {
         // SAFETY: takes nothing.
         let now = unsafe { bpf_ktime_get_boot_ns() };
-        now.wrapping_add(maps::clock_offset()) / SECOND
+        maps::time_of_day(now) / SECOND
     }
 
     #[inline(always)]

@@ -22,7 +22,7 @@ use crate::maps::{
     PORTS, PRINCIPALS, RULESETS, SERVICES, SOURCES, TOTALS, TRIAL,
 };
 use crate::packet::Packet;
-use crate::{charge, explain, part};
+use crate::{charge, explain, maps, part};
 
 /// More steps than the longest super-frame can need, each of which reads a byte at least.
 const MAX_STEPS: u32 = 1 << 18;
@@ -134,6 +134,11 @@ impl<P: Packet, const DRY: bool> World for Kernel<P, DRY> {
     fn now(&self) -> u64 {
         // SAFETY: takes nothing.
         unsafe { bpf_ktime_get_boot_ns() }
+    }
+
+    #[inline(always)]
+    fn time_of_day(&self, now: u64) -> u64 {
+        maps::time_of_day(now)
     }
 
     #[inline(always)]
@@ -253,7 +258,7 @@ impl<P: Packet, const DRY: bool> World for Kernel<P, DRY> {
         let principal = Principal::from_word(unsafe { core::ptr::read_volatile(word) });
         let slot = principal.slot(principal.trial != 0 && is_on_trial(now));
         match POLICIES.get(slot) {
-            Some(policy) if now >= policy.until => policy.next,
+            Some(policy) if policy.until != u64::MAX && maps::time_of_day(now) >= policy.until => policy.next,
             _ => slot,
         }
     }

@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 
 use super::registry::{Error, Registry};
-use super::rulebook::{Clocks, Groups, Rulebook, Terms};
+use super::rulebook::{Groups, Rulebook, Terms};
 use super::trial::{Change, Trial};
 use super::{Daemon, forecast};
 use crate::api::{ApplyPolicy, PolicyApplied, PolicyText, Refusal};
@@ -39,19 +39,18 @@ fn too_large(error: &TooLarge) -> Error {
 }
 
 /// What each principal is under.
-fn terms(groups: &Groups, policy: &Policy, placed: &Placed, clocks: &Clocks) -> BTreeMap<u32, Terms> {
+fn terms(groups: &Groups, policy: &Policy, placed: &Placed, now: Timestamp) -> BTreeMap<u32, Terms> {
     let both = policy.principals.iter().filter_map(|(name, said)| Some((said, placed.principals.get(name)?)));
-    both.map(|(said, placed)| (placed.index, Terms::of_principal(groups, said, placed, clocks))).collect()
+    both.map(|(said, placed)| (placed.index, Terms::of_principal(groups, said, placed, now))).collect()
 }
 
 impl Registry {
     /// What the store says of all principals, and of the service.
     pub(super) fn load(store: &Store, secret: [u64; 2], now: Timestamp) -> Result<Held, Error> {
-        let clocks = Clocks::at(now);
         let (policy, placed) = store.policy(now)?;
         let groups = Groups::of(&policy, &placed);
-        let terms = terms(&groups, &policy, &placed, &clocks).into_iter().collect();
-        let book = Rulebook::new(&policy, &placed, secret, &clocks).map_err(|error| too_large(&error))?;
+        let terms = terms(&groups, &policy, &placed, now).into_iter().collect();
+        let book = Rulebook::new(&policy, &placed, secret).map_err(|error| too_large(&error))?;
         let rules = forecast::rules(&policy, &placed);
         Ok(Held { groups, terms, book, rules })
     }
@@ -94,12 +93,11 @@ impl Registry {
             let message = "shares of client ids change, and these cannot be tried: apply them without --confirm first";
             return Err(Error::Conflict(Refusal::of("confirm_seconds", message, "no time")));
         }
-        let clocks = Clocks::at(now);
         let change = self.store.begin()?;
         let placed = self.store.write_policy(&wanted, now)?;
-        let book = Rulebook::new(&wanted, &placed, self.secret, &clocks).map_err(|error| too_large(&error))?;
-        let before = terms(&Groups::of(&current, &held), &current, &held, &clocks);
-        let after = terms(&Groups::of(&wanted, &placed), &wanted, &placed, &clocks);
+        let book = Rulebook::new(&wanted, &placed, self.secret).map_err(|error| too_large(&error))?;
+        let before = terms(&Groups::of(&current, &held), &current, &held, now);
+        let after = terms(&Groups::of(&wanted, &placed), &wanted, &placed, now);
         let removed = before.keys().filter(|index| !after.contains_key(index)).copied().collect();
         let changed = after.into_iter().filter(|(index, terms)| before.get(index) != Some(terms));
         let changed: Vec<Change> =
@@ -107,7 +105,7 @@ impl Registry {
         let switch = self.tables.lay_out(&book, &changed, removed)?;
         let Some(seconds) = *confirm_seconds else {
             if let Err(error) = change.commit() {
-                let held = Rulebook::new(&current, &held, self.secret, &clocks).map_err(|error| too_large(&error))?;
+                let held = Rulebook::new(&current, &held, self.secret).map_err(|error| too_large(&error))?;
                 self.tables.revert(switch, &held)?;
                 return Err(error.into());
             }
@@ -118,7 +116,7 @@ impl Registry {
         };
         // The store goes on saying what holds once the time is over.
         drop(change);
-        let until = clocks.boot.saturating_add(seconds.saturating_mul(1_000_000_000));
+        let until = kernel::now().saturating_add(seconds.saturating_mul(1_000_000_000));
         self.tables.switch(Some(until))?;
         self.trial = Some(Trial { policy: wanted, until, switch });
         let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);

@@ -9,7 +9,7 @@ use std::collections::hash_map::Entry;
 use enforcer_ebpf::abi::{self, KeyTag};
 use jiff::{SignedDuration, Timestamp};
 
-use super::rulebook::{Clocks, Groups, Terms};
+use super::rulebook::{Groups, Terms};
 use super::tables::{HeldKey, Step, Tables};
 use super::trial::Trial;
 use crate::api::{
@@ -151,13 +151,12 @@ impl Registry {
 
     /// Revokes keys. Their principals keep their limits and their counts.
     pub(crate) fn remove_keys(&mut self, selector: &Selector) -> Result<KeysChanged, Error> {
-        let clocks = Clocks::at(Timestamp::now());
         self.change(|store, _| {
             let mut steps = Vec::new();
             let mut keys = Vec::new();
             for row in select(store, selector)? {
                 store.remove_key(row.tag)?;
-                steps.push(Step::Remove { tag: row.tag, key: HeldKey::of(&row, &clocks) });
+                steps.push(Step::Remove { tag: row.tag, key: HeldKey::of(&row) });
                 keys.push(ChangedKey { id: credential::id(row.tag), name: row.name, changed: true });
             }
             Ok((steps, KeysChanged { keys }))
@@ -178,7 +177,6 @@ impl Registry {
         let ends = now.checked_add(SignedDuration::from_secs(overlap)).unwrap_or(Timestamp::MAX);
         let fresh = credential::generate()?;
         let tag = enforcer_ebpf::key::tag(self.secret, fresh.as_bytes());
-        let clocks = Clocks::at(now);
         self.change(|store, _| {
             let good = |row: &store::Key| !row.disabled && row.expires.is_none_or(|expires| expires > now);
             let rows: Vec<store::Key> = select(store, &selector)?.into_iter().filter(good).collect();
@@ -195,7 +193,7 @@ impl Registry {
             insert_key(store, tag, &of, (None, None), now, &mut steps)?;
             store.set_validity(old.tag, old.not_before, Some(expires))?;
             let ending = store::Key { expires: Some(expires), ..old.clone() };
-            steps.push(replace(old, &ending, &clocks));
+            steps.push(replace(old, &ending));
             let answer = KeyRotated {
                 key: fresh,
                 id: credential::id(tag),
@@ -209,7 +207,6 @@ impl Registry {
 
     /// Switches keys off or on.
     pub(crate) fn set_disabled(&mut self, selector: &Selector, disabled: bool) -> Result<KeysChanged, Error> {
-        let clocks = Clocks::at(Timestamp::now());
         self.change(|store, _| {
             let mut steps = Vec::new();
             let mut keys = Vec::new();
@@ -217,7 +214,7 @@ impl Registry {
                 let changed = row.disabled != disabled;
                 if changed {
                     store.set_disabled(row.tag, disabled)?;
-                    steps.push(replace(&row, &store::Key { disabled, ..row.clone() }, &clocks));
+                    steps.push(replace(&row, &store::Key { disabled, ..row.clone() }));
                 }
                 keys.push(ChangedKey { id: credential::id(row.tag), name: row.name, changed });
             }
@@ -229,7 +226,6 @@ impl Registry {
     /// has used of it stays used.
     pub(crate) fn set_key_limit(&mut self, selector: &Selector, limit: &str) -> Result<KeysChanged, Error> {
         let wanted = Some(parse_limit("limit", limit)?).filter(|limits| *limits != Limits::Unlimited);
-        let clocks = Clocks::at(Timestamp::now());
         self.change(|store, _| {
             let mut steps = Vec::new();
             let mut keys = Vec::new();
@@ -238,7 +234,7 @@ impl Registry {
                 let changed = row.limits != limits;
                 if changed {
                     store.set_key_limits(row.tag, limits.as_ref())?;
-                    steps.push(replace(&row, &store::Key { limits, ..row.clone() }, &clocks));
+                    steps.push(replace(&row, &store::Key { limits, ..row.clone() }));
                 }
                 keys.push(ChangedKey { id: credential::id(row.tag), name: row.name, changed });
             }
@@ -276,7 +272,6 @@ impl Registry {
         let wanted = parse_limit("limit", limit)?;
         self.refuse_on_trial()?;
         let groups = self.groups.clone();
-        let clocks = Clocks::at(now);
         self.change(|store, _| {
             let (said, before) = store.stance(name, now)?.ok_or_else(|| no_principal(name))?;
             let terms = match (&said.terms, until) {
@@ -292,8 +287,8 @@ impl Registry {
             };
             let wanted = document::Principal { terms, ..said.clone() };
             let placed = store.write_principal(name, &wanted, now)?;
-            let from = Terms::of_principal(&groups, &said, &before, &clocks);
-            let to = Terms::of_principal(&groups, &wanted, &placed, &clocks);
+            let from = Terms::of_principal(&groups, &said, &before, now);
+            let to = Terms::of_principal(&groups, &wanted, &placed, now);
             let steps = if from == to {
                 Vec::new()
             } else {
@@ -350,8 +345,8 @@ pub(super) fn select(store: &Store, selector: &Selector) -> Result<Vec<store::Ke
 }
 
 /// The step from one state of a key to another.
-fn replace(from: &store::Key, to: &store::Key, clocks: &Clocks) -> Step {
-    Step::Replace { tag: from.tag, from: HeldKey::of(from, clocks), to: HeldKey::of(to, clocks) }
+fn replace(from: &store::Key, to: &store::Key) -> Step {
+    Step::Replace { tag: from.tag, from: HeldKey::of(from), to: HeldKey::of(to) }
 }
 
 /// Whose a new key is, and what goes with it.
@@ -381,7 +376,7 @@ fn insert_key(
         store.set_key_limits(tag, limits.as_ref())?;
     }
     let row = store.key(tag)?.ok_or_else(|| Error::Conflict(Refusal::new("the key is gone already")))?;
-    steps.push(Step::Insert { tag, key: HeldKey::of(&row, &Clocks::at(now)) });
+    steps.push(Step::Insert { tag, key: HeldKey::of(&row) });
     Ok(())
 }
 

@@ -12,7 +12,6 @@ use enforcer_ebpf::limit::{self, TICK_NS};
 use jiff::Timestamp;
 
 use crate::config::Mode;
-use crate::kernel;
 use crate::policy::document::{self, Charge, OTHER, Plan, Policy, Principal};
 use crate::policy::exemptions::{self, Entry};
 use crate::policy::routes::{self, Automaton, Origin, Room, TooLarge};
@@ -97,26 +96,9 @@ pub(super) struct Rulebook {
     pub(super) ahead: Vec<Scope>,
 }
 
-/// Both clocks at one moment.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Clocks {
-    /// CLOCK_BOOTTIME in ns.
-    pub(super) boot: u64,
-    /// The time of day.
-    pub(super) now: Timestamp,
-}
-
-impl Clocks {
-    /// Both, of which the time of day is known.
-    pub(super) fn at(now: Timestamp) -> Self {
-        Self { boot: kernel::now(), now }
-    }
-
-    /// A time of day on the kernel's clock; 0 if it was before the boot.
-    pub(super) fn boot_at(&self, time: Timestamp) -> u64 {
-        let later = time.as_nanosecond() - self.now.as_nanosecond();
-        u64::try_from(i128::from(self.boot) + later).unwrap_or(if later < 0 { 0 } else { u64::MAX - 1 })
-    }
+/// A time of day as the maps have it, ns of Unix time; 0 for all before 1970.
+pub(super) fn unix_ns(time: Timestamp) -> u64 {
+    u64::try_from(time.as_nanosecond()).unwrap_or(0)
 }
 
 /// The index in [`abi::map::TALLIES`] of a scope's limits; 0 where there is no room.
@@ -147,29 +129,29 @@ impl Terms {
     }
 
     /// Those of a principal.
-    pub(super) fn of_principal(groups: &Groups, said: &Principal, placed: &PlacedPrincipal, clocks: &Clocks) -> Self {
+    pub(super) fn of_principal(groups: &Groups, said: &Principal, placed: &PlacedPrincipal, now: Timestamp) -> Self {
         let Groups { plans, tenants } = groups;
         let tenant = said.tenant.as_ref().and_then(|name| tenants.get(name)).map(|(_, tenant)| tenant.clone());
-        let terms = Self::of_one(plans, said, placed, clocks);
+        let terms = Self::of_one(plans, said, placed, now);
         let next = terms.next.map(|(until, next)| (until, Box::new(Self { tenant: tenant.clone(), ..*next })));
         Self { next, tenant, ..terms }
     }
 
     /// Likewise, without its tenant.
-    fn of_one(plans: &BTreeMap<String, Plan>, said: &Principal, placed: &PlacedPrincipal, clocks: &Clocks) -> Self {
+    fn of_one(plans: &BTreeMap<String, Plan>, said: &Principal, placed: &PlacedPrincipal, now: Timestamp) -> Self {
         let plan = said.plan().and_then(|name| plans.get_key_value(name));
         let candidate = placed.candidate.as_ref();
         let own = || Self::of(&placed.limits, LimitName::DEFAULT, Mode::Enforce, candidate, 0);
         let Some((name, plan)) = plan else { return own() };
         let (label, tally) = (LimitName::of_plan(name), tally_of_plan(plans, name));
-        if !has_override(said, clocks.now) {
+        if !has_override(said, now) {
             return Self::of(&placed.limits, label, plan.mode, candidate, tally);
         }
         // In the place of a plan's limits stand some of the principal's own, which are enforced.
         let next = placed
             .next
             .as_ref()
-            .map(|(until, limits)| (clocks.boot_at(*until), Box::new(Self::of(limits, label, plan.mode, None, tally))));
+            .map(|(until, limits)| (unix_ns(*until), Box::new(Self::of(limits, label, plan.mode, None, tally))));
         Self { next, ..own() }
     }
 }
@@ -214,7 +196,7 @@ impl Rulebook {
     ///
     /// # Errors
     /// Its paths need more room than there is.
-    pub(super) fn new(policy: &Policy, placed: &Placed, secret: [u64; 2], clocks: &Clocks) -> Result<Self, TooLarge> {
+    pub(super) fn new(policy: &Policy, placed: &Placed, secret: [u64; 2]) -> Result<Self, TooLarge> {
         // Room for what is there beside what comes.
         let half = Room {
             states: Room::ALL.states / 2,
@@ -293,7 +275,7 @@ impl Rulebook {
             paths,
             charges,
             exempt: exemptions::exempt(&policy.exempt, &placed.exempt),
-            exemptions: exemptions.map(|(one, &number)| (number, clocks.boot_at(one.until))).collect(),
+            exemptions: exemptions.map(|(one, &number)| (number, unix_ns(one.until))).collect(),
             proxies: exemptions::proxies(&said.trusted_proxies),
             clients,
             ahead,

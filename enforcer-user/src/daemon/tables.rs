@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use enforcer_ebpf::abi::{self, Buckets, Key, KeyTag, Meter, Policy, Scope, scope};
 
-use super::rulebook::{Clocks, Tenant, Terms};
+use super::rulebook::{Tenant, Terms, unix_ns};
 use super::slots::Slots;
 use super::trial::Laid;
 use crate::kernel::{Error, Kernel};
@@ -40,12 +40,12 @@ pub(super) struct HeldKey {
 }
 
 impl HeldKey {
-    pub(super) fn of(row: &store::Key, clocks: &Clocks) -> Self {
+    pub(super) fn of(row: &store::Key) -> Self {
         let value = Key {
             principal: row.principal,
             flags: if row.disabled { Key::DISABLED } else { 0 },
-            not_before: row.not_before.map_or(0, |time| clocks.boot_at(time)),
-            expires: row.expires.map_or(u64::MAX, |time| clocks.boot_at(time)),
+            not_before: row.not_before.map_or(0, unix_ns),
+            expires: row.expires.map_or(u64::MAX, unix_ns),
             policy: 0,
             reserved: 0,
         };
@@ -72,17 +72,12 @@ pub(super) struct Tables {
 impl Tables {
     /// Brings the maps to what the store says: missing entries are made, entries that are too many are removed, and
     /// what is right already stays untouched.
-    pub(super) fn reconcile(
-        kernel: Kernel,
-        principals: &[(u32, Terms)],
-        keys: &[store::Key],
-        clocks: &Clocks,
-    ) -> Result<Self, Error> {
+    pub(super) fn reconcile(kernel: Kernel, principals: &[(u32, Terms)], keys: &[store::Key]) -> Result<Self, Error> {
         let slots = Slots::new(abi::POLICIES);
         let mut tables = Self { kernel, slots, of_keys: HashMap::new(), laid: Laid::default() };
         tables.recall_rules()?;
         // Revoked keys go first: they are the ones that would be served wrongly.
-        let mut wanted: HashMap<KeyTag, HeldKey> = keys.iter().map(|row| (row.tag, HeldKey::of(row, clocks))).collect();
+        let mut wanted: HashMap<KeyTag, HeldKey> = keys.iter().map(|row| (row.tag, HeldKey::of(row))).collect();
         let mut freed = Vec::new();
         for (tag, value) in tables.kernel.keys()? {
             tables.adopt(value.policy)?;
