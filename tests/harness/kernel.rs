@@ -4,6 +4,7 @@ use std::borrow::BorrowMut;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use aya::maps::lpm_trie::{Key, LpmTrie};
@@ -410,4 +411,14 @@ impl Loaded {
         let map: Array<_, Meter> = map.try_into()?;
         Ok(map.get(&principal, 0)?)
     }
+}
+
+/// The clock since the boot, to hundredths of a second.
+///
+/// # Errors
+/// When /proc does not tell it.
+pub fn boot() -> Result<Duration> {
+    let uptime = std::fs::read_to_string("/proc/uptime")?;
+    let seconds = uptime.split(' ').next().context("no time in /proc/uptime")?;
+    Ok(Duration::try_from_secs_f64(seconds.parse()?)?)
 }

@@ -14,7 +14,7 @@ use enforcer_ebpf::verdict::{Action, Count, Event};
 use enforcer_tests::bucket::sliding;
 use enforcer_tests::client::get;
 use enforcer_tests::corpus::KEY;
-use enforcer_tests::kernel::{Loaded, Program};
+use enforcer_tests::kernel::{Loaded, Program, boot};
 use enforcer_tests::netns::Namespace;
 use enforcer_tests::packet::{Frame, flag};
 use enforcer_tests::peer::{Listener, Peer};
@@ -208,13 +208,6 @@ impl Scene {
         self.seen = self.seen.wrapping_add(answer.payload.len() as u32 + u32::from(answer.fin));
         Ok(answer)
     }
-}
-
-/// The clock since the boot, to hundredths of a second.
-pub(super) fn boot() -> Result<Duration> {
-    let uptime = std::fs::read_to_string("/proc/uptime")?;
-    let seconds = uptime.split(' ').next().context("no time in /proc/uptime")?;
-    Ok(Duration::try_from_secs_f64(seconds.parse()?)?)
 }
 
 /// Calls `play` with a new scene of each family.

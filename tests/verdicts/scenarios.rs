@@ -10,7 +10,7 @@ use enforcer_ebpf::verdict::{Action, Count, Event, Malformation, Reason};
 use enforcer_tests::bucket::sliding;
 use enforcer_tests::client::get;
 use enforcer_tests::corpus::{self, Expected, KEY};
-use enforcer_tests::kernel::Loaded;
+use enforcer_tests::kernel::{Loaded, boot};
 use enforcer_tests::packet::{Frame, QINQ, VLAN, flag};
 use enforcer_tests::tables::{Tables, policy};
 use enforcer_tests::world::{Fate, Host, tuple};
@@ -74,7 +74,7 @@ impl Both {
     /// Sets the time of day of both, in seconds of Unix time.
     fn set_time_of_day(&mut self, unix: u64) -> Result<()> {
         self.host.set_date(unix);
-        let boot = super::letters::boot()?.as_nanos() as u64;
+        let boot = boot()?.as_nanos() as u64;
         self.kernel.as_mut().map_or(Ok(()), |kernel| kernel.set_clock((unix * SECOND).wrapping_sub(boot)))
     }
 
