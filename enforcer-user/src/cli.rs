@@ -6,6 +6,7 @@
 //! # Layout
 //! - `run`: the daemon's settings from flags and environment
 //! - `doctor`: what is not guarded, asked of the system itself
+//! - `verify`: whether the program enforces the policy, on a link of its own
 //! - `status`, `key`, `limit`, `policy`, `penalty`, `explain`, `detach`: the commands
 //! - `lasts`: a length of time on the command line
 //! - `import`: the lines of `key import`
@@ -27,6 +28,7 @@ mod penalty;
 mod policy;
 mod run;
 mod status;
+mod verify;
 
 use std::path::PathBuf;
 
@@ -49,6 +51,7 @@ Examples:
   enforcer status                                 where it is attached, what was refused and why
   enforcer penalty ls                             who is kept out for flooding, and for how long
   enforcer doctor                                 what reaches the app unguarded, and what to do
+  enforcer verify                                 the policy that holds, tried apart from live traffic
   enforcer import flask-limiter app:app           the app's own limits as a policy
   enforcer detach                                 end enforcement
 
@@ -124,6 +127,8 @@ enum Command {
     Penalty(penalty::Command),
     /// Name every way around the guard, and check the system; needs no daemon
     Doctor(doctor::Arguments),
+    /// Try the program and the policy with keys and a link of their own, apart from live traffic
+    Verify(verify::Arguments),
     /// Make a policy of the limits that an app has; needs no daemon
     #[command(subcommand)]
     Import(Import),
@@ -151,6 +156,7 @@ impl Cli {
             Command::Run(arguments) => return arguments.execute(socket),
             Command::Doctor(arguments) => return arguments.execute(),
             Command::Check(arguments) => return arguments.execute(),
+            Command::Verify(arguments) => return arguments.execute(socket),
             Command::Import(Import::FlaskLimiter(arguments)) => return arguments.execute(),
             command => command,
         };
@@ -159,7 +165,9 @@ impl Cli {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             match command {
-                Command::Run(_) | Command::Doctor(_) | Command::Check(_) | Command::Import(_) => Ok(()),
+                Command::Run(_) | Command::Doctor(_) | Command::Check(_) | Command::Verify(_) | Command::Import(_) => {
+                    Ok(())
+                }
                 Command::Apply(arguments) => arguments.execute(&client).await,
                 Command::Plan(arguments) => arguments.execute(&client).await,
                 Command::Explain(arguments) => arguments.execute(&client).await,
@@ -211,6 +219,7 @@ mod tests {
             "penalty ls",
             "explain GET / --source 192.0.2.7",
             "doctor",
+            "verify",
             "import flask-limiter a:b",
             "detach",
             "version",

@@ -10,6 +10,7 @@
 //! - [`policy`]: limit strings, the policy as a file, what changes with another, and its paths as an automaton
 //! - [`kernel`]: the program, its maps and its attachment
 //! - [`doctor`]: what the program does not see, and whether the system can run it
+//! - [`verify`]: the program and a policy held against real requests, apart from live traffic
 //! - [`sockets`]: the TCP sockets beside it, and the end of a connection
 //! - [`metrics`]: what Prometheus scrapes
 //!
@@ -34,3 +35,4 @@ pub mod policy;
 pub mod prefix;
 pub mod sockets;
 pub mod store;
+pub mod verify;

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::doctor;
+use super::{doctor, verify};
 use crate::{client, config, daemon, kernel};
 
 /// Wrong usage or input that only a handler could see.
@@ -36,6 +36,12 @@ fn of(error: &(dyn std::error::Error + 'static)) -> Option<u8> {
         return Some(2);
     }
     if let Some(error) = error.downcast_ref::<doctor::Failed>() {
+        return Some(error.exit_code());
+    }
+    if error.is::<verify::Failed>() {
+        return Some(3);
+    }
+    if let Some(error) = error.downcast_ref::<crate::verify::Error>() {
         return Some(error.exit_code());
     }
     if let Some(error) = error.downcast_ref::<client::Error>() {

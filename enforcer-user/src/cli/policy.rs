@@ -90,7 +90,7 @@ fn read(path: &Path) -> anyhow::Result<(String, String)> {
 }
 
 /// Reads the file as the daemon will, so that its errors need none.
-fn checked(path: &Path) -> anyhow::Result<(String, String)> {
+pub(super) fn checked(path: &Path) -> anyhow::Result<(String, String)> {
     let (name, text) = read(path)?;
     match file::parse(&name, &text) {
         Ok(policy) if !policy.service.unkept().is_empty() => {

@@ -1,0 +1,186 @@
+//! The self-test of `enforcer verify`: the installed program and a policy, held against real requests on a link of their own.
+//!
+//! A daemon like any other guards one end of a veth pair, with a store, pins and keys that nothing else sees, and an
+//! origin behind it notes what reaches it. Live traffic and its counts are not touched. Everything lies in namespaces of
+//! this process, so that it is gone when the process is, whatever ends it.
+//!
+//! # Layout
+//! - `stage`: the namespaces, the link and the mounts
+//! - `link`: the veth pair, over netlink
+//! - `origin`: the server behind the guard
+//! - `visitor`: a client, at any of its addresses
+//! - `checks`: what is sent, and what must come of it
+
+mod checks;
+mod link;
+mod origin;
+mod stage;
+mod visitor;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+
+use crate::api::{AddKey, ApplyPolicy, Envelope, KeyAdded, KeysChanged, PolicyApplied, Status};
+use crate::client::{self, Client};
+use crate::config::{Metrics, Settings};
+use crate::daemon;
+use crate::policy::file;
+use checks::Keys;
+use origin::Origin;
+pub use stage::{Error, Stage};
+
+/// How long the daemon of the test may take to be ready.
+const READY: Duration = Duration::from_secs(30);
+
+/// What is verified.
+#[derive(Debug)]
+pub struct Subject {
+    /// The settings, of which interface, directories and metrics are replaced; it guards the first of their ports.
+    pub settings: Settings,
+    /// The policy file.
+    pub policy: String,
+    /// Its name, for errors.
+    pub file: String,
+    /// The path that is asked for. It must need a key, and no limit at it may be below those of the test.
+    pub path: String,
+}
+
+/// What came of one check.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// What it is called.
+    pub check: &'static str,
+    /// Whether as many requests as must reached the app, and all others were refused.
+    pub passed: bool,
+    /// Requests that were sent.
+    pub sent: usize,
+    /// Requests that must reach the app.
+    pub expected: usize,
+    /// Requests that did.
+    pub executed: usize,
+    /// Statuses that the clients were answered, in order; a request without an answer has none.
+    pub answers: Vec<u16>,
+}
+
+/// What came of all of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Whether all passed.
+    pub passed: bool,
+    /// `enforce` or `observe`: what the daemon was told to do with refusals.
+    pub mode: &'static str,
+    /// One for each question.
+    pub checks: Vec<Check>,
+}
+
+/// Runs all checks. Blocks, and leaves the calling thread within the stage's namespaces.
+///
+/// # Errors
+/// The stage or the daemon on it could not be set up, the policy was refused, or a signal ended it.
+pub fn run(stage: Stage, subject: Subject) -> anyhow::Result<Report> {
+    // Its threads begin in the namespaces of this one.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        tokio::select! {
+            report = play(stage, subject) => report,
+            _ = interrupt.recv() => bail!("interrupted"),
+            _ = terminate.recv() => bail!("terminated"),
+        }
+    })
+}
+
+async fn play(stage: Stage, subject: Subject) -> anyhow::Result<Report> {
+    let Subject { mut settings, policy, file, path } = subject;
+    let field = key_header(&file, &policy)?;
+    let port = *settings.ports.first().context("no port to guard")?;
+    settings.interfaces = vec![link::GUARDED.to_owned()];
+    settings.ports = vec![port];
+    settings.state_dir = stage.folder().join("state");
+    settings.socket = stage.folder().join("control.sock");
+    settings.bpffs_dir = stage.pins();
+    settings.metrics = Metrics::Off;
+    settings.detach_on_exit = true;
+    let mode = settings.mode;
+
+    let address = SocketAddr::new(link::SERVER.into(), port);
+    let origin = Origin::listen(address).await?;
+    let client = Client::new(&settings.socket);
+    let (stop, stopped) = oneshot::channel::<()>();
+    let shutdown = async move {
+        // An end of the other half, too, is an end.
+        let _ = stopped.await;
+    };
+    let mut guard = tokio::spawn(daemon::run(settings, false, shutdown));
+    tokio::select! {
+        ready = ready(&client) => ready?,
+        ended = &mut guard => { ended??; bail!("the daemon of the test has ended by itself") }
+    }
+    let request = ApplyPolicy { text: policy, file, dry_run: false, confirm_seconds: None, prune: false };
+    let _: Envelope<PolicyApplied> = client.send(hyper::Method::POST, "/v1/policy", &request).await?;
+    let keys = keys(&client).await?;
+    let executed = origin.executed();
+    let asked = tokio::task::spawn_blocking(move || {
+        stage.as_client(move |runtime| runtime.block_on(checks::all(address, &path, &field, &keys, &executed)))
+    });
+    let checks = asked.await??;
+    let _ = stop.send(());
+    guard.await??;
+    Ok(Report { passed: checks.iter().all(|check| check.passed), mode: mode.as_str(), checks })
+}
+
+/// The field that the policy takes keys from; the first, where there are several.
+fn key_header(name: &str, text: &str) -> anyhow::Result<String> {
+    match file::parse(name, text) {
+        Ok(policy) => {
+            let first = policy.service.key_headers.first().context("the policy takes keys from no field")?;
+            Ok(first.as_str().to_owned())
+        }
+        Err(problems) => bail!("the policy is not right\n{problems}"),
+    }
+}
+
+async fn ready(client: &Client) -> anyhow::Result<()> {
+    let asked = async {
+        loop {
+            match client.get::<Status>("/v1/status").await {
+                Err(client::Error::Unreachable { .. }) => tokio::time::sleep(Duration::from_millis(20)).await,
+                answer => return answer.map(|_| ()),
+            }
+        }
+    };
+    Ok(tokio::time::timeout(READY, asked).await.context("the daemon of the test is not ready")??)
+}
+
+/// Makes the principals and keys of the checks; they live in the test's own store alone.
+async fn keys(client: &Client) -> anyhow::Result<Keys> {
+    let add = async |name: &str| -> anyhow::Result<KeyAdded> {
+        let request = AddKey {
+            name: format!("enforcer-verify-{name}"),
+            label: None,
+            limit: Some(format!("{}/hour", checks::LIMIT)),
+            not_before: None,
+            expires: None,
+        };
+        let added: Envelope<KeyAdded> = client.send(hyper::Method::POST, "/v1/keys", &request).await?;
+        if !added.body.new_principal {
+            bail!("the policy names a principal {} itself", added.body.name);
+        }
+        Ok(added.body)
+    };
+    let revoked = add("revoked").await?;
+    let _: Envelope<KeysChanged> = client.act(hyper::Method::DELETE, &format!("/v1/keys/id:{}", revoked.id)).await?;
+    Ok(Keys {
+        roaming: add("roaming").await?.key,
+        neighbours: [add("first").await?.key, add("second").await?.key],
+        revoked: revoked.key,
+        twice: add("twice").await?.key,
+        pipelined: add("pipelined").await?.key,
+        split: add("split").await?.key,
+    })
+}
