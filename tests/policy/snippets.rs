@@ -161,13 +161,14 @@ fn a_limiter_in_each_workers_memory_gives_as_many_limits_as_there_are_workers() 
 }
 
 #[test]
-fn behind_the_enforcer_the_limit_is_the_same_at_1_2_and_8_workers_and_over_restarts_of_app_and_daemon() -> Result<()> {
+fn behind_the_enforcer_the_limit_is_the_same_at_1_to_32_workers_and_over_restarts_of_app_and_daemon() -> Result<()> {
     let site = Site::new(Way::VethNative)?;
     let mut enforcer = site.guard(
-        "[principal.one]\nlimit = \"100/hour\"\n[principal.two]\nlimit = \"100/hour\"\n[principal.eight]\nlimit = \"100/hour\"",
+        "[principal.one]\nlimit = \"100/hour\"\n[principal.two]\nlimit = \"100/hour\"\n[principal.eight]\nlimit = \"100/hour\"\n\
+         [principal.many]\nlimit = \"100/hour\"",
     )?;
-    take_over(&enforcer, [("one", 1), ("two", 2), ("eight", 8)])?;
-    for workers in [1, 2, 8] {
+    take_over(&enforcer, [("one", 1), ("two", 2), ("eight", 8), ("many", 32)])?;
+    for workers in [1, 2, 8, 32] {
         let key = known_key(workers);
         let mut executed = 0;
         for (count, allowed) in [(40, 40), (40, 40), (140, 20)] {
