@@ -380,8 +380,8 @@ pub struct Buckets {
 pub struct Meter {
     /// Requests passed.
     pub allowed: u64,
-    /// When a request of it was passed last, CLOCK_BOOTTIME in ns.
-    pub seen: u64,
+    /// Requests with one of its keys that had a query parameter named like a key, too, passed or not.
+    pub key_in_url: u64,
     /// What is used of its limits.
     pub buckets: Buckets,
     /// Requests refused over a limit.

@@ -54,6 +54,8 @@ pub enum Tally {
     Denied,
     /// [`crate::abi::Meter::would_refuse`].
     WouldRefuse,
+    /// [`crate::abi::Meter::key_in_url`].
+    KeyInUrl,
 }
 
 /// What the judge needs of its surroundings: tables, clock, packet.

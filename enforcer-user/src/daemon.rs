@@ -19,6 +19,7 @@ mod coverage;
 mod explain;
 mod exporter;
 mod forecast;
+mod leaks;
 mod penalties;
 mod policy;
 mod reaper;
@@ -210,6 +211,7 @@ pub async fn run(settings: Settings, log: bool, shutdown: impl Future<Output = (
     ends.spawn(keep_time(clock, stopped.clone()));
     ends.spawn(policy::watch(Arc::clone(&daemon), stopped.clone()));
     ends.spawn(answering::watch(Arc::clone(&daemon), stopped.clone()));
+    ends.spawn(leaks::watch(Arc::clone(&daemon), stopped.clone()));
 
     let mut stopped = stopped;
     tokio::select! {

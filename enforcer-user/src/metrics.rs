@@ -14,6 +14,10 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
+/// The `verdict` labels.
+const VERDICTS: [&str; 4] = ["allowed", "limited", "denied", "would_refuse"];
+/// What is counted of a principal.
+const COUNTS: usize = VERDICTS.len() + 1;
 /// Principals that have series of their own; the others are summed under [`OVERFLOW`].
 pub const MAX_PRINCIPALS: usize = 1000;
 /// The `principal` label of all principals beyond [`MAX_PRINCIPALS`]; no name begins with `_`.
@@ -113,29 +117,27 @@ impl Snapshot {
         self.totals.get(count.index() as usize).copied().unwrap_or(0)
     }
 
-    /// Requests by principal and verdict: of those with keys or counts, and the sum of those beyond the cap.
-    fn requests(&self) -> Vec<(&str, [(&'static str, u64); 4])> {
-        let counts = |meter: &Meter| [meter.allowed, meter.limited, meter.denied, meter.would_refuse];
-        let labelled = |[allowed, limited, denied, would_refuse]: [u64; 4]| {
-            [("allowed", allowed), ("limited", limited), ("denied", denied), ("would_refuse", would_refuse)]
-        };
+    /// Requests by principal, for each of [`VERDICTS`], then those with a key in the URL: of those with keys or counts, and
+    /// the sum of those beyond the cap.
+    fn requests(&self) -> Vec<(&str, [u64; COUNTS])> {
+        let counts = |meter: &Meter| [meter.allowed, meter.limited, meter.denied, meter.would_refuse, meter.key_in_url];
         let mut shown = Vec::new();
-        let mut overflow: Option<[u64; 4]> = None;
+        let mut overflow: Option<[u64; COUNTS]> = None;
         for (name, keys, meter) in &self.principals {
             let counts = counts(meter);
-            if *keys == 0 && counts == [0; 4] {
+            if *keys == 0 && counts == [0; COUNTS] {
                 continue;
             }
             if shown.len() < MAX_PRINCIPALS {
-                shown.push((name.as_str(), labelled(counts)));
+                shown.push((name.as_str(), counts));
             } else {
-                let sum = overflow.get_or_insert([0; 4]);
+                let sum = overflow.get_or_insert([0; COUNTS]);
                 for (sum, count) in sum.iter_mut().zip(counts) {
                     *sum = sum.wrapping_add(count);
                 }
             }
         }
-        shown.extend(overflow.map(|sum| (OVERFLOW, labelled(sum))));
+        shown.extend(overflow.map(|sum| (OVERFLOW, sum)));
         shown
     }
 }
@@ -171,8 +173,21 @@ impl Collector for Snapshot {
             MetricType::Counter,
             ("enforcer_requests", "Requests with a registered key, by its principal and the verdict"),
             requests.iter().flat_map(|(principal, counts)| {
-                counts.iter().map(|&(verdict, count)| ([("principal", *principal), ("verdict", verdict)], count))
+                let verdicts = VERDICTS.iter().zip(counts);
+                verdicts.map(|(verdict, count)| ([("principal", *principal), ("verdict", *verdict)], *count))
             }),
+        )?;
+        family(
+            encoder,
+            MetricType::Counter,
+            (
+                "enforcer_key_in_url",
+                "Requests with a registered key that have a query parameter named like a key, by its principal",
+            ),
+            requests
+                .iter()
+                .filter(|(_, counts)| counts[VERDICTS.len()] != 0)
+                .map(|(principal, counts)| ([("principal", *principal)], counts[VERDICTS.len()])),
         )?;
         family(
             encoder,
@@ -302,7 +317,7 @@ mod tests {
     use std::process::{Command, Stdio};
 
     fn meter(allowed: u64, limited: u64) -> Meter {
-        Meter { allowed, limited, ..Meter::default() }
+        Meter { allowed, limited, key_in_url: limited, ..Meter::default() }
     }
 
     fn snapshot(principals: Vec<(String, u64, Meter)>) -> Snapshot {
@@ -331,6 +346,7 @@ mod tests {
     fn exports_every_count_under_its_label() {
         let text = text(vec![("alice".into(), 1, meter(100, 3)), ("gone".into(), 0, meter(0, 0))]);
         for line in [
+            "enforcer_key_in_url_total{principal=\"alice\"} 3",
             "enforcer_requests_total{principal=\"alice\",verdict=\"allowed\"} 100",
             "enforcer_requests_total{principal=\"alice\",verdict=\"limited\"} 3",
             "enforcer_requests_total{principal=\"alice\",verdict=\"would_refuse\"} 0",

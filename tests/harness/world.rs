@@ -504,6 +504,7 @@ impl<'m> World for Packet<'m> {
             Tally::Limited => meter.limited += 1,
             Tally::Denied => meter.denied += 1,
             Tally::WouldRefuse => meter.would_refuse += 1,
+            Tally::KeyInUrl => meter.key_in_url += 1,
         }
     }
 

@@ -1,5 +1,7 @@
 //! Fields that keys are in: the closed list of the policy, and no other way to bring one.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Result, ensure};
 use enforcer_tests::netns::Way;
 use enforcer_tests::origin::Workers;
@@ -71,6 +73,32 @@ fn a_change_of_the_fields_holds_for_the_next_request_and_resets_no_count() -> Re
     let endings = site.flood(v4(1), 9, |_| request("/", &[("X-Token", &key)]))?;
     ensure!(endings == statuses([(200, 4), (429, 5)]), "{endings:?}");
     ensure!(executed_at(&origin, "/")? == 30, "{} were executed", executed_at(&origin, "/")?);
+    enforcer.stop(Signal::SIGTERM)?;
+    Ok(())
+}
+
+#[test]
+fn a_key_in_the_url_is_counted_for_its_principal_and_warned_of_once() -> Result<()> {
+    let site = Site::new(Way::VethNative)?;
+    let _origin = site.serve("routes", Workers::Sync(2))?;
+    let mut enforcer = site.guard("[principal.alice]\nlimit = \"2/hour\"\n[[route]]\npath = \"/one\"\ncost = 1")?;
+    let key = add_key(&enforcer, "alice")?;
+    site.flood(v4(1), 3, |_| keyed(&format!("/one?api_key={key}"), &key))?;
+    site.flood(v4(1), 2, |_| request(&format!("/one?api_key={key}"), &[]))?;
+    let of_alice = enforcer.metric("enforcer_key_in_url_total{principal=\"alice\"}")?;
+    let all = events(&enforcer, "key_in_url")?;
+    ensure!((of_alice, all) == (3, 5), "{of_alice} of {all} are alice's");
+    ensure!(events(&enforcer, "carrier_mismatch")? == 2, "those without a key elsewhere");
+    let warnings = || -> Result<usize> { Ok(enforcer.log()?.matches("named like a key").count()) };
+    let begin = Instant::now();
+    while warnings()? == 0 {
+        ensure!(begin.elapsed() < Duration::from_secs(20), "nobody was warned");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    site.flood(v4(1), 3, |_| keyed(&format!("/one?api_key={key}"), &key))?;
+    std::thread::sleep(Duration::from_secs(6));
+    ensure!(warnings()? == 1, "warned {} times", warnings()?);
+    ensure!(!enforcer.log()?.contains(&key), "the log has the key");
     enforcer.stop(Signal::SIGTERM)?;
     Ok(())
 }

@@ -443,6 +443,9 @@ pub fn step<W: World>(world: &W, reading: &mut Reading, flow: &mut Flow) -> bool
             if !reading.scan.is_again() {
                 if flow.machine.has_key_in_url() {
                     world.count(Count::Event(Event::KeyInUrl));
+                    if decision.principal != 0 {
+                        world.tally(decision.principal, Tally::KeyInUrl);
+                    }
                 }
                 if decision.refused == Some(Reason::Unkeyed) && flow.machine.has_key_elsewhere() {
                     world.count(Count::Event(Event::CarrierMismatch));

@@ -343,6 +343,7 @@ impl<P: Packet, const DRY: bool> World for Kernel<P, DRY> {
                 Tally::Limited => &raw mut (*meter).limited,
                 Tally::Denied => &raw mut (*meter).denied,
                 Tally::WouldRefuse => &raw mut (*meter).would_refuse,
+                Tally::KeyInUrl => &raw mut (*meter).key_in_url,
             })
         }
         .add(1);

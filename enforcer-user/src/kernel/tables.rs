@@ -318,7 +318,7 @@ impl Kernel {
         let behind = |number: usize| word(BEFORE + BUCKETS + number);
         Ok(Meter {
             allowed: word(0),
-            seen: word(1),
+            key_in_url: word(1),
             buckets: Buckets { limits: array::from_fn(bucket), candidate: array::from_fn(candidate) },
             limited: behind(0),
             denied: behind(1),
