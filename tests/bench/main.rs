@@ -77,7 +77,7 @@ fn measure(options: &Options, connection: &Peer, server: SocketAddr) -> Result<(
     for case in cases {
         judge.check(case)?;
     }
-    let mut course = Course::new(&mut judge, connection, server)?;
+    let mut course = Course::new(&mut judge, connection, server, options.repeat)?;
     let mut bare = Vec::new();
     let mut figures = vec![Vec::new(); cases.len()];
     for _ in 0..options.rounds {

@@ -61,23 +61,30 @@ pub(crate) struct Course {
     /// Where the key's number lies in it.
     at: u64,
     turn: Vec<u64>,
+    /// The decision alone, while its key was the only one that was registered.
+    only: Vec<u64>,
     rows: Vec<(Size, [Vec<u64>; 2])>,
 }
 
 impl Course {
-    /// A request on this connection, for all keys of `judge`, which are registered here.
+    /// A request on this connection, for all keys of `judge`, which are registered here: one first, whose decisions are
+    /// timed in `repeat` runs, then the others.
     ///
     /// # Errors
-    /// A table cannot be written.
-    pub(crate) fn new(judge: &mut Judge, connection: &Peer, server: SocketAddr) -> Result<Self> {
-        judge.register_many(KEYS.into_iter().max().context("no keys")?).context("cannot register the keys")?;
+    /// A table cannot be written, or the kernel does not run a program.
+    pub(crate) fn new(judge: &mut Judge, connection: &Peer, server: SocketAddr, repeat: u32) -> Result<Self> {
         let head = case::CLIENT.replace("{key}", &format!("X-API-Key: {}", key(0)));
         let frame = Frame::data(connection.address(), server, connection.first(), head.as_bytes());
         let frame = frame.acking(connection.acknowledges()).build();
         let number = Turn::letters(0).to_ne_bytes();
         let at = frame.windows(8).position(|bytes| bytes == number).context("the frame has no key")? as u64;
         let rows = Size::all().map(|size| (size, [Vec::new(), Vec::new()])).collect();
-        Ok(Self { frame, at, turn: Vec::new(), rows })
+        judge.register_many(1).context("cannot register a key")?;
+        judge.resize(LIMITS_EACH[0], false)?;
+        judge.set_turn(Turn { at, keys: 1, stride: 0, number: 0, letters: 0 })?;
+        let only = (0..PIECES).map(|_| judge.run(ALONE, &frame, repeat)).collect::<Result<_>>()?;
+        judge.register_many(KEYS.into_iter().max().context("no keys")?).context("cannot register the keys")?;
+        Ok(Self { frame, at, turn: Vec::new(), only, rows })
     }
 
     /// One more round through all sizes, in many short pieces: so that some of each meet the machine doing nothing else.
@@ -90,7 +97,7 @@ impl Course {
     }
 
     fn piece(&mut self, judge: &mut Judge, runs: u32) -> Result<()> {
-        let Self { frame, at, turn, rows } = self;
+        let Self { frame, at, turn, only: _, rows } = self;
         for (size, figures) in rows {
             judge.resize(size.limits, size.routes)?;
             let keys = u64::from(size.keys);
@@ -127,7 +134,7 @@ impl Course {
         let row = |(size, [alone, whole]): (Size, [Vec<u64>; 2])| -> Result<Row> {
             Ok(Row { size, alone: less(&alone)?, whole: less(&whole)? })
         };
-        Ok(Scale { rows: self.rows.into_iter().map(row).collect::<Result<_>>()?, turn })
+        Ok(Scale { only: less(&self.only)?, rows: self.rows.into_iter().map(row).collect::<Result<_>>()?, turn })
     }
 }
 
@@ -143,6 +150,8 @@ pub(crate) fn key(number: u32) -> String {
 pub(crate) struct Scale {
     /// What writing the key costs, which is taken off the others.
     turn: Figure,
+    /// The first row's decision alone, but that its key was the only one that was registered.
+    only: Figure,
     rows: Vec<Row>,
 }
 
@@ -206,6 +215,13 @@ impl Scale {
             }
             lines.push(format!("| {} |", cells.join(" | ")));
         }
+        if let [Row { alone: Figure { least_ns, .. }, .. }, ..] = self.rows[..] {
+            let (only, most) = (self.only.least_ns, KEYS[KEYS.len() - 1]);
+            let growth = least_ns as f64 / only as f64;
+            lines.push(format!(
+                "\nOne key at work, alone: {only} ns when no other is registered, {least_ns} ns among {most}: {growth:.2} times."
+            ));
+        }
         lines.join("\n") + "\n"
     }
 }
@@ -244,10 +260,11 @@ mod tests {
             whole: figure(2 * ns),
         };
         let rows = vec![row(1, 1, false, 100), row(1000, 1, false, 130), row(1, 4, false, 131), row(1, 1, true, 90)];
-        let table = Scale { turn: figure(0), rows }.table();
+        let table = Scale { turn: figure(0), only: figure(98), rows }.table();
         let cells: Vec<Vec<&str>> = table.lines().skip(2).map(|line| line.split(" | ").collect()).collect();
         assert_eq!(cells[1][4..7], ["1.30", "", ""]);
         assert_eq!(cells[2][4..7], ["", "**1.31**", ""]);
         assert_eq!(cells[3][4..7], ["", "", "0.90"]);
+        assert!(table.ends_with("98 ns when no other is registered, 100 ns among 100000: 1.02 times.\n"), "{table}");
     }
 }
