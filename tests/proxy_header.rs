@@ -18,7 +18,7 @@ const SIX: &str = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff";
 /// Behind the trusted proxy 10.0.0.1, which sends headers of the version of this flag; 10.0.0.2 is trusted too.
 fn rules(version: u32) -> Rules {
     Rules {
-        ruleset: Ruleset { flags: Ruleset::FORWARDED | version, ..Ruleset::default() },
+        ruleset: Ruleset { flags: version, trusts: 1, ..Ruleset::default() },
         peer: address("10.0.0.1"),
         proxies: ["10.0.0.1", "10.0.0.2"].map(address).to_vec(),
         ..Rules::default()

@@ -112,7 +112,7 @@ fn the_state_inside_a_target_does_not_depend_on_the_cuts_before_it() -> Result<(
 #[test]
 fn other_bytes_that_lead_elsewhere_leave_another_state() {
     let rules = |ruleset| Rules { ruleset, peer: [1, 1], proxies: vec![[1, 1]], ..Rules::of_any_path() };
-    let ruleset = Ruleset { routes: 1, flags: Ruleset::FORWARDED, ..with_client(b"x-client-id") };
+    let ruleset = Ruleset { routes: 1, trusts: 1, ..with_client(b"x-client-id") };
     let pairs = [
         ("GET /search", "GET /searcH"),
         ("GET /a/b", "GET /a%2"),
@@ -386,7 +386,7 @@ fn a_target_beyond_the_bound_is_refused_for_its_length_whatever_stands_there() {
 /// Behind the proxy 10.0.0.1, which is trusted as 10.0.0.2 and 2001:db8::1 are.
 fn proxied() -> Rules {
     Rules {
-        ruleset: Ruleset { flags: Ruleset::FORWARDED, ..Ruleset::default() },
+        ruleset: Ruleset { trusts: 1, ..Ruleset::default() },
         peer: address("10.0.0.1"),
         proxies: ["10.0.0.1", "10.0.0.2", "2001:db8::1"].map(address).to_vec(),
         ..Rules::default()

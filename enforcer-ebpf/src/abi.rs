@@ -35,7 +35,8 @@ pub mod map {
     pub const EXEMPT: &str = "EXEMPT";
     /// `Array<u64>`, index = exemption: when it ends, Unix time in ns. Daemon → kernel.
     pub const EXEMPTIONS: &str = "EXEMPTIONS";
-    /// `LpmTrie<[u8; 16], u64>`: likewise, the addresses whose `X-Forwarded-For` is believed. Daemon → kernel.
+    /// `LpmTrie<[u8; 16], u64>`: likewise, by which rules' [`super::Ruleset::trusts`] an address's `X-Forwarded-For` is
+    /// believed. Daemon → kernel.
     pub const PROXIES: &str = "PROXIES";
     /// `HashMap<Client, u64>`: [`super::Share`] as a word. Daemon → kernel.
     pub const CLIENTS: &str = "CLIENTS";
@@ -168,7 +169,7 @@ pub const STATES: u32 = 16_384;
 pub const LEAVES: u32 = 8_192;
 /// Entries of [`map::RULES`]; index 0 stands for none.
 pub const RULES: u32 = 8_192;
-/// Most prefixes of [`map::EXEMPT`] and of [`map::PROXIES`].
+/// Most prefixes of one policy in [`map::EXEMPT`] and in [`map::PROXIES`], where those of two lie together.
 pub const PREFIXES: u32 = 4_096;
 /// Exemptions at once: the bits of a word.
 pub const EXEMPTIONS: u32 = 64;
@@ -475,7 +476,7 @@ pub struct Sighting {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 #[repr(C)]
 pub struct Ruleset {
-    /// [`Ruleset::STRICT_GUESSES`], [`Ruleset::FORWARDED`], [`Ruleset::PROXY_1`], [`Ruleset::PROXY_2`].
+    /// [`Ruleset::STRICT_GUESSES`], [`Ruleset::PROXY_1`], [`Ruleset::PROXY_2`].
     pub flags: u32,
     /// Index in [`map::STATES`] that a path begins in; 0 = paths are not looked at.
     pub routes: u32,
@@ -496,6 +497,9 @@ pub struct Ruleset {
     /// Names of the fields that a key may be in, as that of `client`; words of 0 = none. If there is none at all it is
     /// `X-API-Key`.
     pub keys: [[u64; 4]; Ruleset::KEYS],
+    /// The bit of [`map::PROXIES`] that those have whose `X-Forwarded-For` is believed; 0 = nobody's is. Two sets of rules that
+    /// lie beside each other have two bits.
+    pub trusts: u64,
     /// ns for which a source over `guesses` is refused unread for bad keys.
     pub guess_penalty_ns: u64,
     /// Distinct keys of one source.
@@ -521,9 +525,7 @@ impl Ruleset {
     pub const KEYS: usize = 3;
     /// Flag: a source over `guesses` is refused for good keys too.
     pub const STRICT_GUESSES: u32 = 1;
-    /// Flag: `X-Forwarded-For` of [`map::PROXIES`] is believed.
-    pub const FORWARDED: u32 = 2;
-    /// Flag: their connections begin with a header of the PROXY protocol, version 1.
+    /// Flag: connections of trusted proxies begin with a header of the PROXY protocol, version 1.
     pub const PROXY_1: u32 = 4;
     /// Flag: likewise, version 2; never beside [`Ruleset::PROXY_1`].
     pub const PROXY_2: u32 = 8;
@@ -857,7 +859,7 @@ const _: () = {
     assert!(size_of::<Meter>() == 256);
     assert!(size_of::<Scope>() == 24);
     assert!(size_of::<Sighting>() == 48);
-    assert!(size_of::<Ruleset>() == 224);
+    assert!(size_of::<Ruleset>() == 232);
     assert!(size_of::<Edge>() == 24);
     assert!(size_of::<State>() == 8);
     assert!(size_of::<Leaf>() == 64);

@@ -61,8 +61,8 @@ pub trait Lookup {
     /// The state of the automaton of paths that a segment leads to from `state`, which is not 0: by its edge, else
     /// [`crate::abi::State::other`].
     fn next(&self, state: u32, segment: KeyTag) -> u32;
-    /// Whether an address is a trusted proxy's, [`crate::abi::map::PROXIES`].
-    fn is_trusted(&self, address: Address) -> bool;
+    /// Whether an address is a proxy's that rules with this bit trust, [`crate::abi::map::PROXIES`].
+    fn is_trusted(&self, address: Address, trusts: u64) -> bool;
 }
 
 /// What a step came to.
@@ -639,7 +639,7 @@ impl Machine {
             phase::KEY_LEAD..=phase::KEY_TRAIL | phase::CLIENT_LEAD..=phase::CLIENT_TRAIL => {
                 self.identifier(window, cursor)
             }
-            phase::FORWARDED => self.elements(window, cursor, lookup),
+            phase::FORWARDED => self.elements(window, cursor, terms.rules.trusts, lookup),
             phase::CODING_LEAD => self.word(window, cursor, value::CHUNKED, Malformation::TransferEncoding),
             phase::CODING_TRAIL => self.trail(window, cursor, Malformation::TransferEncoding),
             phase::EXPECT_LEAD => self.word(window, cursor, value::CONTINUE, Malformation::Expect),

@@ -470,7 +470,7 @@ fn data<W: World>(world: &W, desk: &mut Desk, segment: &mut Segment) -> Verdict 
     }
     world.rules(&desk.reading.service, &mut desk.reading.rules);
     let headers = desk.reading.rules.flags & (Ruleset::PROXY_1 | Ruleset::PROXY_2);
-    if course == Course::Enter && headers != 0 && world.is_trusted(segment.tuple.mapped_source()) {
+    if course == Course::Enter && headers != 0 && is_proxied(world, &desk.reading.rules, &segment.tuple) {
         flow.machine.await_header(headers & Ruleset::PROXY_2 != 0);
     }
     desk.written = flow.written(receiver);
@@ -501,7 +501,7 @@ fn data<W: World>(world: &W, desk: &mut Desk, segment: &mut Segment) -> Verdict 
 /// Whether a connection comes from a proxy that tells where its requests come from.
 #[inline(always)]
 fn is_proxied<W: World>(world: &W, rules: &Ruleset, tuple: &Tuple) -> bool {
-    rules.flags & Ruleset::FORWARDED != 0 && world.is_trusted(tuple.mapped_source())
+    rules.trusts != 0 && world.is_trusted(tuple.mapped_source(), rules.trusts)
 }
 
 /// Refuses a connection's bytes from `begin` on, and with them all that follow.

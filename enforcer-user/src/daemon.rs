@@ -157,6 +157,9 @@ pub async fn run(settings: Settings, log: bool, shutdown: impl Future<Output = (
         log,
     };
     let kernel = Kernel::load(&options)?;
+    // What an earlier daemon has left judges already, by the clock as it was then.
+    let clock = kernel.clock();
+    clock.set();
     let now = Timestamp::now();
     let policy::Held { groups, terms, book, rules: named } =
         Registry::load(&store, secret, now).map_err(|error| Error::Policy(error.to_string()))?;
@@ -166,8 +169,6 @@ pub async fn run(settings: Settings, log: bool, shutdown: impl Future<Output = (
     let (keys, principals, time) = (keys.len(), terms.len(), began.elapsed().as_millis());
     tracing::info!("brought the maps to {keys} keys and {principals} principals in {time} ms");
     let answers = tables.kernel_mut().set_answers(0, &settings.answers.compile()?)?;
-    let clock = tables.kernel().clock();
-    clock.set();
     let Service { rules, rules_trial, .. } = tables.kernel().service(0)?;
     tables.kernel_mut().set_service(0, &Service { answers, rules, rules_trial, ..settings.service() })?;
     let switch = tables.lay_out(&book, &[], Vec::new())?;

@@ -209,12 +209,12 @@ impl Loaded {
             trie.insert(&Key::new(128, address), bits, 0)?;
         }
         let mut proxies: LpmTrie<_, [u8; 16], u64> = self.map(map::PROXIES)?.try_into()?;
-        for address in &tables.proxies {
+        for (address, &sets) in &tables.proxies {
             let [first, second] = address.map(u64::to_ne_bytes);
             let mut octets = [0; 16];
             octets[..8].copy_from_slice(&first);
             octets[8..].copy_from_slice(&second);
-            proxies.insert(&Key::new(128, octets), 1, 0)?;
+            proxies.insert(&Key::new(128, octets), sets, 0)?;
         }
         let mut routes: HashMap<_, Edge, u64> = self.map(map::ROUTES)?.try_into()?;
         for (edge, &state) in &tables.edges {

@@ -99,8 +99,8 @@ impl Lookup for Rules {
         self.edges.get(&(state, segment)).copied().unwrap_or_else(other)
     }
 
-    fn is_trusted(&self, address: Address) -> bool {
-        self.proxies.contains(&address)
+    fn is_trusted(&self, address: Address, trusts: u64) -> bool {
+        trusts != 0 && self.proxies.contains(&address)
     }
 }
 
@@ -148,7 +148,7 @@ impl Reader {
     pub fn by(bounds: &Service, rules: &Rules) -> Self {
         let mut machine = Machine::default();
         let headers = rules.ruleset.flags & (Ruleset::PROXY_1 | Ruleset::PROXY_2);
-        if headers != 0 && rules.is_trusted(rules.peer) {
+        if headers != 0 && rules.is_trusted(rules.peer, rules.ruleset.trusts) {
             machine.await_header(headers == Ruleset::PROXY_2);
         }
         Self {

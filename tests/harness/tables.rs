@@ -33,8 +33,8 @@ pub struct Tables {
     pub rules: Vec<Rule>,
     /// The addresses of each exemption, IPv4 mapped, and when it ends in ns of Unix time.
     pub exemptions: Vec<(Vec<[u8; 16]>, u64)>,
-    /// Addresses whose `X-Forwarded-For` is believed.
-    pub proxies: Vec<Address>,
+    /// By which rules' bits an address's `X-Forwarded-For` is believed.
+    pub proxies: BTreeMap<Address, u64>,
     /// What declared clients have.
     pub clients: BTreeMap<Client, Share>,
     /// Index to answer.

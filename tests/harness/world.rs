@@ -300,8 +300,8 @@ impl Lookup for Packet<'_> {
         edges.get(&edge).copied().unwrap_or_else(other)
     }
 
-    fn is_trusted(&self, address: Address) -> bool {
-        self.host.tables.proxies.contains(&address)
+    fn is_trusted(&self, address: Address, trusts: u64) -> bool {
+        self.host.tables.proxies.get(&address).is_some_and(|sets| sets & trusts != 0)
     }
 }
 

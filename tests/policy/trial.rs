@@ -4,13 +4,14 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use enforcer_tests::client::Ending;
 use enforcer_tests::enforcer::Enforcer;
 use enforcer_tests::netns::Way;
 use enforcer_tests::origin::Workers;
 use enforcer_tests::pin;
 use nix::sys::signal::Signal;
 
-use crate::site::{Site, add_key, apply, keyed, statuses, v4, with_policy};
+use crate::site::{Site, add_key, apply, keyed, request, statuses, v4, with_policy};
 
 const WIDE: &str = "[principal.tenant]\nlimit = \"20/hour\"";
 const NARROW: &str = "[principal.tenant]\nlimit = \"10/hour\"";
@@ -35,6 +36,55 @@ fn a_policy_on_trial_ends_by_itself_with_its_daemon_dead_and_no_count_is_lost() 
     enforcer.start()?;
     let export = enforcer.cli(&["export"])?;
     ensure!(export.contains("20/hour") && !export.contains("10/hour"), "the store has kept it: {export}");
+    Ok(())
+}
+
+#[test]
+fn proxies_and_exemptions_on_trial_end_with_it_although_its_daemon_is_dead() -> Result<()> {
+    let site = Site::new(Way::VethNative)?;
+    let _origin = site.serve("routes", Workers::Sync(2))?;
+    let rules = |proxy: u16, path: &str, until: u16| {
+        format!(
+            "[service]\nsource = \"3/hour\"\ntrusted_proxies = [\"{}\"]\n[principal.tenant]\nlimit = \"1000/hour\"\n\
+             [[exempt]]\npath = \"{path}\"\nsources = [\"{}\"]\nuntil = {until}-01-01T00:00:00Z\nreason = \"a probe\"",
+            v4(proxy),
+            v4(9)
+        )
+    };
+    let mut enforcer = site.guard(&rules(7, "/one", 2098))?;
+    let key = add_key(&enforcer, "tenant")?;
+    let told = |proxy: u16, first: usize| {
+        let request = |number: usize| {
+            let source = format!("192.0.2.{}", first + number);
+            request("/", &[("X-API-Key", &key), ("X-Forwarded-For", &source)])
+        };
+        site.flood(v4(proxy), 5, request)
+    };
+    let probe = |path: &str| site.ask(v4(9), &request(path, &[]));
+    ensure!(told(7, 0)? == statuses([(200, 5)]), "each that the trusted proxy tells is a source");
+    ensure!(probe("/one")? == Ending::Answered(200) && probe("/two")? == Ending::Answered(401), "the exempt path");
+
+    let ran = with_policy(&enforcer, &["apply", "--confirm", "6s", "-f"], &rules(8, "/two", 2098))?;
+    ensure!(ran.code == 0, "{}", ran.stderr);
+    enforcer.stop(Signal::SIGKILL)?;
+    ensure!(told(8, 10)? == statuses([(200, 5)]), "the proxy on trial");
+    ensure!(told(7, 20)? == statuses([(200, 3), (429, 2)]), "the one before it");
+    ensure!(probe("/one")? == Ending::Answered(401) && probe("/two")? == Ending::Answered(200), "the path on trial");
+    sleep(Duration::from_secs(7));
+    ensure!(told(8, 30)? == statuses([(200, 3), (429, 2)]), "the proxy that was on trial");
+    ensure!(told(7, 40)? == statuses([(200, 5)]), "the one that holds again");
+    ensure!(probe("/one")? == Ending::Answered(200) && probe("/two")? == Ending::Answered(401), "what is exempt again");
+
+    // A daemon that takes over finds whose they are, and a policy that is confirmed leaves nothing of the one before.
+    enforcer.start()?;
+    ensure!(told(7, 50)? == statuses([(200, 5)]) && told(8, 60)? == statuses([(429, 5)]), "behind a take-over");
+    apply(&enforcer, &rules(8, "/two", 2099))?;
+    ensure!(told(8, 70)? == statuses([(200, 5)]) && told(7, 80)? == statuses([(429, 5)]), "behind a change for good");
+    ensure!(
+        probe("/one")? == Ending::Answered(401) && probe("/two")? == Ending::Answered(200),
+        "the path of the change"
+    );
+    enforcer.stop(Signal::SIGTERM)?;
     Ok(())
 }
 

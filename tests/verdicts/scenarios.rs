@@ -862,10 +862,10 @@ fn forwarded(key: Option<&str>, source: &str) -> Vec<u8> {
 
 /// Tables in which the IPv4 client is a trusted proxy, and each source has one request.
 fn behind_a_proxy() -> Tables {
-    let mut tables = tables().with_rules(Ruleset { flags: Ruleset::FORWARDED, source: 9, ..Ruleset::default() });
+    let mut tables = tables().with_rules(Ruleset { trusts: 2, source: 9, ..Ruleset::default() });
     tables.policies.insert(9, policy(&[sliding(1, HOUR)]));
     let proxy = Connection { shape: Shape::V4, port: 1, seq: 0 };
-    tables.proxies.push(tuple(proxy.client(), proxy.server()).mapped_source());
+    tables.proxies.insert(tuple(proxy.client(), proxy.server()).mapped_source(), 3);
     tables
 }
 
@@ -890,6 +890,20 @@ fn limits_by_source_are_by_the_address_that_a_trusted_proxy_tells() -> Result<()
         ensure!(outcome == expected, "{}: {outcome:?}", String::from_utf8_lossy(request));
     }
     ensure!(both.count(Count::Refused(Reason::OverLimit))? == 4, "refusals were counted otherwise");
+    Ok(())
+}
+
+#[test]
+fn a_proxy_that_other_rules_trust_is_not_believed() -> Result<()> {
+    let mut tables = behind_a_proxy();
+    for sets in tables.proxies.values_mut() {
+        *sets = 1;
+    }
+    let mut both = Both::new(&tables)?;
+    let key = Some("other_key_3");
+    ensure!(both.stream(Shape::V4, [&forwarded(key, "192.0.2.1")[..]])? == Outcome::Passed, "the first of the peer");
+    let outcome = both.stream(Shape::V4, [&forwarded(key, "192.0.2.2")[..]])?;
+    ensure!(outcome == Outcome::Reset(BEGIN.wrapping_add(1)), "{outcome:?} for another address that it tells");
     Ok(())
 }
 
@@ -919,7 +933,7 @@ fn what_a_trusted_proxy_hands_on_brings_it_no_penalty() -> Result<()> {
 /// one request.
 fn behind_a_header(version: u32) -> Tables {
     let mut tables = behind_a_proxy();
-    let rules = Ruleset { flags: Ruleset::FORWARDED | version, source: 9, ..Ruleset::default() };
+    let rules = Ruleset { flags: version, trusts: 2, source: 9, ..Ruleset::default() };
     tables = tables.with_rules(rules);
     tables
 }

@@ -289,7 +289,7 @@ impl Machine {
 
     /// A byte of the list.
     #[inline(always)]
-    pub(super) fn elements(&mut self, window: &Window, cursor: &mut Cursor, lookup: &impl Lookup) -> Step {
+    pub(super) fn elements(&mut self, window: &Window, cursor: &mut Cursor, trusts: u64, lookup: &impl Lookup) -> Step {
         let byte = window.byte(cursor.pos);
         let is_end = match line_end(window, cursor.pos, cursor.unread()) {
             LineEnd::Cut => return Step::Starved,
@@ -307,7 +307,7 @@ impl Machine {
         if ends {
             match element.end() {
                 End::Nothing => {}
-                End::Address(address) if lookup.is_trusted(address) => {}
+                End::Address(address) if lookup.is_trusted(address, trusts) => {}
                 End::Address(address) => {
                     self.source = address;
                     self.flags |= FORWARDED;

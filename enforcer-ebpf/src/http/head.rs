@@ -5,7 +5,7 @@ use super::{
     ASKS_METHOD, BODILESS, CHUNKED, CLIENT, CLOSE, CR, Cursor, EXPECT, HOST, HTTP_1_0, KEY_ELSEWHERE, KEYED, LED,
     LENGTH, LF, LONG, LineEnd, Lookup, Machine, ORIGIN, PROXIED, Step, Terms, UNDERSCORE, line_end, method, phase,
 };
-use crate::abi::{Ruleset, Service};
+use crate::abi::Service;
 use crate::key::Tagger;
 use crate::opaque::zero;
 use crate::verdict::{Malformation, Reason};
@@ -149,7 +149,7 @@ impl Machine {
         }
         self.forward_from_peer();
         let peer = self.told().unwrap_or(peer);
-        if rules.flags & Ruleset::FORWARDED != 0 && lookup.is_trusted(peer) {
+        if rules.trusts != 0 && lookup.is_trusted(peer, rules.trusts) {
             self.flags |= PROXIED;
         }
     }
@@ -407,10 +407,7 @@ impl Machine {
                 self.flags |= ASKS_METHOD;
                 return None;
             }
-            15 if rules.flags & Ruleset::FORWARDED != 0
-                && first == X_FORWARDED_FOR[0]
-                && lowest(second, 7) == X_FORWARDED_FOR[1] =>
-            {
+            15 if rules.trusts != 0 && first == X_FORWARDED_FOR[0] && lowest(second, 7) == X_FORWARDED_FOR[1] => {
                 if self.flags & PROXIED != 0 {
                     self.phase = phase::FORWARDED;
                     self.value = [zero(); 6];

@@ -40,11 +40,11 @@ pub(crate) static LEAVES: Array<Leaf, { abi::LEAVES as usize }> = Array::new();
 #[btf_map]
 pub(crate) static RULES: Array<Rule, { abi::RULES as usize }> = Array::new();
 #[btf_map]
-pub(crate) static EXEMPT: LpmTrie<[u8; 16], u64, { abi::PREFIXES as usize }> = LpmTrie::new();
+pub(crate) static EXEMPT: LpmTrie<[u8; 16], u64, { 2 * abi::PREFIXES as usize }> = LpmTrie::new();
 #[btf_map]
 pub(crate) static EXEMPTIONS: Array<u64, { abi::EXEMPTIONS as usize }> = Array::new();
 #[btf_map]
-pub(crate) static PROXIES: LpmTrie<[u8; 16], u64, { abi::PREFIXES as usize }> = LpmTrie::new();
+pub(crate) static PROXIES: LpmTrie<[u8; 16], u64, { 2 * abi::PREFIXES as usize }> = LpmTrie::new();
 #[btf_map]
 pub(crate) static CLIENTS: HashMap<Client, u64, { abi::CLIENTS as usize }> = HashMap::new();
 #[btf_map]

@@ -149,8 +149,8 @@ pub(crate) extern "C" fn next_state(state: u32, low: u64, high: u64) -> u32 {
 /// [`enforcer_ebpf::http::Lookup::is_trusted`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn is_trusted(first: u64, second: u64) -> u32 {
-    u32::from(PROXIES.get(&address(first, second)).is_some())
+pub(crate) extern "C" fn is_trusted(first: u64, second: u64, trusts: u64) -> u32 {
+    u32::from(PROXIES.get(&address(first, second)).is_some_and(|sets| sets & trusts != 0))
 }
 
 /// [`judge::decide`].

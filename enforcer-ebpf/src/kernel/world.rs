@@ -121,9 +121,9 @@ impl<P: Packet, const DRY: bool> Lookup for Kernel<P, DRY> {
     }
 
     #[inline(always)]
-    fn is_trusted(&self, address: Address) -> bool {
+    fn is_trusted(&self, address: Address, trusts: u64) -> bool {
         let [first, second] = address;
-        part::is_trusted(first, second) != 0
+        part::is_trusted(first, second, trusts) != 0
     }
 }
 

@@ -44,6 +44,6 @@ async fn confirm(State(daemon): Shared) -> Answer<TrialEnded> {
 }
 
 async fn roll_back(State(daemon): Shared) -> Answer<TrialEnded> {
-    daemon.with(move |registry| registry.roll_back(Timestamp::now())).await?;
+    daemon.with(move |registry| registry.roll_back()).await?;
     answer(TrialEnded { kept: false })
 }

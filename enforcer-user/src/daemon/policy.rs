@@ -105,8 +105,7 @@ impl Registry {
         let switch = self.tables.lay_out(&book, &changed, removed)?;
         let Some(seconds) = *confirm_seconds else {
             if let Err(error) = change.commit() {
-                let held = Rulebook::new(&current, &held, self.secret).map_err(|error| too_large(&error))?;
-                self.tables.revert(switch, &held)?;
+                self.tables.revert(switch)?;
                 return Err(error.into());
             }
             self.follow(&wanted, &placed)?;
@@ -125,7 +124,7 @@ impl Registry {
 
     /// Keeps what is on trial.
     pub(crate) fn confirm(&mut self, now: Timestamp) -> Result<(), Error> {
-        self.end_trial(now)?;
+        self.end_trial()?;
         let Some(Trial { policy, switch, .. }) = self.trial.take() else { return Err(not_on_trial()) };
         let change = self.store.begin()?;
         let placed = self.store.write_policy(&policy, now)?;
@@ -146,17 +145,16 @@ impl Registry {
     }
 
     /// Ends what is on trial.
-    pub(crate) fn roll_back(&mut self, now: Timestamp) -> Result<(), Error> {
+    pub(crate) fn roll_back(&mut self) -> Result<(), Error> {
         let Some(Trial { switch, .. }) = self.trial.take() else { return Err(not_on_trial()) };
-        let Held { book, .. } = Self::load(&self.store, self.secret, now)?;
-        Ok(self.tables.revert(switch, &book)?)
+        Ok(self.tables.revert(switch)?)
     }
 
     /// Ends what is on trial if its time is over: in the kernel it has ended by itself.
-    pub(crate) fn end_trial(&mut self, now: Timestamp) -> Result<(), Error> {
+    pub(crate) fn end_trial(&mut self) -> Result<(), Error> {
         if self.trial.as_ref().is_some_and(|trial| trial.until <= kernel::now()) {
             tracing::warn!("the policy on trial was not confirmed in time: what held before holds again");
-            self.roll_back(now)?;
+            self.roll_back()?;
         }
         Ok(())
     }
@@ -176,7 +174,7 @@ pub(super) async fn watch(daemon: Arc<Daemon>, mut stopped: watch::Receiver<bool
             _ = ticks.tick() => {}
             _ = stopped.wait_for(|stop| *stop) => return,
         }
-        match daemon.with(|registry| registry.end_trial(Timestamp::now())).await {
+        match daemon.with(|registry| registry.end_trial()).await {
             Ok(()) => {}
             Err(Error::Stopping) => return,
             Err(error) => {

@@ -86,7 +86,7 @@ pub(super) struct Rulebook {
     pub(super) charges: Vec<(Rule, Option<Terms>)>,
     /// For which addresses which exemptions are.
     pub(super) exempt: Vec<Entry>,
-    /// The number of each exemption, and when it ends in ns of CLOCK_BOOTTIME.
+    /// The number of each exemption, and when it ends in ns of Unix time.
     pub(super) exemptions: Vec<(u32, u64)>,
     /// Whose `X-Forwarded-For` is believed.
     pub(super) proxies: Vec<Entry>,
@@ -216,9 +216,6 @@ impl Rulebook {
         if said.strict_guesses {
             flags |= Ruleset::STRICT_GUESSES;
         }
-        if !said.trusted_proxies.is_empty() {
-            flags |= Ruleset::FORWARDED;
-        }
         flags |= match said.proxy_protocol {
             ProxyProtocol::Off => 0,
             ProxyProtocol::V1 => Ruleset::PROXY_1,
@@ -231,6 +228,7 @@ impl Rulebook {
         }
         let rules = Ruleset {
             flags,
+            trusts: u64::from(!said.trusted_proxies.is_empty()),
             client_len: client.len() as u32,
             client: name_words(client),
             keys,

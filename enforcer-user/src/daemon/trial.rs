@@ -9,6 +9,7 @@ use super::rulebook::{Rulebook, Terms};
 use super::tables::Tables;
 use crate::kernel::{Error, Paths};
 use crate::policy::Policy;
+use crate::policy::exemptions::{self, Entry};
 
 /// The slot of the one service.
 const SERVICE: u32 = 0;
@@ -49,6 +50,11 @@ pub(super) struct Laid {
     policies: Vec<u32>,
     clients: Vec<(Client, Share)>,
     extents: [Extent; 3],
+    /// Entries of the exemptions, and of the proxies under the rules' bit.
+    exempt: Vec<Entry>,
+    proxies: Vec<Entry>,
+    /// [`Ruleset::trusts`], or what it would be if any were trusted.
+    trusts: u64,
 }
 
 /// A principal whose terms a policy changes.
@@ -151,8 +157,12 @@ impl Tables {
         }
         let kernel = self.kernel_mut();
         kernel.set_paths(&paths)?;
-        kernel.set_exempt(&book.exempt)?;
-        kernel.set_proxies(&book.proxies)?;
+        laid.trusts = if held.trusts == 1 { 2 } else { 1 };
+        rules.trusts *= laid.trusts;
+        laid.exempt.clone_from(&book.exempt);
+        laid.proxies = book.proxies.iter().map(|entry| Entry { value: entry.value * laid.trusts, ..*entry }).collect();
+        kernel.set_exempt(&exemptions::together(&held.exempt, &laid.exempt))?;
+        kernel.set_proxies(&exemptions::together(&held.proxies, &laid.proxies))?;
         for (client, share) in &shares {
             kernel.set_client(*client, *share)?;
         }
@@ -199,6 +209,7 @@ impl Tables {
             self.displace(from);
         }
         let held = std::mem::replace(self.laid_mut(), rules);
+        self.set_prefixes()?;
         let known: HashSet<Client> = self.laid().clients.iter().map(|(client, _)| *client).collect();
         for (client, _) in held.clients.iter().filter(|(client, _)| !known.contains(client)) {
             self.kernel_mut().remove_client(*client);
@@ -207,26 +218,32 @@ impl Tables {
         Ok(())
     }
 
-    /// Ends what is on trial, `book` being the one that holds again.
-    pub(super) fn revert(&mut self, switch: Switch, book: &Rulebook) -> Result<(), Error> {
+    /// Ends what is on trial.
+    pub(super) fn revert(&mut self, switch: Switch) -> Result<(), Error> {
         self.kernel_mut().set_trial(0)?;
         let service = self.kernel().service(SERVICE)?;
         self.kernel_mut().set_service(SERVICE, &abi::Service { rules_trial: 0, ..service })?;
         self.take_up(&switch.principals);
         self.take_up_rules(&switch.rules);
-        self.kernel_mut().set_exempt(&book.exempt)?;
-        self.kernel_mut().set_proxies(&book.proxies)?;
+        self.set_prefixes()?;
         for (client, share) in self.laid().clients.clone() {
             self.kernel_mut().set_client(client, share)?;
         }
         Ok(())
     }
 
+    /// Leaves of exemptions and proxies those of the rules that hold.
+    fn set_prefixes(&mut self) -> Result<(), Error> {
+        let Laid { exempt, proxies, .. } = self.laid().clone();
+        self.kernel_mut().set_exempt(&exempt)?;
+        self.kernel_mut().set_proxies(&proxies)
+    }
+
     /// Takes note of the rules that an earlier daemon has left, and of the slots that they name, lest those are given out
     /// while requests are judged by them; ends what it had on trial.
     pub(super) fn recall_rules(&mut self) -> Result<(), Error> {
         let service = self.kernel().service(SERVICE)?;
-        let Ruleset { extents, source, service: ceiling, guesses, preflight, admission, .. } =
+        let Ruleset { extents, trusts, source, service: ceiling, guesses, preflight, admission, .. } =
             self.kernel().ruleset(service.rules)?;
         let clients = self.kernel().clients()?;
         let [.., rules] = extents;
@@ -238,7 +255,11 @@ impl Tables {
         for slot in &policies {
             self.adopt(*slot)?;
         }
-        *self.laid_mut() = Laid { ruleset: service.rules, policies, clients, extents };
+        let [exempt, mut proxies] = self.kernel().prefixes()?;
+        for entry in &mut proxies {
+            entry.value &= trusts;
+        }
+        *self.laid_mut() = Laid { ruleset: service.rules, policies, clients, extents, exempt, proxies, trusts };
         self.kernel_mut().set_service(SERVICE, &abi::Service { rules_trial: 0, ..service })?;
         self.kernel_mut().set_trial(0)
     }

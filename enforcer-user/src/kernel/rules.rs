@@ -161,7 +161,7 @@ impl Kernel {
         replace(&mut self.tables.rules.exempt, map::EXEMPT, entries)
     }
 
-    /// Says when an exemption ends, in ns of CLOCK_BOOTTIME.
+    /// Says when an exemption ends, in ns of Unix time.
     ///
     /// # Errors
     /// An index beyond the end of the map, or a failed write.
@@ -170,12 +170,21 @@ impl Kernel {
         self.tables.rules.exemptions.set(index, until, 0).map_err(|error| failed(map::EXEMPTIONS, "written", error))
     }
 
-    /// Says whose `X-Forwarded-For` is believed, in place of all that was said before.
+    /// Says whose `X-Forwarded-For` is believed by which rules, in place of all that was said before.
     ///
     /// # Errors
     /// More ranges than there is room for, or a failed write.
     pub fn set_proxies(&mut self, entries: &[Entry]) -> Result<(), Error> {
         replace(&mut self.tables.rules.proxies, map::PROXIES, entries)
+    }
+
+    /// Which exemptions are for which addresses, and whose `X-Forwarded-For` is believed by which rules.
+    ///
+    /// # Errors
+    /// A failed read.
+    pub fn prefixes(&self) -> Result<[Vec<Entry>; 2], Error> {
+        let rules = &self.tables.rules;
+        Ok([entries(&rules.exempt, map::EXEMPT)?, entries(&rules.proxies, map::PROXIES)?])
     }
 
     /// All declared clients.
@@ -268,6 +277,12 @@ fn found(answer: Result<Buckets, aya::maps::MapError>, name: &'static str) -> Re
 }
 
 /// Makes a trie hold exactly these, adding before it removes.
+fn entries(trie: &LpmTrie<MapData, [u8; 16], u64>, name: &'static str) -> Result<Vec<Entry>, Error> {
+    let entry = |(key, value): (Key<[u8; 16]>, u64)| Entry { bits: key.prefix_len(), address: key.data(), value };
+    let all: Result<_, _> = trie.iter().map(|found| found.map(entry)).collect();
+    all.map_err(|error| failed(name, "read", error))
+}
+
 fn replace(trie: &mut LpmTrie<MapData, [u8; 16], u64>, name: &'static str, entries: &[Entry]) -> Result<(), Error> {
     for Entry { bits, address, value } in entries {
         trie.insert(&Key::new(*bits, *address), value, 0).map_err(|error| failed(name, "written", error))?;

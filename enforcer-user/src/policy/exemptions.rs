@@ -1,6 +1,6 @@
 //! Prefixes as they lie in the program's tries, where an address finds the longest of them alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::document::Exemption;
@@ -28,10 +28,30 @@ pub fn exempt(exemptions: &[Exemption], bits: &[u32]) -> Vec<Entry> {
     entries(named.flat_map(|(one, &bit)| one.sources.iter().map(move |&source| (source, 1 << (bit & 63)))))
 }
 
-/// The entries of [`enforcer_ebpf::abi::map::PROXIES`]; addresses that are none of these have the value 0 or no entry.
+/// The entries of [`enforcer_ebpf::abi::map::PROXIES`], with the value 1; addresses that are none of these have the value 0
+/// or no entry.
 #[must_use]
 pub fn proxies(prefixes: &[Prefix]) -> Vec<Entry> {
     entries(prefixes.iter().map(|&prefix| (prefix, 1)))
+}
+
+/// Entries by which an address has what it has by either of two lists.
+#[must_use]
+pub fn together(first: &[Entry], second: &[Entry]) -> Vec<Entry> {
+    let by_place = |entries: &[Entry]| -> BTreeMap<(u32, u128), u64> {
+        entries.iter().map(|entry| ((entry.bits, u128::from_be_bytes(entry.address)), entry.value)).collect()
+    };
+    let lists = [by_place(first), by_place(second)];
+    let places: BTreeSet<(u32, u128)> = lists.iter().flat_map(BTreeMap::keys).copied().collect();
+    let of = |list: &BTreeMap<(u32, u128), u64>, (bits, address): (u32, u128)| {
+        let longest = |bits: u32| list.get(&(bits, address & u128::MAX.checked_shl(128 - bits).unwrap_or(0)));
+        (0..=bits).rev().find_map(longest).copied().unwrap_or(0)
+    };
+    let entry = |place: (u32, u128)| {
+        let value = lists.iter().fold(0, |value, list| value | of(list, place));
+        Entry { bits: place.0, address: place.1.to_be_bytes(), value }
+    };
+    places.into_iter().map(entry).collect()
 }
 
 fn entries(prefixes: impl Iterator<Item = (Prefix, u64)>) -> Vec<Entry> {
@@ -125,6 +145,21 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn two_lists_together_say_what_both_say(
+            first in prop::collection::vec(prefixes(), 0..6),
+            second in prop::collection::vec(prefixes(), 0..6),
+            addresses in prop::collection::vec(address(), 8),
+        ) {
+            let [first, second] = [(first, 1), (second, 2)].map(|(prefixes, bit)| {
+                entries(prefixes.into_iter().map(|prefix| (prefix, bit)))
+            });
+            let both = together(&first, &second);
+            for address in addresses {
+                prop_assert_eq!(found(&both, address), found(&first, address) | found(&second, address), "{}", address);
+            }
+        }
+
         #[test]
         fn an_address_finds_what_all_its_prefixes_say(
             list in prop::collection::vec((prefixes(), 0u32..4), 0..8),

@@ -643,12 +643,13 @@ impl Rows {
         Ok(Self { policy: new, seats: self.seats.clone(), scopes, exempt })
     }
 
-    /// The numbers of exemptions. One that stays keeps its own; a new one takes none that another had just now while
+    /// The numbers of exemptions. One that stays, its end too, keeps its own; a new one takes none that another had just now while
     /// there are others, since the program may still go by what that was for.
     fn exemptions(&self, exempt: &[Exemption]) -> Result<Vec<u32>, Error> {
-        let old = self.policy.exempt.iter().map(Exemption::identity).zip(self.exempt.iter().copied());
+        let told_by = |one: &Exemption| (one.identity(), one.until);
+        let old = self.policy.exempt.iter().map(told_by).zip(self.exempt.iter().copied());
         let old: HashMap<_, _> = old.collect();
-        let known: Vec<_> = exempt.iter().map(|one| old.get(&one.identity()).copied()).collect();
+        let known: Vec<_> = exempt.iter().map(|one| old.get(&told_by(one)).copied()).collect();
         let kept: HashSet<_> = known.iter().flatten().copied().collect();
         let had: HashSet<_> = old.values().copied().collect();
         let all = 0..MAX_EXEMPTIONS as u32;

@@ -104,7 +104,7 @@ impl Lookup for Machine {
         self.edges.get(&edge).map_or(other, |&next| next as u32)
     }
 
-    fn is_trusted(&self, _: Address) -> bool {
+    fn is_trusted(&self, _: Address, _: u64) -> bool {
         false
     }
 }
