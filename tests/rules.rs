@@ -68,6 +68,16 @@ fn read_get(rules: &Rules, fields: &str) -> Result<Found, Refusal> {
     read(rules, "GET /a HTTP/1.1", fields.as_bytes())
 }
 
+/// The key of a request with these field lines, and whether there seems to be one elsewhere, the same for each cut.
+fn read_key(rules: &Rules, fields: &str) -> Result<(Option<KeyTag>, bool), Refusal> {
+    let found = read_get(rules, fields)?;
+    let stream = format!("GET /a HTTP/1.1\r\n{fields}\r\n");
+    match *Reader::read_by(rules, [stream.as_bytes()]).seen() {
+        [Seen::Head { key, .. }] => Ok((key, found.has_key_elsewhere)),
+        _ => panic!("{fields:?} is not one request"),
+    }
+}
+
 #[test]
 fn targets_are_the_paths_that_the_corpus_says() -> Result<()> {
     let cases = target::load()?;
@@ -342,17 +352,96 @@ fn a_key_is_in_the_listed_fields_alone() {
         (&longest, format!("X-L: {KEY}\r\nX-API-Key: {KEY}\r\n"), malformed(Malformation::Duplicate)),
     ];
     for (rules, lines, expected) in cases {
-        let stream = format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
-        each_cut(stream.as_bytes(), |pieces| {
-            let reader = Reader::read_by(rules, pieces.clone());
-            let found = match *reader.seen() {
-                [Seen::Head { key, .. }] => Ok((key, reader.found()[0].has_key_elsewhere)),
-                [Seen::Refused(refusal)] => Err(refusal),
-                _ => panic!("{lines:?} is no request"),
-            };
-            assert_eq!(found, expected, "{lines:?}: {pieces:?}");
-        });
+        assert_eq!(read_key(rules, &lines), expected, "{lines:?}");
     }
+}
+
+#[test]
+fn no_spelling_of_a_listed_field_passes_for_another() {
+    let rules = Rules { ruleset: with_keys([b"x-api-key", b"x-legacy-key"]), ..Rules::default() };
+    let of = |lines: &str| read_key(&rules, lines);
+    let tag = Some(key::tag(SECRET, KEY.as_bytes()));
+    for name in ["X-API-Key", "x-LEGACY-kEY"] {
+        assert_eq!(of(&format!("{name}: {KEY}\r\n")), Ok((tag, false)), "{name}");
+        // WSGI folds each of these into the variable of the field itself.
+        let hyphens: Vec<_> = name.match_indices('-').map(|(at, _)| at).collect();
+        for chosen in 1..1 << hyphens.len() {
+            let mut alias = name.to_owned().into_bytes();
+            for (_, &at) in hyphens.iter().enumerate().filter(|(number, _)| chosen >> number & 1 == 1) {
+                alias[at] = b'_';
+            }
+            let alias = String::from_utf8_lossy(&alias);
+            assert_eq!(of(&format!("{alias}: {KEY}\r\n")), Err(Malformation::AliasedName.into()), "{alias}");
+            let beside = format!("X-API-Key: {KEY}\r\n{alias}: {KEY}\r\n");
+            assert!(of(&beside).is_err(), "{beside:?}");
+        }
+        for end in 1..name.len() {
+            assert_eq!(of(&format!("{}: {KEY}\r\n", &name[..end])), Ok((None, false)), "the first {end} of {name}");
+        }
+        for more in ["s", "-", "_", "0", "!", "-X-API-Key"] {
+            assert_eq!(of(&format!("{name}{more}: {KEY}\r\n")), Ok((None, false)), "{name}{more}");
+            assert_eq!(of(&format!("{more}{name}: {KEY}\r\n")), Ok((None, false)), "{more}{name}");
+        }
+        let refused = |lines: &str, kind: Malformation| assert_eq!(of(lines), Err(kind.into()), "{lines:?}");
+        refused(&format!("X-Other: a\r\n {name}: {KEY}\r\n"), Malformation::ObsFold);
+        refused(&format!("{name}: {KEY}\r\n\t{KEY}\r\n"), Malformation::ObsFold);
+        refused(&format!("{name} : {KEY}\r\n"), Malformation::FieldName);
+    }
+    for [first, second] in [["X-API-Key", "X-Legacy-Key"], ["X-Legacy-Key", "X-API-Key"]] {
+        for value in [KEY, "another-key-0123456789"] {
+            let both = format!("{first}: {KEY}\r\nHost: a\r\n{second}: {value}\r\n");
+            assert_eq!(of(&both), Err(Malformation::Duplicate.into()), "{both:?}");
+        }
+    }
+}
+
+#[test]
+fn a_listed_field_in_a_trailer_or_a_body_is_no_key() {
+    let rules = Rules { ruleset: with_keys([b"x-legacy-key"]), ..Rules::default() };
+    let post = "POST / HTTP/1.1\r\nHost: a\r\n";
+    let line = format!("X-Legacy-Key: {KEY}\r\n");
+    let trailer = format!("{post}Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n{line}\r\n");
+    each_cut(trailer.as_bytes(), |pieces| {
+        let reader = Reader::read_by(&rules, pieces);
+        assert_eq!(reader.seen().len(), 2);
+        assert_eq!(reader.seen()[1], Seen::Refused(Malformation::Trailer.into()));
+        assert!(matches!(reader.seen()[0], Seen::Head { key: None, .. }));
+    });
+    let body = format!("{post}Content-Length: {}\r\n\r\n{line}{post}{line}\r\n", line.len());
+    each_cut(body.as_bytes(), |pieces| {
+        let reader = Reader::read_by(&rules, pieces);
+        let keys = reader.seen().iter().map(|seen| match seen {
+            Seen::Head { key, .. } => Ok(*key),
+            Seen::Refused(refusal) => Err(*refusal),
+        });
+        assert_eq!(keys.collect::<Vec<_>>(), [Ok(None), Ok(Some(key::tag(SECRET, KEY.as_bytes())))]);
+    });
+}
+
+#[test]
+fn what_one_request_has_elsewhere_is_not_held_against_the_next() {
+    let rules = Rules::default();
+    let keyed = format!("GET /?key=a HTTP/1.1\r\nAuthorization: a\r\nX-API-Key: {KEY}\r\n\r\n");
+    each_cut(format!("{keyed}GET / HTTP/1.1\r\n\r\n").as_bytes(), |pieces| {
+        let reader = Reader::read_by(&rules, pieces);
+        let found: Vec<_> =
+            reader.found().iter().map(|found| (found.has_key_elsewhere, found.has_key_in_url)).collect();
+        assert_eq!(found, [(true, true), (false, false)]);
+    });
+}
+
+#[test]
+fn a_client_id_may_be_in_a_field_where_keys_often_are() {
+    for name in ["authorization", "api-key"] {
+        let mobile = key::tag(SECRET, b"mobile").0;
+        let rules = Rules { ruleset: with_client(name.as_bytes()), ..Rules::default() };
+        let client = |lines: &str| read_get(&rules, lines).map(|found| (found.client, found.has_key_elsewhere));
+        assert_eq!(client(&format!("{name}: mobile\r\n")), Ok((mobile, false)), "{name}");
+        let twice = format!("{name}: mobile\r\n{name}: web\r\n");
+        assert_eq!(client(&twice), Err(Malformation::Duplicate.into()), "{name}");
+    }
+    let rules = Rules { ruleset: with_client(b"api-key"), ..Rules::default() };
+    assert_eq!(read_get(&rules, "Api_Key: mobile\r\n"), Err(Malformation::AliasedName.into()));
 }
 
 #[test]

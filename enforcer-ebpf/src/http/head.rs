@@ -340,10 +340,6 @@ impl Machine {
                 self.value = Tagger::new(secret).to_words();
                 again.then_some(Malformation::Duplicate)
             }
-            _ if is(&whole, &X_API_KEY) | is(&whole, &AUTHORIZATION) | is(&whole, &API_KEY) => {
-                self.flags |= KEY_ELSEWHERE;
-                return None;
-            }
             14 if first == CONTENT_LENGTH[0] && lowest(second, 6) == CONTENT_LENGTH[1] => {
                 let again = self.flags & LENGTH != 0;
                 let both = self.flags & CHUNKED != 0;
@@ -424,6 +420,11 @@ impl Machine {
                 self.phase = phase::CLIENT_LEAD;
                 self.value = Tagger::new(secret).to_words();
                 again.then_some(Malformation::Duplicate)
+            }
+            // Behind the client's, which may be one of these.
+            _ if is(&whole, &X_API_KEY) | is(&whole, &AUTHORIZATION) | is(&whole, &API_KEY) => {
+                self.flags |= KEY_ELSEWHERE;
+                return None;
             }
             _ => return None,
         };
