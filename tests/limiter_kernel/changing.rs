@@ -33,7 +33,7 @@ const REPEAT: u32 = 500;
 const TIMES: usize = 8;
 const MOST_TIMES: usize = 2000;
 /// Changes while they are sent, at least: the changer has no CPU of its own.
-const CHANGES: u32 = 10;
+const CHANGES: u32 = 11;
 
 /// Limits that are there in several versions, in slots side by side: of the same windows, with other counts.
 struct Versions {
