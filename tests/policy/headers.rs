@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use enforcer_tests::client::Ending;
 use enforcer_tests::netns::Way;
 use enforcer_tests::origin::Workers;
 use nix::sys::signal::Signal;
@@ -65,10 +66,10 @@ fn a_change_of_the_fields_holds_for_the_next_request_and_resets_no_count() -> Re
 
     let mut open = site.connect(v4(1))?;
     open.send(&keyed("/", &key));
-    ensure!(open.answer().0 == enforcer_tests::client::Ending::Answered(200), "the open connection was not served");
+    ensure!(open.answer().0 == Ending::Answered(200), "the open connection was not served");
     apply(&enforcer, &format!("[service]\nkey_headers = [\"X-Token\"]\n{LIMIT}"))?;
     open.send(&keyed("/", &key));
-    ensure!(open.answer().0 == enforcer_tests::client::Ending::Answered(401), "the field holds no more");
+    ensure!(open.answer().0 == Ending::Answered(401), "the field holds no more");
     ensure!(events(&enforcer, "carrier_mismatch")? == 1, "that is a field where keys often are");
     let endings = site.flood(v4(1), 9, |_| request("/", &[("X-Token", &key)]))?;
     ensure!(endings == statuses([(200, 4), (429, 5)]), "{endings:?}");

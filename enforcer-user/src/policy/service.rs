@@ -27,7 +27,8 @@ pub struct Service {
     /// Limits of each source's CORS preflights without a key; [`Limits::Blocked`] = they need one, never
     /// [`Limits::Unlimited`].
     pub preflight: Limits,
-    /// The fields that a key may be in, 1 to [`Ruleset::KEYS`](enforcer_ebpf::abi::Ruleset::KEYS); a request with two of them is refused.
+    /// The fields that a key may be in, 1 to [`Ruleset::KEYS`](enforcer_ebpf::abi::Ruleset::KEYS); a request with two of
+    /// them is refused.
     pub key_headers: Vec<KeyHeader>,
     /// The field that tells a principal's clients apart; `None` = nothing does.
     pub client_id: Option<FieldName>,

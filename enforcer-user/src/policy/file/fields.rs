@@ -248,13 +248,9 @@ impl<'t, 'f> Fields<'t, 'f> {
 
     /// Addresses, sorted, each once.
     pub(super) fn prefixes(&self, field: &str, report: &mut Report<'_>) -> Read<Vec<Prefix>> {
-        let Some(list) = self.list(field, Prefix::ACCEPTED, report)? else { return Ok(None) };
-        let mut prefixes: Vec<Prefix> = Vec::with_capacity(list.len());
-        let mut wrong = None;
-        for (span, text) in list {
-            let found = match text.parse::<Prefix>() {
+        let read = |text: &str| {
+            match text.parse::<Prefix>() {
                 Err(_) => Err((format!("{text:?} is neither an address nor a prefix"), Prefix::ACCEPTED.to_owned())),
-                Ok(prefix) if prefixes.contains(&prefix) => Err((format!("{text:?} stands twice"), "each once".into())),
                 // A prefix with more address than it says is one whose length was mistyped.
                 Ok(prefix) if !text.split('/').next().is_some_and(|text| text.parse() == Ok(prefix.address())) => {
                     Err((format!("{text:?} has an address longer than its prefix"), prefix.to_string()))
@@ -264,16 +260,39 @@ impl<'t, 'f> Fields<'t, 'f> {
                     Err((format!("{text:?} is of IPv4 addresses"), accepted))
                 }
                 Ok(prefix) => Ok(prefix),
+            }
+        };
+        let mut prefixes = self.distinct(field, Prefix::ACCEPTED, read, report)?;
+        if let Some(prefixes) = &mut prefixes {
+            prefixes.sort_unstable();
+        }
+        Ok(prefixes)
+    }
+
+    /// The values of an array that is not empty, as `read` has them or refuses them, with what it accepts; each once.
+    pub(super) fn distinct<T: PartialEq>(
+        &self,
+        field: &str,
+        accepted: &str,
+        read: impl Fn(&str) -> Result<T, (String, String)>,
+        report: &mut Report<'_>,
+    ) -> Read<Vec<T>> {
+        let Some(list) = self.list(field, accepted, report)? else { return Ok(None) };
+        let mut values = Vec::with_capacity(list.len());
+        let mut wrong = None;
+        for (span, text) in list {
+            let found = match read(text) {
+                Ok(value) if values.contains(&value) => Err((format!("{text:?} stands twice"), "each once".to_owned())),
+                found => found,
             };
             match found {
-                Ok(prefix) => prefixes.push(prefix),
+                Ok(value) => values.push(value),
                 Err((message, accepted)) => {
                     wrong = Some(report.refuse(span, format!("{}: {message}", self.path(field)), accepted));
                 }
             }
         }
-        prefixes.sort_unstable();
-        wrong.map_or(Ok(Some(prefixes)), Err)
+        wrong.map_or(Ok(Some(values)), Err)
     }
 
     /// A path, by the rules of what it is for.

@@ -9,7 +9,9 @@ use toml::de::DeTable;
 use super::fields::{Fields, table};
 use super::problem::{Report, Reported};
 use crate::policy::Limits;
-use crate::policy::service::{ACTIONS, FieldName, KeyHeader, PROXY_PROTOCOLS, ProxyProtocol, Service, Spread};
+use crate::policy::service::{
+    ACTIONS, FieldName, KeyHeader, NotAField, PROXY_PROTOCOLS, ProxyProtocol, Service, Spread,
+};
 
 const FIELDS: [&str; 14] = [
     "ceiling",
@@ -82,28 +84,16 @@ pub(super) fn read(fields: &Fields<'_, '_>, report: &mut Report<'_>) -> Result<S
 
 /// The fields that a key may be in.
 fn key_headers(fields: &Fields<'_, '_>, report: &mut Report<'_>) -> super::fields::Read<Vec<KeyHeader>> {
-    let Some(list) = fields.list("key_headers", KeyHeader::ACCEPTED, report)? else { return Ok(None) };
-    let count = list.len();
-    let mut names: Vec<KeyHeader> = Vec::with_capacity(count);
-    let mut wrong = None;
-    for (span, text) in list {
-        let found = match text.parse() {
-            Err(error) => Err((format!("{error}"), KeyHeader::ACCEPTED)),
-            Ok(name) if names.contains(&name) => Err((format!("{text:?} stands twice"), "each once")),
-            Ok(name) => Ok(name),
-        };
-        match found {
-            Ok(name) => names.push(name),
-            Err((message, accepted)) => {
-                wrong = Some(report.refuse(span, format!("service.key_headers: {message}"), accepted.to_owned()));
-            }
+    let read =
+        |text: &str| text.parse().map_err(|error: NotAField| (error.to_string(), KeyHeader::ACCEPTED.to_owned()));
+    let names = fields.distinct("key_headers", KeyHeader::ACCEPTED, read, report)?;
+    match &names {
+        Some(list) if list.len() > Ruleset::KEYS => {
+            let most = format!("at most {}", Ruleset::KEYS);
+            Err(fields.refuse("key_headers", format!("{} names", list.len()), most, report))
         }
+        _ => Ok(names),
     }
-    if count > Ruleset::KEYS {
-        let most = format!("at most {}", Ruleset::KEYS);
-        wrong = Some(fields.refuse("key_headers", format!("{count} names"), most, report));
-    }
-    wrong.map_or(Ok(Some(names)), Err)
 }
 
 /// One field cannot be both.
