@@ -363,26 +363,34 @@ fn two_keys_of_one_principal_share_one_limit() -> Result<()> {
 fn keys_are_imported_all_or_none() -> Result<()> {
     let (link, origin) = site()?;
     let enforcer = Enforcer::guard(&link, PORT, &[])?;
-    let good = "# customers\n\nalice,imported_key_of_alice,2/hour\nbob,imported_key_of_bob\n";
+    let good = "# customers\n\nalice,imported_key_of_the_customer_alice,2/hour\nbob,imported_key_of_the_customer_bob\n";
     let ran = enforcer.run_with_input(&["key", "import", "-"], good)?;
     ensure!(ran.code == 0, "{}", ran.stderr);
-    send_many(&link, &origin, "imported_key_of_alice", 2, Ending::Answered(200))?;
-    send_many(&link, &origin, "imported_key_of_alice", 1, Ending::Answered(429))?;
-    send_many(&link, &origin, "imported_key_of_bob", 1, Ending::Answered(200))?;
+    send_many(&link, &origin, "imported_key_of_the_customer_alice", 2, Ending::Answered(200))?;
+    send_many(&link, &origin, "imported_key_of_the_customer_alice", 1, Ending::Answered(429))?;
+    send_many(&link, &origin, "imported_key_of_the_customer_bob", 1, Ending::Answered(200))?;
     let before = enforcer.json(&["key", "ls"])?;
     for (bad, words) in [
-        ("carol,imported_key_of_carol\ndave,short\n", ["line 2", "key"]),
-        ("carol,imported_key_of_carol\n\ndave,imported_key_of_dave,100/mintue\n", ["line 3", "limit"]),
-        ("carol,imported_key_of_carol\ndave\n", ["line 2", "key"]),
-        ("carol,imported_key_of_carol\nbad name,imported_key_of_dave\n", ["line 2", "name"]),
-        ("carol,imported_key_of_alice\n", ["line 1", "key"]),
+        ("carol,imported_key_of_the_customer_carol\ndave,short\n", ["line 2", "key"]),
+        (
+            "carol,imported_key_of_the_customer_carol\n\ndave,imported_key_of_the_customer_dave,100/mintue\n",
+            ["line 3", "limit"],
+        ),
+        ("carol,imported_key_of_the_customer_carol\ndave\n", ["line 2", "key"]),
+        ("carol,imported_key_of_the_customer_carol\nbad name,imported_key_of_the_customer_dave\n", ["line 2", "name"]),
+        ("carol,imported_key_of_the_customer_alice\n", ["line 1", "key"]),
+        ("carol,imported_key_of_the_customer_carol\ndave,imported_key_1\n", ["line 2, key", "--weak"]),
     ] {
         let ran = enforcer.run_with_input(&["key", "import", "-"], bad)?;
         expect(&ran, 2, &words)?;
         ensure!(!ran.stderr.contains("imported_key"), "a key is shown: {}", ran.stderr);
         ensure!(enforcer.json(&["key", "ls"])? == before, "something of {bad:?} was taken");
     }
-    send_many(&link, &origin, "imported_key_of_carol", 1, Ending::Answered(401))?;
+    send_many(&link, &origin, "imported_key_of_the_customer_carol", 1, Ending::Answered(401))?;
+    let ran = enforcer.run_with_input(&["key", "import", "--weak", "-"], "dave,imported_key_1\n")?;
+    ensure!(ran.code == 0 && ran.stderr.contains("warning: standard input: line 1, key"), "{}", ran.stderr);
+    ensure!(!ran.stderr.contains("imported_key"), "a key is shown: {}", ran.stderr);
+    send_many(&link, &origin, "imported_key_1", 1, Ending::Answered(200))?;
     Ok(())
 }
 
@@ -607,10 +615,11 @@ fn the_control_socket_refuses_bad_input_by_its_field_and_leaves_everything_as_it
         (
             "POST",
             "/v1/keys/import",
-            r#"{"entries":[{"name":"a","key":"long_enough_1"},{"name":"b","key":"no"}]}"#,
+            r#"{"weak":true,"entries":[{"name":"a","key":"long_enough_1"},{"name":"b","key":"no"}]}"#,
             400,
             Some("entries[1].key"),
         ),
+        ("POST", "/v1/keys/import", r#"{"entries":[{"name":"a","key":"long_enough_1"}]}"#, 400, Some("entries[0].key")),
         (
             "POST",
             "/v1/keys/import",
@@ -684,7 +693,7 @@ fn no_key_is_in_clear_in_maps_store_logs_metrics_listings_or_arguments() -> Resu
     let mut enforcer = Enforcer::guard(&link, PORT, &["-v"])?;
     let made = enforcer.add_key("tenant", "100/hour")?;
     let brought = "imported_key_0123456789abcdef";
-    let ran = enforcer.run_with_input(&["key", "import", "-"], &format!("other,{brought}\n"))?;
+    let ran = enforcer.run_with_input(&["key", "import", "--weak", "-"], &format!("other,{brought}\n"))?;
     ensure!(ran.code == 0, "{}", ran.stderr);
     for key in [&made, brought] {
         send_many(&link, &origin, key, 2, Ending::Answered(200))?;

@@ -342,6 +342,9 @@ pub struct TrialEnded {
 pub struct ImportKeys {
     /// All of them are taken, or none.
     pub entries: Vec<ImportEntry>,
+    /// Also keys that could be guessed: that can have fewer than [`crate::credential::STRONG_BITS`].
+    #[serde(default)]
+    pub weak: bool,
 }
 
 /// One key to import.

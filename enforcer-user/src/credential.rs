@@ -12,8 +12,16 @@ const PREFIX: &str = "ek_";
 const RANDOM: usize = 30;
 const CHECK: usize = 6;
 
-/// Fewer estimated bits than this and a key counts as weak.
-const WEAK_BITS: f64 = 96.0;
+/// Bits that a key brought from elsewhere must be able to have, unless its operator says otherwise.
+pub const STRONG_BITS: f64 = 128.0;
+
+/// A stretch that may be predicted from what stands before it counts as one character from so many bits on: in a random
+/// key of any alphabet there is none as long, in one of ten million.
+const PREDICTED_BITS: f64 = 32.0;
+
+/// What is accepted in the place of a key that could be guessed, for help texts and refusals.
+pub const STRONG: &str = "128 bits or more, such as 24 random letters and digits, 32 random hexadecimal digits, or a key \
+                          made by `enforcer key add`";
 
 /// What a key may be, for help texts and refusals.
 pub const ACCEPTED: &str = "8 to 128 visible ASCII characters without spaces";
@@ -62,32 +70,74 @@ pub fn is_generated(value: &[u8]) -> bool {
     }
 }
 
-/// Why a key that was brought from elsewhere is worth a second look; `None` if it seems strong.
-///
-/// The estimate is an upper bound: length and alphabet say how strong a key can be, never how it was made.
+/// Whether `value` has the form of a generated key, but not its check digits.
 #[must_use]
-pub fn weakness(value: &[u8]) -> Option<&'static str> {
-    if has_generated_form(value) && !is_generated(value) {
-        return Some("it looks like a key of the enforcer's, but its check digits are wrong: was it mistyped?");
+pub fn is_mistyped(value: &[u8]) -> bool {
+    has_generated_form(value) && !is_generated(value)
+}
+
+/// The most bits of chance that a key can hold, to be judged by [`STRONG_BITS`].
+///
+/// Each character counts as one drawn from the smallest usual alphabet that the key is written in: binary and the like
+/// (fewer than 8 characters, of which each counts), decimal and hexadecimal digits, letters of one case, with digits or
+/// without, letters of both and digits, and all else as base 64. Hyphens between hexadecimal digits count
+/// nothing. A stretch that repeats an earlier one, or that counts up or down (`abcdefgh`), counts as one character if its
+/// characters would be worth 32 bits or more. Words are not known, nor how a key was made: what has fewer bits than this says
+/// can be guessed, what has more may be guessed too.
+#[must_use]
+pub fn bits(value: &[u8]) -> f64 {
+    if is_generated(value) {
+        return RANDOM as f64 * (ALPHABET.len() as f64).log2();
     }
+    let hexadecimal = value.iter().all(|byte| byte.is_ascii_hexdigit() || *byte == b'-');
+    let counted: Vec<u8> = value.iter().copied().filter(|byte| !hexadecimal || *byte != b'-').collect();
+    let counted = Zeroizing::new(counted);
+    let each = (alphabet(&counted) as f64).log2();
+    // One character over and over is worth nothing, and no stretch is long enough then.
+    if each == 0.0 {
+        return 0.0;
+    }
+    let long = (PREDICTED_BITS / each).ceil() as usize;
+    let (mut at, mut worth) = (0, 0usize);
+    while at < counted.len() {
+        let predicted = repeats(&counted, at).max(counts_on(&counted, at));
+        at += if predicted >= long { predicted } else { 1 };
+        worth += 1;
+    }
+    worth as f64 * each
+}
+
+/// How many characters from `at` on stand in this order earlier in `value`, too; the two may overlap.
+fn repeats(value: &[u8], at: usize) -> usize {
+    let common = |from: usize| value[from..].iter().zip(&value[at..]).take_while(|(a, b)| a == b).count();
+    (0..at).map(common).max().unwrap_or(0)
+}
+
+/// How many characters from `at` on each follow the one before by the same step, up or down the alphabet.
+fn counts_on(value: &[u8], at: usize) -> usize {
+    let run = |up: bool| {
+        let follows =
+            |pair: &[u8]| if up { pair[0].wrapping_add(1) == pair[1] } else { pair[1].wrapping_add(1) == pair[0] };
+        1 + value[at..].windows(2).take_while(|pair| follows(pair)).count()
+    };
+    run(true).max(run(false))
+}
+
+/// How many characters has what `value` is written in.
+fn alphabet(value: &[u8]) -> usize {
     let mut seen = [false; 256];
     for &byte in value {
         seen[usize::from(byte)] = true;
     }
     let distinct = seen.iter().filter(|&&seen| seen).count();
-    let bits = value.len() as f64 * (alphabet(value) as f64).log2();
-    (distinct < 8 || bits < WEAK_BITS)
-        .then_some("it could be guessed: prefer at least 24 random characters, or a key made by `enforcer key add`")
-}
-
-/// How many characters the smallest usual alphabet has that `value` is written in.
-fn alphabet(value: &[u8]) -> usize {
     let all = |accepts: fn(&u8) -> bool| value.iter().all(accepts);
     match () {
+        () if distinct < 8 => distinct,
         () if all(u8::is_ascii_digit) => 10,
-        () if all(|byte| byte.is_ascii_hexdigit() || *byte == b'-') => 16,
+        () if all(u8::is_ascii_hexdigit) => 16,
         () if all(u8::is_ascii_lowercase) || all(u8::is_ascii_uppercase) => 26,
         () if all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()) => 36,
+        () if all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit()) => 36,
         () if all(u8::is_ascii_alphanumeric) => 62,
         () => 64,
     }
@@ -137,7 +187,7 @@ mod tests {
         assert_eq!(key.len(), 39);
         assert!(key.starts_with("ek_") && key[3..].bytes().all(|byte| byte.is_ascii_alphanumeric()));
         assert!(is_generated(key.as_bytes()) && enforcer_ebpf::key::is_valid(key.as_bytes()));
-        assert_eq!(weakness(key.as_bytes()), None);
+        assert!(bits(key.as_bytes()) > 178.0 && !is_mistyped(key.as_bytes()));
         assert_ne!(*key, *generate().expect("random bytes"));
     }
 
@@ -162,17 +212,48 @@ mod tests {
     }
 
     #[test]
-    fn tells_weak_keys_from_strong_ones() {
-        for strong in
-            ["0f8fad5b-d9cb-469f-a165-70867728950e", "9f86d081884c7d659a2feaa0c55ad015", "zQ8kM2vN7xR4tL9wB1yH6cJ3"]
-        {
-            assert_eq!(weakness(strong.as_bytes()), None, "{strong}");
+    fn counts_a_key_by_its_length_and_alphabet_and_what_is_predicted_as_nothing() {
+        for (key, expected) in [
+            ("0f8fad5b-d9cb-469f-a165-70867728950e", 128.0),
+            ("9f86d081884c7d659a2feaa0c55ad015", 128.0),
+            ("9f86d081884c7d659a2feaa0c55ad01", 124.0),
+            ("zQ8kM2vN7xR4tL9wB1yH6c", 131.0),
+            ("zQ8kM2vN7xR4tL9wB1yH6", 125.0),
+            ("password", 22.5),
+            // A word four times is a word and a character.
+            ("passwordpasswordpasswordpassword", 25.3),
+            ("aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", 0.0),
+            ("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", 17.9),
+            ("zyxwvutsrqponmlkjihgfedcba9876543210", 10.3),
+            ("0101010101010101010101010101010101010101010101010101010101010101", 3.0),
+        ] {
+            let bits = bits(key.as_bytes());
+            assert!((bits - expected).abs() < 0.06, "{key}: {bits}");
         }
-        for weak in ["password", "1234567890123456", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "secret-key-1"] {
-            assert!(weakness(weak.as_bytes()).is_some_and(|why| why.contains("guessed")), "{weak}");
+    }
+
+    #[test]
+    fn a_mistyped_key_is_noticed() {
+        assert!(is_mistyped(b"ek_ABCDEFGHIJKLMNOPQRSTUVWXYZabcd000000"));
+        assert!(!is_mistyped(b"ek_ABCDEFGHIJKLMNOPQRSTUVWXYZabcd00000"));
+    }
+
+    #[test]
+    fn no_key_that_was_drawn_at_random_is_taken_for_a_weak_one() {
+        for (alphabet, length) in [
+            (&b"0123456789abcdef"[..], 32),
+            (b"0123456789", 39),
+            (b"abcdefghijklmnopqrstuvwxyz", 28),
+            (&ALPHABET[..], 22),
+        ] {
+            for _ in 0..2_000 {
+                let mut key = vec![0u8; length];
+                getrandom::fill(&mut key).expect("random bytes");
+                key.iter_mut().for_each(|byte| *byte = alphabet[usize::from(*byte) % alphabet.len()]);
+                let bits = bits(&key);
+                assert!(bits >= STRONG_BITS, "{}: {bits}", String::from_utf8_lossy(&key));
+            }
         }
-        let mistyped = format!("{}000000", "ek_ABCDEFGHIJKLMNOPQRSTUVWXYZabcd");
-        assert!(weakness(mistyped.as_bytes()).is_some_and(|why| why.contains("check digits")));
     }
 
     #[test]

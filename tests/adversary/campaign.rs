@@ -168,7 +168,7 @@ fn import(enforcer: &Enforcer<'_>, runs: &[&mut Pending]) -> Result<()> {
         let limit = if key.most == usize::MAX { "unlimited".to_owned() } else { format!("{}/hour", key.most) };
         lines += &format!("{},{},{limit}\n", key.principal, key.value);
     }
-    let ran = enforcer.run_with_input(&["key", "import", "-"], &lines)?;
+    let ran = enforcer.run_with_input(&["key", "import", "--weak", "-"], &lines)?;
     ensure!(ran.code == 0, "the keys cannot be imported: {}", ran.stderr);
     Ok(())
 }

@@ -338,7 +338,7 @@ fn guard<'a>(link: &'a Link, hook: &str, runs: &[Run<'_>]) -> Result<Enforcer<'a
     for run in runs {
         lines += &format!("{},{},{}\n", run.principal(), run.identity.key, run.script.limit);
     }
-    let ran = enforcer.run_with_input(&["key", "import", "-"], &lines)?;
+    let ran = enforcer.run_with_input(&["key", "import", "--weak", "-"], &lines)?;
     ensure!(ran.code == 0, "the keys were not imported: {}", ran.stderr);
     Ok(enforcer)
 }

@@ -140,7 +140,7 @@ impl Peer {
                     "good,{GOOD_KEY},{GOOD_LIMIT}/minute\nfirst,{FIRST_KEY},{GOOD_LIMIT}/minute\n\
                      spent,{SPENT_KEY},{SPENT_LIMIT}/minute\n"
                 );
-                let imported = guard.run_with_input(&["key", "import", "-"], &keys)?;
+                let imported = guard.run_with_input(&["key", "import", "--weak", "-"], &keys)?;
                 ensure!(imported.code == 0, "the enforcer takes no keys: {}", imported.stderr);
                 enforcer = Some(guard);
                 origin

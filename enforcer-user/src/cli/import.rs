@@ -18,7 +18,7 @@ pub(super) struct Lines {
     /// The line of each entry, from 1.
     pub(super) lines: Vec<usize>,
     /// What is worth a second look: line and words.
-    pub(super) warnings: Vec<(usize, &'static str)>,
+    pub(super) warnings: Vec<(usize, String)>,
 }
 
 /// What is wrong with a line.
@@ -32,9 +32,10 @@ pub(super) struct Wrong {
 }
 
 impl Lines {
-    /// Reads a whole file.
-    pub(super) fn parse(text: &str) -> Result<Self, Wrong> {
+    /// Reads a whole file. Keys that could be guessed are warned of if they are asked for (`weak`), else refused.
+    pub(super) fn parse(text: &str, weak: bool) -> Result<Self, Wrong> {
         let mut parsed = Self::default();
+        let mut guessable = Vec::new();
         let mut keys: HashMap<&str, usize> = HashMap::new();
         for (index, raw) in text.lines().enumerate() {
             let line = index + 1;
@@ -62,13 +63,31 @@ impl Lines {
                 let message = format!("column {} of the limit: {}", error.column, error.message);
                 return Err(wrong("limit", message, &error.accepted));
             }
-            parsed.warnings.extend(credential::weakness(key.as_bytes()).map(|why| (line, why)));
+            if credential::is_mistyped(key.as_bytes()) {
+                let why = "it looks like a key of the enforcer's, but its check digits are wrong: was it mistyped?";
+                parsed.warnings.push((line, why.to_owned()));
+            }
+            let bits = credential::bits(key.as_bytes());
+            if bits < credential::STRONG_BITS {
+                guessable.push((line, format!("it could be guessed: it can have {bits:.0} bits at most")));
+            }
             parsed.lines.push(line);
             parsed.entries.push(ImportEntry {
                 name: name.to_owned(),
                 key: Zeroizing::new(key.to_owned()),
                 limit: limit.map(str::to_owned),
             });
+        }
+        match guessable.first() {
+            Some((line, why)) if !weak => {
+                let others = match guessable.len() - 1 {
+                    0 => String::new(),
+                    others => format!(", and so can those of {others} lines more"),
+                };
+                let message = format!("{why}{others}; --weak takes such keys all the same");
+                return Err(Wrong { line: *line, field: "key", message, accepted: credential::STRONG.to_owned() });
+            }
+            _ => parsed.warnings.append(&mut guessable),
         }
         Ok(parsed)
     }
@@ -100,7 +119,7 @@ mod tests {
     #[test]
     fn reads_names_keys_and_limits_between_comments() {
         let text = "# keys of 2024\n\nalice,correct-horse-battery-staple-7\r\n  bob , zQ8kM2vN7xR4tL9wB1yH6cJ3 , 5/second, 10/minute \n carol,another-key-entirely-of-hers,\n";
-        let lines = Lines::parse(text).expect("lines");
+        let lines = Lines::parse(text, true).expect("lines");
         let read: Vec<_> = lines
             .entries
             .iter()
@@ -115,7 +134,7 @@ mod tests {
             ]
         );
         assert_eq!(lines.lines, [3, 4, 5]);
-        assert_eq!(lines.warnings, []);
+        assert!(lines.warnings.is_empty(), "{:?}", lines.warnings);
     }
 
     #[test]
@@ -129,23 +148,42 @@ mod tests {
             ("a,s3cret-s3cret,100/mintue", "line 1, limit: column 5 of the limit: \"mintue\" is no unit of time"),
             ("ek_s3cret+s3cret,alice", "line 1, name: this is not a name"),
         ] {
-            let error = Lines::parse(text).expect_err(text).to_string();
+            let error = Lines::parse(text, true).expect_err(text).to_string();
             assert!(error.starts_with(message) && !error.contains("s3cret"), "{text:?}: {error}");
         }
         let swapped = format!("{},alice-of-the-team", *credential::generate().expect("random bytes"));
-        let error = Lines::parse(&swapped).expect_err("swapped").to_string();
+        let error = Lines::parse(&swapped, false).expect_err("swapped").to_string();
         assert!(error.starts_with("line 1, name: this looks like a key, not like a name"), "{error}");
     }
 
     #[test]
-    fn weak_keys_are_taken_with_a_warning() {
-        let lines = Lines::parse("alice,password1\n").expect("lines");
-        assert_eq!((lines.entries.len(), lines.warnings.len(), lines.warnings[0].0), (1, 1, 1));
+    fn weak_keys_are_refused_by_their_line_or_taken_with_a_warning() {
+        let text = "alice,6f1ed002ab5595859014ebf0951522d9\n\nbob,s3cret-s3cret\ncarol,s3cret-s3cret-2\n";
+        let error = Lines::parse(text, false).expect_err("weak").to_string();
+        assert_eq!(
+            error,
+            format!(
+                "line 3, key: it could be guessed: it can have 36 bits at most, and so can those of 1 lines more; --weak takes \
+                 such keys all the same; accepted: {}",
+                credential::STRONG
+            )
+        );
+        let lines = Lines::parse(text, true).expect("lines");
+        assert_eq!(
+            (lines.entries.len(), lines.warnings.iter().map(|(line, _)| *line).collect::<Vec<_>>()),
+            (3, vec![3, 4])
+        );
+    }
+
+    #[test]
+    fn a_mistyped_key_is_warned_of() {
+        let lines = Lines::parse("alice,ek_zQ8kM2vN7xR4tL9wB1yH6cJ3zQ8kM2000000\n", false).expect("lines");
+        assert!(lines.warnings[0].1.contains("check digits"), "{:?}", lines.warnings);
     }
 
     #[test]
     fn the_daemons_refusals_are_said_of_lines() {
-        let lines = Lines::parse("# c\na,first-key-of-a\n\nb,first-key-of-b\n").expect("lines");
+        let lines = Lines::parse("# c\na,first-key-of-a\n\nb,first-key-of-b\n", true).expect("lines");
         let refusal = Refusal::of("entries[1].limit", "`b` has another limit in entries[0]: `5/second`", "one");
         assert_eq!(
             lines.locate(&refusal).as_deref(),

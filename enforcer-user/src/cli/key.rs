@@ -49,7 +49,11 @@ commas itself, since it is all behind the second comma; a key may not.
 
 All lines are taken, or none: an error names its line and field. A name that is new gets the limit that any of its \
 lines gives, or the default one. A key that another principal has is refused; one that its own principal has stays as \
-it is. Keys that look weak are taken with a warning.";
+it is.
+
+A key that could be guessed is refused, with all others: one whose length and letters leave room for fewer than 128 \
+bits, as 21 letters and digits or 31 hexadecimal digits do, or that repeats itself. `--weak` takes such keys too, and \
+warns of each.";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -125,6 +129,9 @@ pub(super) struct Import {
     /// The file, or - for standard input
     #[arg(value_name = "FILE|-")]
     file: PathBuf,
+    /// Also take keys that could be guessed
+    #[arg(long)]
+    weak: bool,
     #[command(flatten)]
     format: Format,
 }
@@ -327,7 +334,7 @@ impl Select {
 
 impl Import {
     async fn execute(self, client: &Client) -> anyhow::Result<()> {
-        let Self { file, format } = self;
+        let Self { file, weak, format } = self;
         let shown = if is_stdin(&file) { "standard input".to_owned() } else { file.display().to_string() };
         let content = self::read(&file).with_context(|| format!("{shown} cannot be read"))?;
         let content = str::from_utf8(&content).map_err(|error| {
@@ -335,11 +342,11 @@ impl Import {
             Usage(format!("{shown}: line {line}: this is no UTF-8 text"))
         })?;
         let mut lines =
-            Lines::parse(content).map_err(|error| Usage(format!("{shown}: {error}; nothing was imported")))?;
+            Lines::parse(content, weak).map_err(|error| Usage(format!("{shown}: {error}; nothing was imported")))?;
         for (line, why) in &lines.warnings {
             say(&format!("warning: {shown}: line {line}, key: {why}"));
         }
-        let request = ImportKeys { entries: std::mem::take(&mut lines.entries) };
+        let request = ImportKeys { entries: std::mem::take(&mut lines.entries), weak };
         let answer = client.send::<KeysImported>(Method::POST, "/v1/keys/import", &request).await;
         let imported = answer.map_err(|error| match &error {
             client::Error::Refused { refusal, .. } => match lines.locate(refusal) {

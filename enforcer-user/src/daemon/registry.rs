@@ -122,7 +122,7 @@ impl Registry {
 
     /// Takes in keys from elsewhere, all of them or none.
     pub(crate) fn import_keys(&mut self, request: &ImportKeys, now: Timestamp) -> Result<KeysImported, Error> {
-        let entries = check_entries(&request.entries, self.secret)?;
+        let entries = check_entries(request, self.secret)?;
         self.change(|store, default| {
             let mut steps = Vec::new();
             let mut principals = Principals::new(store, default, now);
@@ -441,7 +441,7 @@ struct Checked {
 }
 
 /// Checks all entries before anything is written, and lets a name's limit stand in any of its entries.
-fn check_entries(entries: &[ImportEntry], secret: [u64; 2]) -> Result<Vec<Checked>, Error> {
+fn check_entries(ImportKeys { entries, weak }: &ImportKeys, secret: [u64; 2]) -> Result<Vec<Checked>, Error> {
     let mut seen: HashMap<KeyTag, usize> = HashMap::with_capacity(entries.len());
     let mut limits: HashMap<&str, (usize, Limits)> = HashMap::new();
     let mut checked = Vec::with_capacity(entries.len());
@@ -451,6 +451,10 @@ fn check_entries(entries: &[ImportEntry], secret: [u64; 2]) -> Result<Vec<Checke
         if !enforcer_ebpf::key::is_valid(key.as_bytes()) {
             let message = format!("the key of `{name}` is not of the accepted form");
             return Err(Error::Invalid(Refusal::of(field("key"), message, credential::ACCEPTED)));
+        }
+        if !weak && credential::bits(key.as_bytes()) < credential::STRONG_BITS {
+            let message = format!("the key of `{name}` could be guessed; `weak` takes such keys all the same");
+            return Err(Error::Invalid(Refusal::of(field("key"), message, credential::STRONG)));
         }
         let tag = enforcer_ebpf::key::tag(secret, key.as_bytes());
         if let Some(first) = seen.insert(tag, position) {
@@ -488,8 +492,8 @@ mod tests {
         ImportEntry { name: name.into(), key: key.to_owned().into(), limit: limit.map(str::to_owned) }
     }
 
-    fn refused(entries: &[ImportEntry]) -> Refusal {
-        match check_entries(entries, [1, 2]) {
+    fn refused<const N: usize>(entries: [ImportEntry; N], weak: bool) -> Refusal {
+        match check_entries(&ImportKeys { entries: entries.into(), weak }, [1, 2]) {
             Err(Error::Invalid(refusal)) => refusal,
             Err(error) => panic!("another error: {error}"),
             Ok(_) => panic!("accepted"),
@@ -507,31 +511,41 @@ mod tests {
             (entry("alice", "another-key-altogether", Some("100/mintue")), "entries[1].limit"),
         ] {
             let secret = bad.key.clone();
-            let refusal = refused(&[good(), bad]);
+            let refusal = refused([good(), bad], true);
             assert_eq!(refusal.field.as_deref(), Some(field), "{refusal}");
             assert!(!refusal.message.contains(secret.as_str()), "{refusal}");
         }
     }
 
     #[test]
+    fn a_key_that_could_be_guessed_is_refused_unless_such_keys_are_asked_for() {
+        let strong = || entry("alice", "6f1ed002ab5595859014ebf0951522d9", None);
+        let weak = || entry("bob", "6f1ed002ab5595859014ebf0951522d", None);
+        let refusal = refused([strong(), weak()], false);
+        assert_eq!(refusal.field.as_deref(), Some("entries[1].key"));
+        assert!(refusal.message.contains("`weak`") && !refusal.message.contains("6f1ed002"), "{refusal}");
+        let taken = check_entries(&ImportKeys { entries: vec![strong(), weak()], weak: true }, [1, 2]);
+        assert_eq!(taken.unwrap_or_else(|error| panic!("{error}")).len(), 2);
+    }
+
+    #[test]
     fn a_limit_in_one_entry_holds_for_all_entries_of_the_name() {
-        let entries = [
+        let entries = vec![
             entry("alice", "first-key-of-alice", None),
             entry("alice", "second-key-of-alice", Some("5/second")),
             entry("alice", "third-key-of-alice", Some("5 per second")),
             entry("bob", "first-key-of-bob", None),
         ];
-        let checked = check_entries(&entries, [1, 2]).unwrap_or_else(|error| panic!("{error}"));
+        let checked =
+            check_entries(&ImportKeys { entries, weak: true }, [1, 2]).unwrap_or_else(|error| panic!("{error}"));
         let limits: Vec<_> = checked.iter().map(|entry| entry.limit.as_ref().map(Limits::to_string)).collect();
         assert_eq!(limits, [Some("5/second".into()), Some("5/second".into()), Some("5/second".into()), None]);
     }
 
     #[test]
     fn two_limits_for_one_name_are_refused() {
-        let refusal = refused(&[
-            entry("alice", "first-key-of-alice", Some("5/second")),
-            entry("alice", "second-key-of-alice", Some("6/second")),
-        ]);
+        let first = entry("alice", "first-key-of-alice", Some("5/second"));
+        let refusal = refused([first, entry("alice", "second-key-of-alice", Some("6/second"))], true);
         assert_eq!(refusal.message, "`alice` has another limit in entries[0]: `5/second`");
         assert_eq!(refusal.field.as_deref(), Some("entries[1].limit"));
     }
