@@ -129,6 +129,8 @@ pub struct KeyRotated {
     pub old: String,
     /// When that ends.
     pub old_expires: Timestamp,
+    /// As in [`KeyAdded::fields`].
+    pub fields: Vec<String>,
 }
 
 /// `POST /v1/policy`
@@ -391,6 +393,8 @@ pub struct KeyAdded {
     pub limit: String,
     /// Whether the principal is new.
     pub new_principal: bool,
+    /// The fields that the key may be sent in, in lower case.
+    pub fields: Vec<String>,
 }
 
 /// A key as everybody may see it.
@@ -405,8 +409,16 @@ pub struct Key {
     /// What it is called beside its principal's other keys.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
-    /// Whether it is accepted.
+    /// Whether it is switched on.
     pub enabled: bool,
+    /// `good`, `disabled`, `expired` or `early`, now.
+    pub state: String,
+    /// First valid instant; absent if it was good from the first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Timestamp>,
+    /// First instant no longer valid; absent if there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Timestamp>,
     /// The principal's limit.
     pub limit: String,
     /// The limit of this key alone beside that.
@@ -436,6 +448,34 @@ pub struct Counts {
 pub struct Keys {
     /// By name, then by age.
     pub keys: Vec<Key>,
+}
+
+/// `GET /v1/keys/{name-or-id}`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeysShown {
+    /// By age.
+    pub keys: Vec<KeyShown>,
+}
+
+/// One key and all that holds for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyShown {
+    /// As in the listing.
+    #[serde(flatten)]
+    pub key: Key,
+    /// The plan of its principal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plan: Option<String>,
+    /// The tenant of its principal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
+    /// Ids of its principal's other keys that are good now; while it ends, this is the overlap of its rotation.
+    pub beside: Vec<String>,
+    /// The parts of the principal's limit, used by all its keys.
+    pub rules: Vec<RuleUsage>,
+    /// The parts of its own limit.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub own_rules: Vec<RuleUsage>,
 }
 
 /// Answer to a removal, a disabling or an enabling, and to a change of a limit or label.

@@ -1,6 +1,6 @@
 //! Limits of one key beside its principal's.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use enforcer_tests::client::Ending;
 use enforcer_tests::enforcer::Enforcer;
 use enforcer_tests::netns::Way;
@@ -107,12 +107,68 @@ fn a_rotated_key_hands_its_limit_and_label_on_and_a_name_means_each_of_its_keys(
 }
 
 #[test]
+fn a_key_is_shown_with_all_that_holds_for_it_but_not_itself() -> Result<()> {
+    let site = Site::new(Way::VethNative)?;
+    let _origin = site.serve("routes", Workers::Sync(2))?;
+    let enforcer = site.guard(
+        "[service]\nkey_headers = [\"X-Token\", \"X-API-Key\"]\n[plan.gold]\nlimit = \"30/hour\"\n\
+         [tenant.acme]\nlimit = \"60/hour\"\n[principal.alice]\nplan = \"gold\"\ntenant = \"acme\"",
+    )?;
+    let (old, old_id) = add_labelled(&enforcer, "alice", "ci")?;
+    enforcer.cli(&["key", "limit", &old_id, "10/hour"])?;
+    site.flood(v4(1), 12, |_| keyed("/", &old))?;
+    // Where the key goes is said with it.
+    let rotated = enforcer.run(&["key", "rotate", &old_id, "--overlap", "1h"])?;
+    ensure!(rotated.stderr.contains("for the field x-token or x-api-key"), "{}", rotated.stderr);
+    let later = enforcer.run(&["key", "add", "alice", "--not-before", "2100-01-01T00:00:00Z"])?;
+    ensure!(later.stderr.contains("for the field x-token or x-api-key"), "{}", later.stderr);
+
+    let shown = enforcer.json(&["key", "show", &old_id])?;
+    let [key] = shown["keys"].as_array().context("no keys")?.as_slice() else { bail!("one was asked for: {shown}") };
+    for (field, expected) in [
+        ("name", "alice"),
+        ("label", "ci"),
+        ("state", "good"),
+        ("plan", "gold"),
+        ("tenant", "acme"),
+        ("limit", "30/hour"),
+        ("own_limit", "10/hour"),
+    ] {
+        ensure!(key[field] == expected, "{field}: {key}");
+    }
+    let of = |rules: &str| (key[rules][0]["used"].as_u64(), key[rules][0]["remaining"].as_u64());
+    ensure!((of("rules"), of("own_rules")) == ((Some(10), Some(20)), (Some(10), Some(0))), "{key}");
+    ensure!(key["counts"]["allowed"] == 10 && key["counts"]["limited"] == 2, "{key}");
+    ensure!(key["expires"].is_string() && key["not_before"].is_null(), "{key}");
+    ensure!(
+        key["beside"].as_array().is_some_and(|beside| beside.len() == 1),
+        "the new key is good, the later one not: {key}"
+    );
+
+    // The whole principal: of each key its state, and none of them in clear.
+    enforcer.cli(&["key", "disable", &old_id])?;
+    let shown = enforcer.json(&["key", "show", "alice"])?;
+    let mut states: Vec<_> = shown["keys"].as_array().context("no keys")?.iter().map(|key| &key["state"]).collect();
+    states.sort_by_key(|state| state.to_string());
+    ensure!(states == ["disabled", "early", "good"], "{shown}");
+    let table = enforcer.cli(&["key", "show", "alice"])?;
+    for key in [&old, &rotated.stdout, &later.stdout] {
+        let key = key.trim();
+        ensure!(!shown.to_string().contains(key) && !table.contains(key), "a key is shown: {table}");
+    }
+    let ran = enforcer.run(&["key", "show", "nobody"])?;
+    ensure!(ran.code == 6, "nobody's keys: {} {}", ran.code, ran.stderr);
+    Ok(())
+}
+
+#[test]
 fn a_key_in_the_place_of_its_id_or_its_label_is_not_shown() -> Result<()> {
     let site = Site::new(Way::VethNative)?;
     let enforcer = site.guard("[principal.tenant]\nlimit = \"30/hour\"")?;
     let (key, id) = add_labelled(&enforcer, "tenant", "ci")?;
     for command in [
         &["key", "limit", &key, "10/hour"][..],
+        &["key", "show", &key],
         &["key", "label", &key, "web"],
         &["key", "label", &id, &key],
         &["key", "add", "tenant", "--label", &key],

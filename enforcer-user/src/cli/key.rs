@@ -1,4 +1,6 @@
-//! `enforcer key`: add, ls, rm, disable, enable, import, rotate, limit, label.
+//! `enforcer key`: add, ls, rm, disable, enable, import, rotate, limit, label; `show` has a file of its own.
+
+mod show;
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -21,6 +23,7 @@ use crate::api::{
 use crate::client::{self, Client};
 use crate::name::{self, Selector};
 use crate::policy::Limits;
+use show::Show;
 
 const ADD_HELP: &str = "\
 The key is printed once, on standard output, and cannot be shown again: the enforcer keeps only its tag. A principal \
@@ -30,7 +33,9 @@ There is no argument for a key of your own: it would show in `ps` and in the she
 exist with `enforcer key import`, from a file or from standard input.
 
   KEY=$(enforcer key add alice --limit '100/minute')
-  curl -H \"X-API-Key: $KEY\" http://localhost:8000/";
+  curl -H \"X-API-Key: $KEY\" http://localhost:8000/
+
+Where `key_headers` of the policy names other fields, it is sent in one of those: which, is printed with it.";
 
 const LIMIT_HELP: &str = "\
 Both limits hold: what the key may do is never more than its principal may, however high its own limit is. Each key \
@@ -63,6 +68,8 @@ pub(super) enum Command {
     /// List all keys by id, name, limit and counts; never the keys themselves
     #[command(visible_alias = "list")]
     Ls(List),
+    /// Show what holds for a key: state, times, plan, limits and what is left of them; never the key itself
+    Show(Show),
     /// Revoke keys: all of a principal's, or one by its id
     ///
     /// The principal keeps its limit and its counts, so that adding a key again does not give it a fresh budget.
@@ -141,6 +148,7 @@ impl Command {
         match self {
             Self::Add(arguments) => arguments.execute(client).await,
             Self::Ls(arguments) => arguments.execute(client).await,
+            Self::Show(arguments) => arguments.execute(client).await,
             Self::Rm(arguments) => arguments.execute(client, Method::DELETE, "", "removed").await,
             Self::Disable(arguments) => arguments.execute(client, Method::POST, "/disable", "disabled").await,
             Self::Enable(arguments) => arguments.execute(client, Method::POST, "/enable", "enabled").await,
@@ -241,10 +249,11 @@ impl Rotate {
         let request = RotateKey { key: selector, overlap_seconds: overlap.seconds() };
         let rotated: Envelope<KeyRotated> = client.send(Method::POST, "/v1/keys/rotate", &request).await?;
         format.show(&rotated, |rotated| {
-            let KeyRotated { key, id, name, old, old_expires } = &rotated.body;
+            let KeyRotated { key, id, name, old, old_expires, fields } = &rotated.body;
             say(&format!(
-                "Key {id} of `{name}`. It is shown once: keep it. Key {old} ends at {old_expires}; until then both count \
-                 against the same limits."
+                "Key {id} of `{name}`, for the field {}. It is shown once: keep it. Key {old} ends at {old_expires}; until then both count \
+                 against the same limits.",
+                fields.join(" or ")
             ));
             format!("{}\n", key.as_str())
         })
@@ -266,9 +275,12 @@ impl Add {
         let request = AddKey { name, label, limit: limit.map(|limits| limits.to_string()), not_before, expires };
         let added: Envelope<KeyAdded> = client.send(Method::POST, "/v1/keys", &request).await?;
         format.show(&added, |added| {
-            let KeyAdded { key, id, name, limit, new_principal } = &added.body;
+            let KeyAdded { key, id, name, limit, new_principal, fields } = &added.body;
             let whose = if *new_principal { "the new principal" } else { "the principal" };
-            say(&format!("Key {id} of {whose} `{name}`, limit {limit}. It is shown once: keep it."));
+            let fields = fields.join(" or ");
+            say(&format!(
+                "Key {id} of {whose} `{name}`, limit {limit}, for the field {fields}. It is shown once: keep it."
+            ));
             format!("{}\n", key.as_str())
         })
     }
@@ -310,7 +322,7 @@ fn listing(Keys { keys }: &Keys) -> String {
                 text(&key.id),
                 text(&key.name),
                 or_none(&key.label),
-                text(if key.enabled { "enabled" } else { "disabled" }),
+                text(&key.state),
                 text(&key.limit),
                 or_none(&key.own_limit),
                 number(key.counts.allowed),

@@ -1,17 +1,17 @@
-//! `/v1/keys`: list, add, import, rotate, remove, disable, enable, limit, label.
+//! `/v1/keys`: list, show, add, import, rotate, remove, disable, enable, limit, label.
 
 use std::sync::Arc;
 
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use axum::routing::{delete, get, post, put};
+use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use jiff::Timestamp;
 
 use super::body::Strict;
 use super::{Answer, Failure, Shared, answer};
 use crate::api::{
-    AddKey, Envelope, ImportKeys, KeyAdded, KeyRotated, Keys, KeysChanged, KeysImported, Refusal, RotateKey,
+    AddKey, Envelope, ImportKeys, KeyAdded, KeyRotated, Keys, KeysChanged, KeysImported, KeysShown, Refusal, RotateKey,
     SetKeyLimit, SetLabel,
 };
 use crate::daemon::Daemon;
@@ -22,7 +22,7 @@ pub(super) fn routes() -> Router<Arc<Daemon>> {
         .route("/v1/keys", get(list).post(add))
         .route("/v1/keys/import", post(import))
         .route("/v1/keys/rotate", post(rotate))
-        .route("/v1/keys/{name_or_id}", delete(remove))
+        .route("/v1/keys/{name_or_id}", get(show).delete(remove))
         .route("/v1/keys/{name_or_id}/disable", post(disable))
         .route("/v1/keys/{name_or_id}/enable", post(enable))
         .route("/v1/keys/{name_or_id}/limit", put(set_limit))
@@ -38,6 +38,11 @@ fn selector(text: &str) -> Result<Selector, Failure> {
 
 async fn list(State(daemon): Shared) -> Answer<Keys> {
     answer(daemon.with(|registry| registry.keys()).await?)
+}
+
+async fn show(State(daemon): Shared, Path(text): Path<String>) -> Answer<KeysShown> {
+    let selector = selector(&text)?;
+    answer(daemon.with(move |registry| registry.show_keys(&selector)).await?)
 }
 
 async fn add(

@@ -115,6 +115,7 @@ impl Registry {
                 name: name.clone(),
                 limit: principal.limits.to_string(),
                 new_principal,
+                fields: key_fields(store)?,
             };
             Ok((steps, answer))
         })
@@ -200,6 +201,7 @@ impl Registry {
                 name: old.name.clone(),
                 old: credential::id(old.tag),
                 old_expires: expires,
+                fields: key_fields(store)?,
             };
             Ok((steps, answer))
         })
@@ -311,7 +313,8 @@ impl Registry {
     }
 }
 
-fn no_principal(name: &str) -> Error {
+/// What says that there is no principal of this name.
+pub(super) fn no_principal(name: &str) -> Error {
     let message = format!("there is no principal `{name}`: `enforcer key ls` shows those that have keys");
     Error::NotFound(Refusal::of("name", message, "the name of a principal"))
 }
@@ -342,6 +345,11 @@ pub(super) fn select(store: &Store, selector: &Selector) -> Result<Vec<store::Ke
             Err(Error::Conflict(refuse(message)))
         }
     }
+}
+
+/// The fields that keys are taken from.
+fn key_fields(store: &Store) -> Result<Vec<String>, Error> {
+    Ok(store.service()?.key_headers.iter().map(|name| name.as_str().to_owned()).collect())
 }
 
 /// The step from one state of a key to another.

@@ -2,26 +2,56 @@
 
 use std::collections::{HashMap, HashSet};
 
-use enforcer_ebpf::abi::{self, Bucket, Meter, Scope};
+use enforcer_ebpf::abi::{self, Bucket, KeyTag, Meter, Scope};
 use enforcer_ebpf::limit::{self, Clock};
 use enforcer_ebpf::verdict::{Count, Event, Malformation, Reason};
 use jiff::{SignedDuration, Timestamp};
 
 use super::answering;
 use super::reaper::tally::Tally;
-use super::registry::{Error, Registry, find_principal};
+use super::registry::{Error, Registry, find_principal, no_principal, select};
 use super::rulebook::Tenant;
 use crate::api::{
-    Attachment, Counts, Key, KeyLimits, Keys, Limits, MapFill, PrincipalLimits, RuleUsage, Status, TenantLimits, Totals,
+    Attachment, Counts, Key, KeyLimits, KeyShown, Keys, KeysShown, Limits, MapFill, PrincipalLimits, RuleUsage, Status,
+    TenantLimits, Totals,
 };
 use crate::config::{Metrics, OnRefuse, Settings};
 use crate::metrics::Snapshot;
+use crate::name::Selector;
 use crate::policy::LimitName;
-use crate::{credential, kernel, policy};
+use crate::{credential, kernel, policy, store};
 
 fn counts(meter: &Meter) -> Counts {
     let Meter { allowed, limited, denied, would_refuse, .. } = *meter;
     Counts { allowed, limited, denied, would_refuse }
+}
+
+/// What a key is good for now.
+fn state(row: &store::Key, now: Timestamp) -> &'static str {
+    match (row.not_before, row.expires) {
+        _ if row.disabled => "disabled",
+        (_, Some(expires)) if expires <= now => "expired",
+        (Some(not_before), _) if not_before > now => "early",
+        _ => "good",
+    }
+}
+
+/// A key of a principal with this limit and these counts.
+fn listed(row: store::Key, limit: String, counts: Counts, now: Timestamp) -> Key {
+    Key {
+        id: credential::id(row.tag),
+        tag: credential::tag_hex(row.tag),
+        state: state(&row, now).to_owned(),
+        name: row.name,
+        label: row.label,
+        enabled: !row.disabled,
+        not_before: row.not_before,
+        expires: row.expires,
+        limit,
+        own_limit: row.limits.as_ref().map(ToString::to_string),
+        created: row.created,
+        counts,
+    }
 }
 
 /// The totals by verdict and by reason.
@@ -78,25 +108,46 @@ impl Registry {
     /// All keys, with their principals' counts.
     pub(crate) fn keys(&self) -> Result<Keys, Error> {
         let principals = self.store.principals()?;
+        let now = Timestamp::now();
         let mut keys = Vec::new();
         for row in self.store.keys()? {
             let limit = principals
                 .binary_search_by_key(&row.principal, |principal| principal.index)
                 .map(|found| principals[found].limits.to_string())
                 .unwrap_or_default();
-            keys.push(Key {
-                id: credential::id(row.tag),
-                tag: credential::tag_hex(row.tag),
-                name: row.name,
-                label: row.label,
-                enabled: !row.disabled,
-                limit,
-                own_limit: row.limits.as_ref().map(ToString::to_string),
-                created: row.created,
-                counts: counts(&self.tables.meter(row.principal)?),
-            });
+            let counts = counts(&self.tables.meter(row.principal)?);
+            keys.push(listed(row, limit, counts, now));
         }
         Ok(Keys { keys })
+    }
+
+    /// The keys that a selector names, with all that holds for them.
+    pub(crate) fn show_keys(&self, selector: &Selector) -> Result<KeysShown, Error> {
+        let rows = select(&self.store, selector)?;
+        let Some(first) = rows.first() else { return Ok(KeysShown { keys: Vec::new() }) };
+        // A selector names keys of one principal.
+        let principal = first.name.clone();
+        let (boot_ns, now) = (kernel::now(), Timestamp::now());
+        let (said, placed) = self.store.stance(&principal, now)?.ok_or_else(|| no_principal(&principal))?;
+        let meter = self.tables.meter(placed.index)?;
+        let all = self.store.selected(&Selector { name: Some(principal), id: None })?.by_name;
+        let good: Vec<KeyTag> = all.iter().filter(|row| state(row, now) == "good").map(|row| row.tag).collect();
+        let mut keys = Vec::with_capacity(rows.len());
+        for row in rows {
+            let own_rules = match &row.limits {
+                Some(limits) => rules(limits, &self.tables.buckets_of_key(row.tag)?.limits, boot_ns, now),
+                None => Vec::new(),
+            };
+            keys.push(KeyShown {
+                plan: said.plan().map(str::to_owned),
+                tenant: said.tenant.clone(),
+                beside: good.iter().filter(|tag| **tag != row.tag).map(|tag| credential::id(*tag)).collect(),
+                rules: rules(&placed.limits, &meter.buckets.limits, boot_ns, now),
+                own_rules,
+                key: listed(row, placed.limits.to_string(), counts(&meter), now),
+            });
+        }
+        Ok(KeysShown { keys })
     }
 
     /// The limits of one principal, or of all, and what is left of them.

@@ -465,7 +465,11 @@ impl Store {
         Ok(self.each("plans", "name", plan)?.into_iter().collect())
     }
 
-    fn service(&self) -> Result<Service, Error> {
+    /// What the service itself says.
+    ///
+    /// # Errors
+    /// The store cannot be read, or holds what this program would not have written.
+    pub fn service(&self) -> Result<Service, Error> {
         let mut statement = self.connection.prepare_cached("SELECT * FROM service")?;
         let mut rows = statement.query([])?;
         match rows.next()? {
