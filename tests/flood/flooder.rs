@@ -23,8 +23,9 @@ use crate::{
 
 /// How long the connections may take for their first requests, which are served.
 pub(crate) const BEGINNING: Duration = Duration::from_secs(10);
-/// Between two looks for connections that have waited too long, or could not be opened.
-const ROUND: Duration = Duration::from_millis(50);
+/// Between two looks for connections that have waited too long, or could not be opened. Each gives up at a time of its own: were
+/// all looked at seldom, all would be replaced at once, in bursts that are the flooder's and not the flood's.
+const ROUND: Duration = Duration::from_millis(1);
 
 /// How many requests ended how, for other threads to read at any time.
 #[derive(Debug, Default)]
@@ -208,11 +209,12 @@ impl Flooder<'_> {
 
     /// Replaces connections that have waited too long.
     fn give_up(&mut self) -> Result<()> {
+        let now = Instant::now();
         for index in 0..self.slots.len() {
             let Slot { connection, state, since, .. } = &mut self.slots[index];
             // The first answers of all connections come one after the other.
             let patience = if *state == State::Beginning { BEGINNING } else { self.patience };
-            if since.elapsed() < patience && connection.is_some() {
+            if now.saturating_duration_since(*since) < patience && connection.is_some() {
                 continue;
             }
             if connection.is_some() && !matches!(*state, State::Leaving | State::Beginning) {

@@ -13,6 +13,7 @@ mod peer;
 mod plot;
 mod report;
 mod stage;
+mod wall;
 
 use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
 
@@ -23,7 +24,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use crate::{
     connection::Ending,
     course::Measured,
-    kind::{Flood, Kind, Reuse},
+    kind::{Flood, Kind},
     peer::{PEERS, Peer},
     report::{Report, Row},
     stage::Stage,
@@ -97,7 +98,7 @@ fn rows(options: &Options) -> Vec<Row> {
     for peer in PEERS {
         let mut floods = Vec::new();
         for &kind in peer.kinds() {
-            for reuse in Reuse::ALL {
+            for &reuse in peer.reuses() {
                 floods.extend(options.connections.iter().map(|&connections| Flood { kind, reuse, connections }));
             }
         }

@@ -18,8 +18,9 @@ use tempfile::TempDir;
 use crate::{
     connection::Ending,
     cpu,
-    kind::{FIRST_KEY, GOOD_KEY, GOOD_LIMIT, Kind, SPENT_KEY, SPENT_LIMIT},
+    kind::{FIRST_KEY, GOOD_KEY, GOOD_LIMIT, Kind, Reuse, SPENT_KEY, SPENT_LIMIT},
     stage::{PORT, Stage},
+    wall::Wall,
 };
 
 /// One of those that are compared.
@@ -42,11 +43,16 @@ enum Guard {
     Limiter,
     /// A proxy, in front of the app.
     Proxy(&'static Proxy),
+    /// An XDP program that drops what comes from where floods come from.
+    Wall,
     /// The enforcer, with these arguments and without bounds on what a source is answered.
     Unbounded(&'static [&'static str]),
     /// The enforcer as it is shipped: a source is answered so often, reset so often, and then kept out.
     Enforcer,
 }
+
+/// How long a flood waits that is to be seen although nobody answers.
+const IMPATIENT: Duration = Duration::from_millis(50);
 
 /// All of them, in the table's order. A new proxy, or a new way of the enforcer to refuse, is one entry more.
 pub(crate) const PEERS: &[Peer] = &[
@@ -54,10 +60,11 @@ pub(crate) const PEERS: &[Peer] = &[
     Peer::new("Flask-Limiter, Redis", &[Ending::Denied], Guard::Limiter),
     Peer::new("nginx limit_req", &[Ending::Denied], Guard::Proxy(&NGINX)),
     Peer::new("HAProxy stick table", &[Ending::Denied], Guard::Proxy(&HAPROXY)),
-    // Of its flood most is met with silence: who waits for a second for each request sends too few for them to be seen in the
-    // cost.
+    // Of these floods most is met with silence: who waits for a second for each request sends too few for them to be seen in
+    // the cost.
+    Peer { patience: IMPATIENT, ..Peer::new("bare XDP drop", &[Ending::Silent], Guard::Wall) },
     Peer {
-        patience: Duration::from_millis(50),
+        patience: IMPATIENT,
         ..Peer::new("enforcer", &[Ending::Denied, Ending::Reset, Ending::Closed, Ending::Silent], Guard::Enforcer)
     },
     Peer::new("enforcer, answer", &[Ending::Denied], Guard::Unbounded(&["--on-refuse", "answer"])),
@@ -92,6 +99,7 @@ pub(crate) struct Running<'a> {
     enforcer: Option<Enforcer<'a>>,
     helper: Option<Process>,
     origin: Origin,
+    _wall: Option<Wall>,
     _folder: TempDir,
 }
 
@@ -100,9 +108,14 @@ impl Peer {
         Self { name, refusals, patience: Duration::from_secs(1), guard }
     }
 
-    /// The floods that it is to stand; to one that refuses nothing all are alike.
+    /// The floods that it is to stand; to one that reads no request all are alike.
     pub(crate) const fn kinds(&self) -> &'static [Kind] {
-        if self.refusals.is_empty() { &[Kind::Unkeyed] } else { &Kind::ALL }
+        if matches!(self.guard, Guard::Nothing | Guard::Wall) { &[Kind::Unkeyed] } else { &Kind::ALL }
+    }
+
+    /// The connections of those; where none is served, none is kept.
+    pub(crate) const fn reuses(&self) -> &'static [Reuse] {
+        if matches!(self.guard, Guard::Wall) { &[Reuse::New] } else { &Reuse::ALL }
     }
 
     /// Starts it, on the CPU of the calling thread.
@@ -115,7 +128,7 @@ impl Peer {
         let (server, origin) = (&stage.link.server, |app, address: SocketAddrV4| {
             Origin::start(&stage.link.server, app, WORKERS, SocketAddr::V4(address))
         });
-        let (mut enforcer, mut helper) = (None, None);
+        let (mut enforcer, mut helper, mut wall) = (None, None, None);
         let origin = match &self.guard {
             Guard::Nothing => origin("plain", address)?,
             Guard::Limiter => {
@@ -130,6 +143,10 @@ impl Peer {
                 let origin = origin("plain", BEHIND)?;
                 helper = Some(serving(stage, command, SocketAddr::V4(address), folder.path())?);
                 origin
+            }
+            Guard::Wall => {
+                wall = Some(Wall::attach(stage)?);
+                origin("plain", address)?
             }
             Guard::Unbounded(_) | Guard::Enforcer => {
                 let arguments =
@@ -146,7 +163,7 @@ impl Peer {
                 origin
             }
         };
-        Ok(Running { enforcer, helper, origin, _folder: folder })
+        Ok(Running { enforcer, helper, origin, _wall: wall, _folder: folder })
     }
 }
 

@@ -19,8 +19,10 @@ pub(crate) const PORT: u16 = 8000;
 /// The address of the well-behaved client; [floods](Flood::source) come from others.
 pub(crate) const GOOD: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 3);
 
-/// The server's and the clients' interface, and the CPU of each.
-const ENDS: [(&str, usize); 2] = [("srv0", cpu::SERVER), ("cli0", cpu::CLIENTS)];
+/// The server's interface.
+pub(crate) const SERVER: &str = "srv0";
+/// Both ends' interfaces, and the CPU of each.
+const ENDS: [(&str, usize); 2] = [(SERVER, cpu::SERVER), ("cli0", cpu::CLIENTS)];
 
 /// A stage; removed with its value.
 #[derive(Debug)]

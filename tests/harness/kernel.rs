@@ -37,7 +37,10 @@ const LONGEST: usize = 1024;
 const WATCH: &str = "enforcer_watch";
 
 /// The object that the daemon embeds: the one that `ENFORCER_BPF_OBJECT` names, else the build's.
-fn object() -> Result<Vec<u8>> {
+///
+/// # Errors
+/// It is not there.
+pub fn object() -> Result<Vec<u8>> {
     let path = match std::env::var_os("ENFORCER_BPF_OBJECT") {
         Some(path) => PathBuf::from(path),
         None => {
