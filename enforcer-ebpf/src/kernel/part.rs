@@ -8,11 +8,13 @@ use enforcer_ebpf::abi::{EXEMPTIONS as EXEMPTIONS_MOST, Edge, METHODS, Rule, Ser
 use enforcer_ebpf::flow::{Flow, Handshake, Mark, Place, Receiver, Set, WAYS};
 use enforcer_ebpf::http::Step;
 use enforcer_ebpf::judge::{self, Decision, Reading, Refill, World as _};
+use enforcer_ebpf::limit::Cell as _;
 use enforcer_ebpf::source::{Record, Source};
 use enforcer_ebpf::verdict::{Count, Event, Reason};
 use enforcer_ebpf::wire::Tuple;
 use enforcer_ebpf::words;
 
+use crate::atomic::Word;
 use crate::maps::{EXEMPT, EXEMPTIONS, HANDSHAKES, LEAVES, MARKS, PENALTIES, PROXIES, ROUTES, RULES, SOURCES, STATES};
 use crate::packet::{Packet, TcPacket, XdpPacket};
 use crate::world::Kernel;
@@ -20,6 +22,8 @@ use crate::{maps, socket};
 
 /// No place.
 const NOWHERE: u32 = WAYS as u32;
+/// How often another CPU may be first with a shared word.
+const RACES: u32 = 8;
 
 /// The place that a number of this module stands for.
 #[inline(always)]
@@ -312,9 +316,13 @@ fn note_penalty(before: u64, until: u64) {
     }
     if let Some(last) = PENALTIES.get_ptr_mut(0) {
         // SAFETY: an aligned word of a map's value.
-        if unsafe { *last } < until {
-            // SAFETY: as above.
-            unsafe { *last = until };
+        let last = unsafe { Word::new(last) };
+        // Of penalties that begin at once on several CPUs the latest end stays.
+        for _ in 0..RACES {
+            let known = last.load();
+            if known >= until || last.swap(known, until) {
+                break;
+            }
         }
     }
     sightless().count(Count::Event(Event::Penalty));
