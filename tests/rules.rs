@@ -295,6 +295,7 @@ fn a_key_in_the_url_is_noticed_and_is_none() {
     let routed = Rules::of_any_path();
     let cases = [
         ("/?api_key=x", true),
+        ("/?api-key=x", true),
         ("/?API_KEY=x", true),
         ("/?apikey=x", true),
         ("/?X-Api-Key=x", true),
@@ -357,6 +358,83 @@ fn a_key_is_in_the_listed_fields_alone() {
 }
 
 #[test]
+fn a_key_in_a_field_or_cookie_where_keys_often_are_is_noticed_and_counts_for_none() {
+    let usual = Rules::default();
+    for name in [
+        "Authorization",
+        "aPI-kEY",
+        "Api_Key",
+        "ApiKey",
+        "X-ApiKey",
+        "X_API-Key",
+        "X-Auth-Token",
+        "X-Auth-Key",
+        "Access-Token",
+        "X-Access-Token",
+        "X-API-Token",
+        "X-Token",
+        "X-Tenant-API-Key",
+    ] {
+        let rules = Rules { ruleset: with_keys([b"x-legacy-key"]), ..Rules::default() };
+        assert_eq!(read_key(&rules, &format!("Host: a\r\n{name}: {KEY}\r\n")), Ok((None, true)), "{name}");
+        // The end of the line before is no part of a name.
+        for cut in 1..name.len().min(6) {
+            let cut = &name[name.len() - cut..];
+            assert_eq!(read_key(&rules, &format!("Host: xapi-\r\n{cut}: a\r\n")), Ok((None, false)), "{cut}");
+        }
+    }
+    for name in ["Idempotency-Key", "Sec-WebSocket-Key", "X-CSRF-Token", "Authorizations", "Monkey", "Token", "Key"] {
+        assert_eq!(read_key(&usual, &format!("{name}: {KEY}\r\n")), Ok((None, false)), "{name}");
+    }
+    for (cookies, seen) in [
+        ("api_key=x", true),
+        ("API-KEY=x", true),
+        ("apikey=x", true),
+        ("x-api-key=x", true),
+        ("key=x", true),
+        ("access_token=x", true),
+        ("a=b; api_key=x", true),
+        ("a=b;api_key=x; c=d", true),
+        ("a=b;  \tapi_key=", true),
+        ("a; ;;api_key=x", true),
+        ("a=01234567890123456789012345678901234567890123456789012345678901234567890123456789; key=x", true),
+        ("012345678901234567890123456789; api_key=x", true),
+        ("", false),
+        (";", false),
+        ("api_key", false),
+        ("api_key; a=b", false),
+        ("api_keys=x; my_api_key=x", false),
+        ("a=api_key=x", false),
+        ("a=b, api_key=x", false),
+        ("monkey=x", false),
+        ("session=key", false),
+    ] {
+        for line in [format!("Cookie: {cookies}\r\n"), format!("cookie:{cookies}\r\nX-More: a\r\n")] {
+            assert_eq!(read_key(&usual, &line), Ok((None, seen)), "{line:?}");
+            // A key in its field is the key, before or behind.
+            let tag = Some(key::tag(SECRET, KEY.as_bytes()));
+            let keyed = format!("X-API-Key: {KEY}\r\n");
+            assert_eq!(read_key(&usual, &format!("{line}{keyed}")), Ok((tag, seen)), "{line:?}");
+            assert_eq!(read_key(&usual, &format!("{keyed}{line}")), Ok((tag, false)), "{line:?}");
+        }
+    }
+    // Cookies are read as strictly as any other value.
+    for (value, kind) in [
+        ("a=b; api_key=\u{1}", Malformation::ControlByte),
+        ("\u{7f}", Malformation::ControlByte),
+        ("a\u{0}=b", Malformation::ControlByte),
+        ("a=b;\rc", Malformation::LineEnding),
+        ("a=b;\nX-API-Key: a", Malformation::LineEnding),
+    ] {
+        assert_eq!(read_key(&usual, &format!("Cookie: {value}\r\n")), Err(kind.into()), "{value:?}");
+    }
+    // Where it names the client, it is that.
+    let rules = Rules { ruleset: with_client(b"cookie"), ..Rules::default() };
+    let found = read_get(&rules, "Cookie: key=x\r\n").map(|found| (found.client, found.has_key_elsewhere));
+    assert_eq!(found, Ok((key::tag(SECRET, b"key=x").0, false)));
+}
+
+#[test]
 fn no_spelling_of_a_listed_field_passes_for_another() {
     let rules = Rules { ruleset: with_keys([b"x-api-key", b"x-legacy-key"]), ..Rules::default() };
     let of = |lines: &str| read_key(&rules, lines);
@@ -379,8 +457,10 @@ fn no_spelling_of_a_listed_field_passes_for_another() {
             assert_eq!(of(&format!("{}: {KEY}\r\n", &name[..end])), Ok((None, false)), "the first {end} of {name}");
         }
         for more in ["s", "-", "_", "0", "!", "-X-API-Key"] {
-            assert_eq!(of(&format!("{name}{more}: {KEY}\r\n")), Ok((None, false)), "{name}{more}");
-            assert_eq!(of(&format!("{more}{name}: {KEY}\r\n")), Ok((None, false)), "{more}{name}");
+            for other in [format!("{name}{more}"), format!("{more}{name}")] {
+                let as_key = other.to_ascii_lowercase().ends_with("api-key");
+                assert_eq!(of(&format!("{other}: {KEY}\r\n")), Ok((None, as_key)), "{other}");
+            }
         }
         let refused = |lines: &str, kind: Malformation| assert_eq!(of(lines), Err(kind.into()), "{lines:?}");
         refused(&format!("X-Other: a\r\n {name}: {KEY}\r\n"), Malformation::ObsFold);

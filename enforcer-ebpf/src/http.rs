@@ -10,6 +10,7 @@
 
 mod body;
 pub mod bytes;
+mod cookie;
 mod element;
 mod head;
 mod proxy_header;
@@ -167,7 +168,8 @@ mod phase {
     pub(super) const CODING_TRAIL: u8 = 22;
     pub(super) const EXPECT_LEAD: u8 = 23;
     pub(super) const EXPECT_TRAIL: u8 = 24;
-    pub(super) const CONNECTION: u8 = 25;
+    /// Connection options; or cookies, if [`super::cookie::NAME`] or [`super::cookie::REST`] is what was seen.
+    pub(super) const LIST: u8 = 25;
     /// A header of the PROXY protocol, version 1 or 2, before the first request.
     pub(super) const HEADER_1: u8 = 26;
     pub(super) const HEADER_2: u8 = 27;
@@ -213,7 +215,7 @@ const PROXIED: u32 = 1 << 15;
 const FORWARDED: u32 = 1 << 16;
 /// The query has a parameter that is named like a key.
 const KEY_IN_URL: u32 = 1 << 17;
-/// A field that keys are often in, and that the service takes none from.
+/// A field that keys are often in and that the service takes none from, or a cookie that is named like a key.
 const KEY_ELSEWHERE: u32 = 1 << 19;
 /// A header of the PROXY protocol was read, and nothing behind it.
 const HEADED: u32 = 1 << 18;
@@ -238,7 +240,8 @@ pub struct Machine {
     phase: u8,
     /// Bytes of `carry` that count.
     carried: u8,
-    /// Bytes of the name under way that are known to be a token's; in a path, a [`target::seen`] number.
+    /// Bytes of the name under way that are known to be a token's; in a path, a [`target::seen`] number; in a list, 1 within
+    /// an option, and what [`phase::LIST`] says.
     seen: u8,
     /// Digits of the length under way.
     digits: u8,
@@ -573,8 +576,8 @@ impl Machine {
         self.flags & KEY_IN_URL != 0
     }
 
-    /// Whether the head that is complete has what is often a key where the service takes none from: in the URL, or in
-    /// another field.
+    /// Whether the head that is complete has what is often a key where the service takes none from: in the URL, in another
+    /// field, or in a cookie before the key.
     #[must_use]
     #[inline(always)]
     pub fn has_key_elsewhere(&self) -> bool {
@@ -644,7 +647,8 @@ impl Machine {
             phase::CODING_TRAIL => self.trail(window, cursor, Malformation::TransferEncoding),
             phase::EXPECT_LEAD => self.word(window, cursor, value::CONTINUE, Malformation::Expect),
             phase::EXPECT_TRAIL => self.trail(window, cursor, Malformation::Expect),
-            phase::CONNECTION => self.options(window, cursor),
+            phase::LIST if self.seen < cookie::NAME => self.options(window, cursor),
+            phase::LIST => self.cookies(window, cursor),
             _ => self.length(window, cursor, terms.service),
         };
         // Also where something else is wrong behind a bound, so that the reason does not depend on the cuts.

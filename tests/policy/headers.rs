@@ -38,14 +38,20 @@ fn a_key_counts_for_one_budget_in_whichever_listed_field_it_comes_and_in_no_othe
     // Elsewhere it is no key, and that is counted.
     let (mismatches, unkeyed) = (events(&enforcer, "carrier_mismatch")?, refused(&enforcer, "unkeyed")?);
     ensure!((mismatches, unkeyed) == (0, 0), "{mismatches} and {unkeyed}");
-    let elsewhere =
-        [("Authorization", format!("ApiKey {key}")), ("Api-Key", key.clone()), ("authorization", key.clone())];
+    let elsewhere = [
+        ("Authorization", format!("ApiKey {key}")),
+        ("authorization", format!("Bearer {key}")),
+        ("Api-Key", key.clone()),
+        ("X-Auth-Token", key.clone()),
+        ("Cookie", format!("session=a; api_key={key}")),
+        ("cookie", format!("x-api-key={key}; theme=dark")),
+    ];
     let endings = site.flood(v4(4), 6, |number| {
-        let (field, value) = &elsewhere[number % elsewhere.len()];
+        let (field, value) = &elsewhere[number];
         request("/two", &[(field, value)])
     })?;
     ensure!(endings == statuses([(401, 6)]), "{endings:?}");
-    let others = |number: usize| request("/two", &[(["X-Legacy-Keys", "X-Legacy", "X-API-Ke"][number % 3], &key)]);
+    let others = |number: usize| request("/two", &[(["X-Legacy-Keys", "X-API-Ke", "Cookie"][number % 3], &key)]);
     let endings = site.flood(v4(4), 6, others)?;
     ensure!(endings == statuses([(401, 6)]), "{endings:?}");
     let (mismatches, unkeyed) = (events(&enforcer, "carrier_mismatch")?, refused(&enforcer, "unkeyed")?);

@@ -3,7 +3,8 @@
 use super::bytes::{BASE, Window, controls, first, folded, hyphened, invisible, is_token, lowest, uncommon};
 use super::{
     ASKS_METHOD, BODILESS, CHUNKED, CLIENT, CLOSE, CR, Cursor, EXPECT, HOST, HTTP_1_0, KEY_ELSEWHERE, KEYED, LED,
-    LENGTH, LF, LONG, LineEnd, Lookup, Machine, ORIGIN, PROXIED, Step, Terms, UNDERSCORE, line_end, method, phase,
+    LENGTH, LF, LONG, LineEnd, Lookup, Machine, ORIGIN, PROXIED, Step, Terms, UNDERSCORE, cookie, line_end, method,
+    phase,
 };
 use crate::abi::Service;
 use crate::key::Tagger;
@@ -21,9 +22,20 @@ const fn name<const N: usize>(bytes: &[u8; N]) -> [u64; 4] {
 }
 
 const X_API_KEY: [u64; 4] = name(b"x-api-key");
-/// Fields that keys are often in.
+/// Fields that keys are often in, by their whole names or how these end.
 const AUTHORIZATION: [u64; 4] = name(b"authorization");
-const API_KEY: [u64; 4] = name(b"api-key");
+const KEY_ENDS: [(u64, u32); 7] = [
+    // Api-Key, X-Api-Key
+    (name(b"api-key")[0], 7),
+    (name(b"apikey")[0], 6),
+    (name(b"auth-key")[0], 8),
+    // X-Auth-Token, Access-Token, Api-Token, but none against forged requests: X-CSRF-Token
+    (name(b"th-token")[0], 8),
+    (name(b"ss-token")[0], 8),
+    (name(b"pi-token")[0], 8),
+    (name(b"x-token")[0], 7),
+];
+const COOKIE: [u64; 4] = name(b"cookie");
 const CONTENT_LENGTH: [u64; 4] = name(b"content-length");
 const TRANSFER_ENCODING: [u64; 4] = name(b"transfer-encoding");
 const HTTP2_SETTINGS: [u64; 4] = name(b"http2-settings");
@@ -261,6 +273,12 @@ impl Machine {
         if !stopped {
             return Step::More;
         }
+        self.value_end(window, cursor)
+    }
+
+    /// The byte at which reading a value stops: a blank in it, or the end of its line.
+    #[inline(always)]
+    pub(super) fn value_end(&mut self, window: &Window, cursor: &mut Cursor) -> Step {
         let stop = window.byte(cursor.pos);
         if stop == b'\t' {
             self.take(cursor, 1);
@@ -373,7 +391,7 @@ impl Machine {
                 again.then_some(Malformation::Duplicate)
             }
             10 if first == CONNECTION[0] && lowest(second, 2) == CONNECTION[1] => {
-                self.phase = phase::CONNECTION;
+                self.phase = phase::LIST;
                 None
             }
             6 if lowest(first, 6) == EXPECT_NAME[0] => {
@@ -421,8 +439,13 @@ impl Machine {
                 self.value = Tagger::new(secret).to_words();
                 again.then_some(Malformation::Duplicate)
             }
-            // Behind the client's, which may be one of these.
-            _ if is(&whole, &X_API_KEY) | is(&whole, &AUTHORIZATION) | is(&whole, &API_KEY) => {
+            // Behind the client's, which may be one of these. Where there is a key no cookie matters.
+            6 if whole[0] == COOKIE[0] && self.flags & KEYED == 0 => {
+                self.phase = phase::LIST;
+                self.seen = cookie::NAME;
+                return Some(Step::More);
+            }
+            _ if is(&whole, &AUTHORIZATION) | ends_as_key(window.word(cursor.pos.wrapping_sub(9))) => {
                 self.flags |= KEY_ELSEWHERE;
                 return None;
             }
@@ -462,6 +485,18 @@ impl Machine {
 #[inline(always)]
 fn is(name: &[u64; 4], other: &[u64; 4]) -> bool {
     (name[0] ^ other[0]) | (name[1] ^ other[1]) | (name[2] ^ other[2]) | (name[3] ^ other[3]) == 0
+}
+
+/// Whether a name is a field's that keys are often in, by the eight bytes before its colon: of a shorter one what stands
+/// before it is among them, but no end of these has a CR or LF.
+#[inline(always)]
+fn ends_as_key(last: u64) -> bool {
+    let last = hyphened(folded(last));
+    let mut found = false;
+    for (end, len) in KEY_ENDS {
+        found |= last >> (8 * (8 - len)) == end;
+    }
+    found
 }
 
 /// The [`method`] of a folded word of `len` letters.

@@ -4,7 +4,7 @@
 //! schemes. Where paths have rules these are refused, so that no path is ruled as one and served as another. What is left
 //! is split at `/`, without empty segments, and each segment is decoded once.
 
-use super::bytes::{Window, equal, first, folded, invisible, lowest, special};
+use super::bytes::{Window, equal, first, folded, hyphened, invisible, lowest, special};
 use super::head::run;
 use super::{Cursor, KEY_IN_URL, Lookup, Machine, Step, Terms, phase};
 use crate::abi::KeyTag;
@@ -26,13 +26,29 @@ pub(super) mod seen {
 const SCHEME: u64 = u64::from_le_bytes(*b"http://\0");
 const SCHEME_LEN: u32 = 7;
 
-/// Names of parameters that keys are put into elsewhere, folded, and the longest with the `=` behind it.
-const API_KEY: u64 = folded(u64::from_le_bytes(*b"api_key\0")) & 0x00ff_ffff_ffff_ffff;
+/// Names of parameters and cookies that keys are put into elsewhere, folded and with `-` for `_`, and the longest with the
+/// `=` behind it.
+const API_KEY: u64 = u64::from_le_bytes(*b"api-key\0");
 const APIKEY: u64 = u64::from_le_bytes(*b"apikey\0\0");
 const X_API_KEY: [u64; 2] = [u64::from_le_bytes(*b"x-api-ke"), b'y' as u64];
 const KEY: u64 = u64::from_le_bytes(*b"key\0\0\0\0\0");
-const ACCESS_TOKEN: [u64; 2] = [folded(u64::from_le_bytes(*b"access_t")), u64::from_le_bytes(*b"oken\0\0\0\0")];
-const PARAMETER: u32 = 13;
+const ACCESS_TOKEN: [u64; 2] = [u64::from_le_bytes(*b"access-t"), u64::from_le_bytes(*b"oken\0\0\0\0")];
+pub(super) const PARAMETER: u32 = 13;
+
+/// Whether keys are put under this name elsewhere: its first sixteen bytes, and how many there are.
+#[inline(always)]
+pub(super) fn is_key_name(low: u64, high: u64, len: u32) -> bool {
+    let (low, high) = (hyphened(folded(low)), hyphened(folded(high)));
+    let (low, high) = (lowest(low, len), lowest(high, len.saturating_sub(8)));
+    match len {
+        3 => low == KEY,
+        6 => low == APIKEY,
+        7 => low == API_KEY,
+        9 => [low, high] == X_API_KEY,
+        12 => [low, high] == ACCESS_TOKEN,
+        _ => false,
+    }
+}
 
 impl Machine {
     /// Which form the target has.
@@ -184,16 +200,7 @@ impl Machine {
         if len >= unread && unread < PARAMETER {
             return Step::Starved;
         }
-        let (low, high) = (lowest(folded(low), len), lowest(folded(high), len.saturating_sub(8)));
-        let is_key = match len {
-            3 => low == KEY,
-            6 => low == APIKEY,
-            7 => low == API_KEY,
-            9 => [low, high] == X_API_KEY,
-            12 => [low, high] == ACCESS_TOKEN,
-            _ => false,
-        };
-        if is_key && window.byte(cursor.pos.wrapping_add(len)) == b'=' {
+        if is_key_name(low, high, len) && window.byte(cursor.pos.wrapping_add(len)) == b'=' {
             self.flags |= KEY_IN_URL;
         }
         self.phase = phase::QUERY;
