@@ -6,6 +6,8 @@
 
 #[path = "policy/attack.rs"]
 mod attack;
+#[path = "policy/connections.rs"]
+mod connections;
 #[path = "policy/explain.rs"]
 mod explain;
 #[path = "policy/headers.rs"]

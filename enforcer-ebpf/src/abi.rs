@@ -3,8 +3,8 @@
 //! [`ABI`] names the directory of the pins; any change of a type here must change it. All values are multiples of
 //! eight bytes without padding, so that no uninitialised byte reaches a map.
 
-/// Number of this layout; part of the pin directory's name (`v5`).
-pub const ABI: u32 = 5;
+/// Number of this layout; part of the pin directory's name (`v6`).
+pub const ABI: u32 = 6;
 
 /// Names of the maps, with who writes and who reads each.
 pub mod map {
@@ -47,6 +47,12 @@ pub mod map {
     pub const SOURCE_BUCKETS: &str = "SOURCE_BUCKETS";
     /// `LruHashMap<Sighting, u64>`: which keys were seen from which sources, for [`super::Spread`]. Kernel only.
     pub const SIGHTINGS: &str = "SIGHTINGS";
+    /// `Array<connection::Connections>`, index = hash of a connection modulo the entries: the connections of local sockets,
+    /// and whom each counts for. Kernel only.
+    pub const CONNECTIONS: &str = "CONNECTIONS";
+    /// `Array<connection::Subjects>`, index = hash of a source or principal modulo the entries: how many each has. Kernel
+    /// only.
+    pub const SUBJECTS: &str = "SUBJECTS";
     /// `PerCpuArray<[u64; 4]>`, index = [`super::Policy::tally`]: see [`super::tally`]. Kernel → daemon.
     pub const TALLIES: &str = "TALLIES";
     /// `Array<u64>`, one entry: until when what is on trial holds, CLOCK_BOOTTIME in ns; 0 = nothing is. Daemon → kernel.
@@ -115,6 +121,8 @@ pub mod map {
         BUCKETS,
         SOURCE_BUCKETS,
         SIGHTINGS,
+        CONNECTIONS,
+        SUBJECTS,
         TALLIES,
         TRIAL,
     ];
@@ -131,6 +139,10 @@ pub mod global {
     pub const FLOW_MASK: &str = "FLOW_MASK";
     /// [`super::SocketOffsets`]: where the running kernel keeps what we read of a socket.
     pub const SOCKET_OFFSETS: &str = "SOCKET_OFFSETS";
+    /// [`super::EndsOffsets`]: where it keeps whose a socket is.
+    pub const ENDS_OFFSETS: &str = "ENDS_OFFSETS";
+    /// `u32`: inode of the network namespace whose sockets are followed.
+    pub const NAMESPACE: &str = "NAMESPACE";
 }
 
 /// Entries of [`map::PORTS`].
@@ -181,6 +193,10 @@ pub const BUCKETS: u32 = 131_072;
 pub const SOURCE_BUCKETS: u32 = 65_536;
 /// Entries of [`map::SIGHTINGS`].
 pub const SIGHTINGS: u32 = 131_072;
+/// Entries of [`map::CONNECTIONS`], each a set of [`crate::connection::WAYS`]; a power of two.
+pub const CONNECTION_SETS: u32 = 32_768;
+/// Entries of [`map::SUBJECTS`], likewise.
+pub const SUBJECT_SETS: u32 = 32_768;
 /// Entries of [`map::TALLIES`]; a power of two. Index 0 is for what has none.
 pub const TALLIES: u32 = 4_096;
 /// Methods that are told apart, see [`crate::http::method`]; a power of two.
@@ -506,6 +522,10 @@ pub struct Ruleset {
     pub keys_of_source: Spread,
     /// Distinct sources of one key.
     pub sources_of_key: Spread,
+    /// Most open connections of one source; 0 = any number.
+    pub connections_of_source: u32,
+    /// Most open connections of one principal; likewise.
+    pub connections_of_principal: u32,
     /// For the daemon: where its paths lie in [`map::STATES`], [`map::LEAVES`] and [`map::RULES`].
     pub extents: [Extent; 3],
 }
@@ -529,6 +549,13 @@ impl Ruleset {
     pub const PROXY_1: u32 = 4;
     /// Flag: likewise, version 2; never beside [`Ruleset::PROXY_1`].
     pub const PROXY_2: u32 = 8;
+
+    /// Whether sources or principals may have so many connections only.
+    #[must_use]
+    #[inline(always)]
+    pub const fn counts_connections(&self) -> bool {
+        (self.connections_of_source | self.connections_of_principal) != 0
+    }
 }
 
 /// A segment of a path that leads on from a state.
@@ -849,6 +876,32 @@ pub struct SocketOffsets {
     pub request_snt_isn: u32,
 }
 
+/// Likewise, of what says whose a socket is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct EndsOffsets {
+    /// `inet_sock.inet_sport`, u16: the socket's own port, which is still there when it closes, unlike `skc_num`.
+    pub port: u32,
+    /// `sock_common.skc_dport`, u16.
+    pub remote_port: u32,
+    /// `sock_common.skc_family`, u16.
+    pub family: u32,
+    /// `sock_common.skc_state`, u8.
+    pub state: u32,
+    /// `sock_common.skc_rcv_saddr`, u32.
+    pub v4: u32,
+    /// `sock_common.skc_daddr`, u32.
+    pub remote_v4: u32,
+    /// `sock_common.skc_v6_rcv_saddr`, 16 bytes.
+    pub v6: u32,
+    /// `sock_common.skc_v6_daddr`, 16 bytes.
+    pub remote_v6: u32,
+    /// `sock_common.skc_net`, a pointer.
+    pub net: u32,
+    /// `net.ns` and in it `ns_common.inum`, u32.
+    pub inum: u32,
+}
+
 const _: () = {
     assert!(size_of::<KeyTag>() == 16);
     assert!(size_of::<Key>() == 32);
@@ -859,7 +912,7 @@ const _: () = {
     assert!(size_of::<Meter>() == 256);
     assert!(size_of::<Scope>() == 24);
     assert!(size_of::<Sighting>() == 48);
-    assert!(size_of::<Ruleset>() == 232);
+    assert!(size_of::<Ruleset>() == 240);
     assert!(size_of::<Edge>() == 24);
     assert!(size_of::<State>() == 8);
     assert!(size_of::<Leaf>() == 64);
@@ -868,4 +921,5 @@ const _: () = {
     assert!(size_of::<Service>() == 104);
     assert!(size_of::<Answer>() == 16 + 4 * POINTS + ANSWER_TEXT);
     assert!(size_of::<SocketOffsets>() == 32);
+    assert!(size_of::<EndsOffsets>() == 40);
 };

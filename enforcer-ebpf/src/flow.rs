@@ -210,6 +210,10 @@ pub struct Flow {
     pub written: u32,
     /// 1 once a packet of its server was met on its way out: what is sent that way can be translated.
     pub leaves: u32,
+    /// 1 once it counts for its source for as long as its socket is open.
+    pub counts: u32,
+    /// The principal that it counts for, likewise; 0 = none.
+    pub holder: u32,
     /// What its client is told once it is refused.
     pub told: Told,
     /// How its ends count.
@@ -239,7 +243,7 @@ const _: () = {
     assert!(size_of::<Machine>() == 176);
     assert!(size_of::<Mark>() == 184);
     assert!(size_of::<Told>() == 8 + 4 * 16 + 24 + 16);
-    assert!(size_of::<Flow>() == 40 + 176 + 184 + 8 * 9 + 4 * 16 + 112 + 40);
+    assert!(size_of::<Flow>() == 40 + 176 + 184 + 8 * 9 + 4 * 18 + 112 + 40);
     assert!(size_of::<Set>() == 8 + WAYS * (8 + size_of::<Flow>()));
 };
 
@@ -329,33 +333,51 @@ pub const fn after(a: u32, b: u32) -> bool {
 #[must_use]
 #[inline(always)]
 pub fn hash(secret: [u64; 2], tuple: &Tuple) -> u64 {
-    let [k0, k1] = secret;
-    let mut v = [
-        k0 ^ 0x736f_6d65_7073_6575,
-        k1 ^ 0x646f_7261_6e64_6f6d,
-        k0 ^ 0x6c79_6765_6e65_7261,
-        k1 ^ 0x7465_6462_7974_6573,
-    ];
-    let mut take = |word: u64| {
-        v[3] ^= word;
-        crate::key::round(&mut v);
-        v[0] ^= word;
-    };
+    let mut hasher = Hasher::new(secret);
     if tuple.is_v6() {
-        take(tuple.source[1]);
-        take(tuple.destination[0]);
-        take(tuple.destination[1]);
-        take(tuple.source[0]);
+        hasher.take(tuple.source[1]);
+        hasher.take(tuple.destination[0]);
+        hasher.take(tuple.destination[1]);
+        hasher.take(tuple.source[0]);
     } else {
-        take(tuple.source[0] | (tuple.destination[0] << 32));
+        hasher.take(tuple.source[0] | (tuple.destination[0] << 32));
     }
-    take(tuple.ports);
-    v[2] ^= 0xff;
-    crate::key::round(&mut v);
-    crate::key::round(&mut v);
-    crate::key::round(&mut v);
-    let hash = v[0] ^ v[1] ^ v[2] ^ v[3];
-    if hash == 0 { 1 } else { hash }
+    hasher.take(tuple.ports);
+    hasher.finish()
+}
+
+/// SipHash-1-3 of whole words. How many there are is no part of it: whoever uses it has one number of words for each kind.
+pub(crate) struct Hasher([u64; 4]);
+
+impl Hasher {
+    #[inline(always)]
+    pub(crate) const fn new([k0, k1]: [u64; 2]) -> Self {
+        Self([
+            k0 ^ 0x736f_6d65_7073_6575,
+            k1 ^ 0x646f_7261_6e64_6f6d,
+            k0 ^ 0x6c79_6765_6e65_7261,
+            k1 ^ 0x7465_6462_7974_6573,
+        ])
+    }
+
+    #[inline(always)]
+    pub(crate) fn take(&mut self, word: u64) {
+        self.0[3] ^= word;
+        crate::key::round(&mut self.0);
+        self.0[0] ^= word;
+    }
+
+    /// The hash; never 0.
+    #[inline(always)]
+    pub(crate) fn finish(mut self) -> u64 {
+        let v = &mut self.0;
+        v[2] ^= 0xff;
+        crate::key::round(v);
+        crate::key::round(v);
+        crate::key::round(v);
+        let hash = v[0] ^ v[1] ^ v[2] ^ v[3];
+        if hash == 0 { 1 } else { hash }
+    }
 }
 
 impl Set {
@@ -436,6 +458,8 @@ impl Flow {
         self.pipelined = zero() as u32;
         self.written = zero() as u32;
         self.leaves = zero() as u32;
+        self.counts = zero() as u32;
+        self.holder = zero() as u32;
         self.told.due = due::NOTHING;
         self.shift.clear();
     }

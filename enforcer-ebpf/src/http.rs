@@ -568,6 +568,14 @@ impl Machine {
         self.flags & (PROXIED | FORWARDED) != 0
     }
 
+    /// Whether the connection that the request whose head is complete came on carries those of many clients: it is a trusted
+    /// proxy's that has not told in a header of the PROXY protocol whose it is.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_pooled(&self) -> bool {
+        self.flags & PROXIED != 0
+    }
+
     /// Whether the query of the request whose head is complete has a parameter that is named like a key. No key is taken
     /// from there.
     #[must_use]

@@ -8,6 +8,7 @@
 //! - this file: from the frame to what is to be done with a segment, and what becomes of a refused one
 //! - [`reading`]: a payload, read in steps
 //! - [`decision`]: one request
+//! - [`hold`]: whether its connection is one too many
 //! - [`explain`]: what would become of a request, for people who ask
 //! - [`again`]: bytes that were judged before
 //! - [`sum`]: the checksum of a segment that is cut
@@ -20,6 +21,7 @@ mod again;
 mod bare;
 mod decision;
 pub mod explain;
+mod hold;
 mod kept;
 mod reading;
 mod sum;
@@ -29,6 +31,7 @@ mod watch;
 use core::ops::DerefMut;
 
 use crate::abi::{Client, Key, KeyTag, Rule, Ruleset, Service, Share};
+use crate::connection;
 use crate::flow::{self, Course, Flow, Handshake, Mark, Place, Plan, Receiver, Set, receiver, stage};
 use crate::http::bytes::Window;
 use crate::http::{Lookup, Refusal, Step};
@@ -38,6 +41,7 @@ use crate::verdict::{Action, Count, Event, Reason};
 use crate::wire::{self, Head, NotTcp, Segment, Tuple, flag};
 use again::Memory;
 pub use decision::{Decision, Party, claim, decide, identify, is_paid, open, party, pay, spread};
+pub use hold::{hold, hold_again, settle, would_hold};
 use kept::Meanwhile;
 pub use reading::{Piece, Reading, Refill, Scan, advance, introduce, read, refill, step};
 pub use sum::{Sum, sum_step};
@@ -62,7 +66,7 @@ pub enum Tally {
 ///
 /// The methods with a body are parts of the judge itself. The kernel makes functions of them that the verifier
 /// checks once each, instead of in every state of their callers.
-pub trait World: Lookup + Sized {
+pub trait World: Lookup + connection::Tables + Sized {
     /// A set of the flow table, locked until it is dropped.
     type Guard: DerefMut<Target = Set>;
 
@@ -196,6 +200,24 @@ pub trait World: Lookup + Sized {
     #[inline(always)]
     fn identify(&self, reading: &mut Reading, flow: &Flow) -> Option<Reason> {
         identify(self, reading, flow)
+    }
+
+    /// [`hold`].
+    #[inline(always)]
+    fn hold(&self, reading: &mut Reading, flow: &Flow) -> Option<Reason> {
+        hold(self, reading, flow)
+    }
+
+    /// [`hold_again`].
+    #[inline(always)]
+    fn hold_again(&self, reading: &mut Reading, flow: &mut Flow) -> Option<Reason> {
+        hold_again(self, reading, flow)
+    }
+
+    /// [`settle`].
+    #[inline(always)]
+    fn settle(&self, reading: &Reading, flow: &mut Flow, passes: bool) {
+        settle(self, reading, flow, passes);
     }
 
     /// [`spread`].

@@ -12,6 +12,7 @@
 //! - [`calendar`]: where the windows of those begin that follow it
 //! - [`charge`]: all limits that apply to a request, or none
 //! - [`spread`]: too many keys of one source, or sources of one key
+//! - [`connection`]: how many connections a source or a principal has open
 //! - [`verdict`]: why a request is refused, and what is done about it
 //! - [`judge`]: the whole way, over a [`judge::World`] that the kernel and the tests each provide
 //! - [`source`]: what becomes of sources that go on sending what is refused
@@ -27,6 +28,7 @@ pub mod abi;
 pub mod answer;
 pub mod calendar;
 pub mod charge;
+pub mod connection;
 pub mod flow;
 pub mod http;
 pub mod judge;

@@ -5,8 +5,8 @@
 use aya::Pod;
 
 use crate::abi::{
-    Answer, Buckets, Client, Edge, Key, KeyTag, Leaf, Meter, Policy, Rule, Ruleset, Scope, Service, Sighting,
-    SocketOffsets, State, Turn,
+    Answer, Buckets, Client, Edge, EndsOffsets, Key, KeyTag, Leaf, Meter, Policy, Rule, Ruleset, Scope, Service,
+    Sighting, SocketOffsets, State, Turn,
 };
 use crate::flow::Set;
 use crate::judge::explain::Explanation;
@@ -44,6 +44,8 @@ unsafe impl Pod for Meter {}
 unsafe impl Pod for Service {}
 // SAFETY: as above.
 unsafe impl Pod for SocketOffsets {}
+// SAFETY: as above.
+unsafe impl Pod for EndsOffsets {}
 // SAFETY: as above.
 unsafe impl Pod for Answer {}
 // SAFETY: as above.

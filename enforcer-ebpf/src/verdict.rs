@@ -82,6 +82,8 @@ labelled! {
         BucketsFull = "buckets_full",
         /// A trusted proxy's connection that does not begin with a well-formed header of the PROXY protocol.
         ProxyHeader = "proxy_header",
+        /// A connection beyond those that its source or its principal may have at once.
+        Connections = "connections",
     }
 }
 
@@ -99,7 +101,7 @@ impl Reason {
         match self {
             Self::Unkeyed | Self::UnknownKey | Self::KeyDisabled | Self::KeyExpired => Some(AnswerKind::Unauthorized),
             Self::OverLimit => Some(AnswerKind::TooManyRequests),
-            Self::Guessing | Self::KeyRotation | Self::KeyShared => Some(AnswerKind::AbnormalUsage),
+            Self::Guessing | Self::KeyRotation | Self::KeyShared | Self::Connections => Some(AnswerKind::AbnormalUsage),
             Self::Malformed | Self::Path => Some(AnswerKind::BadRequest),
             Self::HeadTooLarge => Some(AnswerKind::FieldsTooLarge),
             Self::TargetTooLong => Some(AnswerKind::UriTooLong),
@@ -216,6 +218,8 @@ labelled! {
         /// An acknowledgment that would have completed a handshake before a request was judged, dropped; not of a service
         /// that only observes.
         Deferred = "deferred",
+        /// A connection that there was no room to count: its requests are refused where connections are bounded.
+        ConnectionsFull = "connections_full",
     }
 }
 

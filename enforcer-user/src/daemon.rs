@@ -10,6 +10,7 @@
 //! - `penalties`: the sources that the program keeps out
 //! - `reaper`: connections ended that keep a worker waiting, or that are older than the guard
 //! - `answering`: whether refused requests can be answered
+//! - `sweeping`: connections that never came to be
 //! - `report`: what it tells about itself
 //! - `coverage`: what it says at its start of the ways that it does not guard
 //! - `serving`, `exporter`: HTTP on both its ends
@@ -30,6 +31,7 @@ mod serving;
 mod slots;
 pub mod socket;
 pub mod state_dir;
+mod sweeping;
 mod tables;
 mod trial;
 
@@ -212,6 +214,7 @@ pub async fn run(settings: Settings, log: bool, shutdown: impl Future<Output = (
     ends.spawn(keep_time(clock, stopped.clone()));
     ends.spawn(policy::watch(Arc::clone(&daemon), stopped.clone()));
     ends.spawn(answering::watch(Arc::clone(&daemon), stopped.clone()));
+    ends.spawn(sweeping::watch(Arc::clone(&daemon), stopped.clone()));
     ends.spawn(leaks::watch(Arc::clone(&daemon), stopped.clone()));
 
     let mut stopped = stopped;

@@ -14,6 +14,7 @@
 //! - `tables`, `mapped`: the typed maps
 //! - `connections`, `sources`: those that the program follows, and those that it has refused
 //! - `kept`: connections that end with what they rest on
+//! - `followed`: the program that is told of every connection's beginning and end
 //! - `plan`, `attach`, `replace`: links and filters made, taken over, and ended
 //! - `explain`: what would become of a request
 //! - `guard`: what is pinned, for those who only look
@@ -28,6 +29,7 @@ mod connections;
 mod error;
 mod explain;
 mod filter_pin;
+mod followed;
 mod forwarding;
 mod guard;
 pub(crate) mod interface;
@@ -162,7 +164,7 @@ impl Kernel {
     pub fn load(options: &Options) -> Result<Self, Error> {
         checks::kernel()?;
         checks::rights()?;
-        let offsets = btf::socket_offsets()?;
+        let offsets = btf::offsets()?;
         let pins = Pins::new(&options.bpffs_dir);
         pins.check_name()?;
         Plan::make(options, &pins)?;
@@ -171,6 +173,7 @@ impl Kernel {
         added.note_maps(&pins);
         let mut object = load::load(options, &pins, offsets)?;
         Plan::make(options, &pins)?.verify(&mut object, options.hook)?;
+        load::followers(&mut object)?;
         let tables = Tables::open(&mut object)?;
         Ok(Self { object, tables, attachments: Vec::new(), pins, added, _lock: lock })
     }
@@ -186,7 +189,10 @@ impl Kernel {
     pub fn attach(&mut self, options: &Options) -> Result<(), Error> {
         let plan = Plan::make(options, &self.pins)?;
         let connections = self.connections();
+        // Before the first request is judged, so that its connection is known.
+        let following = followed::follow(&mut self.object, &self.pins)?;
         self.attachments = attach::execute(plan, &mut self.object, options.hook, &self.pins, &connections)?;
+        following.keep()?;
         self.added.keep();
         Ok(())
     }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use nix::sys::socket::sockopt::SendTimeout;
+use nix::sys::socket::sockopt::{Linger, SendTimeout};
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage};
 use nix::sys::time::TimeVal;
 
@@ -110,6 +110,15 @@ impl Connection {
     /// Ends the client's side.
     pub fn finish(&mut self) {
         let _ = self.stream.shutdown(std::net::Shutdown::Write);
+    }
+
+    /// Ends the connection with a RST.
+    ///
+    /// # Errors
+    /// When the socket takes no option.
+    pub fn reset(self) -> Result<()> {
+        let abruptly = libc::linger { l_onoff: 1, l_linger: 0 };
+        Ok(socket::setsockopt(&self.stream, Linger, &abruptly)?)
     }
 
     /// Reads the next answer, head and body.

@@ -11,6 +11,7 @@ use enforcer_ebpf::abi::{
 };
 use enforcer_ebpf::answer::{self, Letter, Post, Sheet, Text};
 use enforcer_ebpf::charge::{Claim, table};
+use enforcer_ebpf::connection::{self, Connections, Subjects};
 use enforcer_ebpf::flow::{Flow, Handshake, Mark, Place, Receiver, Set, Told};
 use enforcer_ebpf::http::Lookup;
 use enforcer_ebpf::http::bytes::Window;
@@ -43,6 +44,8 @@ pub struct Host {
     tables: Tables,
     used: RefCell<BTreeMap<(u32, Scope), Rc<Used>>>,
     sightings: Sightings,
+    connections: Vec<RefCell<Connections>>,
+    subjects: Vec<RefCell<Subjects>>,
     meters: RefCell<BTreeMap<u32, Meter>>,
     totals: RefCell<[u64; TOTALS as usize]>,
     sets: Vec<RefCell<Set>>,
@@ -157,6 +160,8 @@ impl Host {
             tables: tables.clone(),
             used: RefCell::default(),
             sightings: Sightings::default(),
+            connections: (0..SETS).map(|_| RefCell::default()).collect(),
+            subjects: (0..SETS).map(|_| RefCell::default()).collect(),
             meters: RefCell::default(),
             totals: RefCell::new([0; TOTALS as usize]),
             sets: (0..sets).map(|_| RefCell::default()).collect(),
@@ -302,6 +307,23 @@ impl Lookup for Packet<'_> {
 
     fn is_trusted(&self, address: Address, trusts: u64) -> bool {
         self.host.tables.proxies.get(&address).is_some_and(|sets| sets & trusts != 0)
+    }
+}
+
+impl<'m> connection::Tables for Packet<'m> {
+    type Connections = RefMut<'m, Connections>;
+    type Subjects = RefMut<'m, Subjects>;
+
+    fn connections(&self, hash: u64) -> Option<RefMut<'m, Connections>> {
+        Some(self.host.connections[hash as usize & (self.host.connections.len() - 1)].borrow_mut())
+    }
+
+    fn subjects(&self, hash: u64) -> Option<RefMut<'m, Subjects>> {
+        Some(self.host.subjects[self.subject_set(hash) as usize].borrow_mut())
+    }
+
+    fn subject_set(&self, hash: u64) -> u32 {
+        hash as u32 & (self.host.subjects.len() as u32 - 1)
     }
 }
 

@@ -114,19 +114,6 @@ fn a_take_over_writes_to_no_slot_that_requests_are_judged_by() -> Result<()> {
 }
 
 #[test]
-fn what_no_program_keeps_yet_is_refused_and_not_taken_for_kept() -> Result<()> {
-    let site = Site::new(Way::VethNative)?;
-    let enforcer = site.guard(WIDE)?;
-    for field in ["connections_per_source = 10", "connections_per_principal = 10"] {
-        for command in [&["apply", "-f"][..], &["check"]] {
-            let ran = with_policy(&enforcer, command, &format!("[service]\n{field}"))?;
-            ensure!(ran.code == 2 && ran.stderr.contains("not kept yet"), "{field}: {} {}", ran.code, ran.stderr);
-        }
-    }
-    Ok(())
-}
-
-#[test]
 fn a_policy_on_trial_is_kept_or_ended_and_nothing_else_changes_meanwhile() -> Result<()> {
     let site = Site::new(Way::VethNative)?;
     let _origin = site.serve("plain", Workers::Sync(2))?;

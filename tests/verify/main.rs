@@ -7,11 +7,11 @@ use std::{fs, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::{
-    Ebpf, EbpfLoader, VerifierLogLevel,
+    Btf, Ebpf, EbpfLoader, VerifierLogLevel,
     programs::{Program, ProgramError, ProgramInfo},
 };
 use clap::Parser;
-use enforcer_ebpf::abi::{SocketOffsets, global};
+use enforcer_ebpf::abi::{EndsOffsets, SocketOffsets, global};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::log::Statistics;
@@ -42,9 +42,10 @@ fn run(Options { object }: &Options) -> Result<()> {
         "{:<16} {:>12} {:>8} {:>10} {:>12}  stack in bytes, by function",
         "program", "instructions", "verified", "native", "peak states"
     );
+    let kernel = Btf::from_sys_fs().context("the kernel has no type information")?;
     let mut refused = Vec::new();
     for name in names {
-        match line(&bytes, &name) {
+        match line(&bytes, &name, &kernel) {
             Ok(line) => println!("{line}"),
             Err(error) => {
                 eprintln!("error: {error:#}");
@@ -56,9 +57,9 @@ fn run(Options { object }: &Options) -> Result<()> {
     Ok(())
 }
 
-fn line(bytes: &[u8], name: &str) -> Result<String> {
-    let (instructions, native) = sizes(bytes, name)?;
-    let Statistics { verified, peak_states, stack } = statistics(bytes, name)?;
+fn line(bytes: &[u8], name: &str, kernel: &Btf) -> Result<String> {
+    let (instructions, native) = sizes(bytes, name, kernel)?;
+    let Statistics { verified, peak_states, stack } = statistics(bytes, name, kernel)?;
     Ok(format!("{name:<16} {instructions:>12} {verified:>8} {native:>8} B {peak_states:>12}  {stack}"))
 }
 
@@ -75,28 +76,46 @@ fn open(bytes: &[u8]) -> Result<Ebpf> {
         request_rcv_nxt: 300,
         request_snt_isn: 304,
     };
+    let ends = EndsOffsets {
+        port: 792,
+        remote_port: 12,
+        family: 16,
+        state: 18,
+        v4: 4,
+        remote_v4: 8,
+        v6: 72,
+        remote_v6: 56,
+        net: 48,
+        inum: 136,
+    };
     EbpfLoader::new()
         .override_global(global::KEY_SECRET, &[1u64, 2], true)
         .override_global(global::FLOW_SECRET, &[3u64, 4], true)
         .override_global(global::SOCKET_OFFSETS, &offsets, true)
+        .override_global(global::ENDS_OFFSETS, &ends, true)
+        .override_global(global::NAMESPACE, &4_026_531_840u32, true)
         .verifier_log_level(VerifierLogLevel::STATS)
         .load(bytes)
         .context("cannot create the maps")
 }
 
 /// Has a program verified and loaded.
-fn load(object: &mut Ebpf, name: &str) -> Result<ProgramInfo, ProgramError> {
+fn load(object: &mut Ebpf, name: &str, kernel: &Btf) -> Result<ProgramInfo, ProgramError> {
     match object.program_mut(name) {
         Some(Program::Xdp(program)) => program.load().and_then(|()| program.info()),
         Some(Program::SchedClassifier(program)) => program.load().and_then(|()| program.info()),
+        Some(Program::BtfTracePoint(program)) => {
+            program.load("inet_sock_set_state", kernel).and_then(|()| program.info())
+        }
+        Some(Program::Iter(program)) => program.load("tcp", kernel).and_then(|()| program.info()),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
 }
 
 /// Instructions as loaded, and bytes of machine code.
-fn sizes(bytes: &[u8], name: &str) -> Result<(u32, u32)> {
+fn sizes(bytes: &[u8], name: &str, kernel: &Btf) -> Result<(u32, u32)> {
     let mut object = open(bytes)?;
-    let info = load(&mut object, name).with_context(|| format!("the kernel refuses {name}"))?;
+    let info = load(&mut object, name, kernel).with_context(|| format!("the kernel refuses {name}"))?;
     let translated = info.size_translated().context("this kernel does not tell a program's size")?;
     Ok((translated / 8, info.size_jitted()))
 }
@@ -105,14 +124,14 @@ fn sizes(bytes: &[u8], name: &str) -> Result<(u32, u32)> {
 ///
 /// aya hands out the verifier's log only if a load fails. So it fails here, after the verifier is done: no file
 /// descriptor is left for the program.
-fn statistics(bytes: &[u8], name: &str) -> Result<Statistics> {
+fn statistics(bytes: &[u8], name: &str, kernel: &Btf) -> Result<Statistics> {
     let mut object = open(bytes)?;
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("cannot read the limit of open files")?;
     let next_free = fs::File::open("/dev/null").context("cannot open /dev/null")?;
     let used = u64::try_from(std::os::fd::AsRawFd::as_raw_fd(&next_free)).context("a descriptor is negative")?;
     drop(next_free);
     setrlimit(Resource::RLIMIT_NOFILE, used, hard).context("cannot lower the limit of open files")?;
-    let result = load(&mut object, name);
+    let result = load(&mut object, name, kernel);
     setrlimit(Resource::RLIMIT_NOFILE, soft, hard).context("cannot restore the limit of open files")?;
     match result {
         Err(ProgramError::LoadError { verifier_log, .. }) => {

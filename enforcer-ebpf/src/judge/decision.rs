@@ -2,7 +2,7 @@
 //!
 //! All limits are charged together or none is ([`crate::charge`]). What needs no key is decided first: an exemption, a
 //! public path, a CORS preflight. Then the key; one that is not good costs its source a guess. A good key that is new to
-//! its source, or a source that is new to its key, is counted. Then the limits: the principal's, its tenant's, the
+//! its source, or a source that is new to its key, is counted, and so is the connection ([`super::hold`]). Then the limits: the principal's, its tenant's, the
 //! source's, the key's own, the rule's, the client's share, the service's.
 
 use super::{Reading, World};
@@ -90,9 +90,12 @@ pub fn decide<W: World>(world: &W, reading: &mut Reading, flow: &mut Flow, posit
         none(&mut reading.rule);
     }
     identity(flow, index, &mut reading.identity);
+    reading.hold.connection = zero();
     let may_be_paid = reading.scan.is_again() || position <= flow.decided;
     if may_be_paid && world.is_paid(reading, flow, position) {
-        return Decision { principal: 0, refused: None, again: true };
+        // What its connection counts in may have been given back since.
+        let refused = if reading.rules.counts_connections() { world.hold_again(reading, flow) } else { None };
+        return Decision { principal: 0, refused, again: true };
     }
     let mut refused = world.identify(reading, flow);
     if refused.is_some_and(Reason::is_guess) && reading.rules.guesses != 0 {
@@ -111,6 +114,9 @@ pub fn decide<W: World>(world: &W, reading: &mut Reading, flow: &mut Flow, posit
         world.open(reading);
         refused = world.spread(reading);
     }
+    if refused.is_none() && reading.rules.counts_connections() {
+        refused = world.hold(reading, flow);
+    }
     if refused.is_none() && reading.party.kind != party::EXEMPT {
         refused = world.claim(reading, flow);
         if refused.is_none() {
@@ -121,6 +127,9 @@ pub fn decide<W: World>(world: &W, reading: &mut Reading, flow: &mut Flow, posit
         }
     }
     let principal = reading.party.principal;
+    if reading.hold.connection != 0 {
+        world.settle(reading, flow, refused.is_none());
+    }
     if refused.is_none() {
         world.pay(reading, flow, position);
     }
@@ -141,13 +150,22 @@ fn none(rule: &mut Rule) {
 /// Finds out who a request is from, and writes it down; why it may not pass, whatever limits there are.
 #[inline(always)]
 pub fn identify<W: World>(world: &W, reading: &mut Reading, flow: &Flow) -> Option<Reason> {
+    let refused = find_party(world, reading, flow);
+    if reading.party.kind == party::EXEMPT {
+        world.count(Count::Event(Event::Exempt));
+    }
+    refused
+}
+
+/// [`identify`], uncounted.
+#[inline(always)]
+pub(super) fn find_party<W: World>(world: &W, reading: &mut Reading, flow: &Flow) -> Option<Reason> {
     let now = reading.scan.now;
     let Party { kind, principal, policy, .. } = &mut reading.party;
     *principal = zero() as u32;
     *policy = zero() as u32;
     if reading.rule.exempt != 0 && world.is_exempt(reading.rule.exempt, flow.address(), now) {
         *kind = party::EXEMPT;
-        world.count(Count::Event(Event::Exempt));
         return None;
     }
     if reading.rule.flags & Rule::PUBLIC != 0 {

@@ -3,6 +3,7 @@
 use super::{Decision, Desk, Party, Tally, Verdict, World, again, cut, kept, observed, refuse};
 use crate::abi::{KeyTag, Rule, Ruleset, Service, Sighting};
 use crate::charge::Charge;
+use crate::connection::Hold;
 use crate::flow::{Flow, Place, after};
 use crate::http::bytes::{BASE, CAPACITY, Window};
 use crate::http::{Cursor, Refusal, Step, Terms};
@@ -51,6 +52,8 @@ pub struct Reading {
     pub identity: KeyTag,
     /// Its source and its key.
     pub sighting: Sighting,
+    /// What its connection is to count in.
+    pub hold: Hold,
     /// What it is charged to.
     pub charge: Charge,
     /// The piece of it that is in memory.
@@ -67,6 +70,7 @@ impl Default for Reading {
             party: Party::default(),
             identity: KeyTag::default(),
             sighting: Sighting::default(),
+            hold: Hold::default(),
             charge: Charge::default(),
             window: Window::new(),
         }

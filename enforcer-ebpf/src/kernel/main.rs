@@ -10,6 +10,7 @@
 mod atomic;
 mod bench;
 mod charge;
+mod connection;
 mod explain;
 mod maps;
 mod packet;

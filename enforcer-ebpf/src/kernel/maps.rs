@@ -5,10 +5,11 @@ use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use aya_ebpf::macros::btf_map;
 use enforcer_ebpf::abi::{
-    self, Answer, Buckets, Client, Edge, Key, KeyTag, Leaf, Meter, Policy, Rule, Ruleset, Scope, Service, Sighting,
-    SocketOffsets, State, Turn, tally,
+    self, Answer, Buckets, Client, Edge, EndsOffsets, Key, KeyTag, Leaf, Meter, Policy, Rule, Ruleset, Scope, Service,
+    Sighting, SocketOffsets, State, Turn, tally,
 };
 use enforcer_ebpf::answer::Sheet;
+use enforcer_ebpf::connection::{Connections, Subjects};
 use enforcer_ebpf::flow::{Flow, Handshake, Mark, Place, Set};
 use enforcer_ebpf::judge::Scratch;
 use enforcer_ebpf::judge::explain::{Explaining, Explanation};
@@ -53,6 +54,10 @@ pub(crate) static BUCKETS: HashMap<Scope, Buckets, { abi::BUCKETS as usize }> = 
 pub(crate) static SOURCE_BUCKETS: LruHashMap<Scope, Buckets, { abi::SOURCE_BUCKETS as usize }> = LruHashMap::new();
 #[btf_map]
 pub(crate) static SIGHTINGS: LruHashMap<Sighting, u64, { abi::SIGHTINGS as usize }> = LruHashMap::new();
+#[btf_map]
+pub(crate) static CONNECTIONS: Array<Connections, { abi::CONNECTION_SETS as usize }> = Array::new();
+#[btf_map]
+pub(crate) static SUBJECTS: Array<Subjects, { abi::SUBJECT_SETS as usize }> = Array::new();
 #[btf_map]
 pub(crate) static TALLIES: PerCpuArray<[u64; tally::LEN], { abi::TALLIES as usize }> = PerCpuArray::new();
 #[btf_map]
@@ -105,6 +110,22 @@ pub(crate) static SOCKET_OFFSETS: Global<SocketOffsets> = Global::new(SocketOffs
     write_seq: 0,
     reserved: 0,
 });
+
+#[unsafe(no_mangle)]
+pub(crate) static ENDS_OFFSETS: Global<EndsOffsets> = Global::new(EndsOffsets {
+    port: 0,
+    remote_port: 0,
+    family: 0,
+    state: 0,
+    v4: 0,
+    remote_v4: 0,
+    v6: 0,
+    remote_v6: 0,
+    net: 0,
+    inum: 0,
+});
+#[unsafe(no_mangle)]
+pub(crate) static NAMESPACE: Global<u32> = Global::new(0);
 
 /// This CPU's scratch; a program runs to its end before another begins on the CPU, so there is one user at a time.
 #[inline(always)]

@@ -17,7 +17,7 @@ use enforcer_ebpf::words;
 use crate::atomic::Word;
 use crate::maps::{EXEMPT, EXEMPTIONS, HANDSHAKES, LEAVES, MARKS, PENALTIES, PROXIES, ROUTES, RULES, SOURCES, STATES};
 use crate::packet::{Packet, TcPacket, XdpPacket};
-use crate::world::Kernel;
+use crate::world::{Kernel, sightless};
 use crate::{maps, socket};
 
 /// No place.
@@ -178,7 +178,7 @@ pub(crate) fn reason(number: u32) -> Option<Reason> {
 }
 
 #[inline(always)]
-fn number(reason: Option<Reason>) -> u32 {
+pub(crate) fn number(reason: Option<Reason>) -> u32 {
     match reason {
         None => 0,
         Some(reason) => reason as u32 + 1,
@@ -290,12 +290,6 @@ fn address(first: u64, second: u64) -> Key<[u8; 16]> {
     // The first word lies first in memory, whichever byte comes first in a word: this target is little endian.
     let both = (u128::from(second) << 64) | u128::from(first);
     Key::new(128, both.to_le_bytes())
-}
-
-/// The world of what looks at no packet.
-#[inline(always)]
-fn sightless() -> Kernel<XdpPacket> {
-    Kernel::new(XdpPacket(core::ptr::null_mut()))
 }
 
 /// What is known of a source, be it from now on.

@@ -21,8 +21,8 @@ use crate::maps::{
     CHARGES, CLIENTS, FLOW_MASK, FLOW_SECRET, FLOWS, HANDSHAKES, KEY_SECRET, KEYS, MARKS, METERS, PENALTIES, POLICIES,
     PORTS, PRINCIPALS, RULESETS, SERVICES, SOURCES, TOTALS, TRIAL,
 };
-use crate::packet::Packet;
-use crate::{charge, explain, maps, part};
+use crate::packet::{Packet, XdpPacket};
+use crate::{charge, connection, explain, maps, part};
 
 /// More steps than the longest super-frame can need, each of which reads a byte at least.
 const MAX_STEPS: u32 = 1 << 18;
@@ -42,6 +42,12 @@ impl<P: Packet> Kernel<P> {
     pub(crate) fn new(packet: P) -> Self {
         Self { packet }
     }
+}
+
+/// The world of what looks at no packet.
+#[inline(always)]
+pub(crate) fn sightless() -> Kernel<XdpPacket> {
+    Kernel::new(XdpPacket(core::ptr::null_mut()))
 }
 
 impl<P: Packet> Kernel<P, true> {
@@ -450,6 +456,28 @@ impl<P: Packet, const DRY: bool> World for Kernel<P, DRY> {
     #[inline(always)]
     fn spread(&self, reading: &mut Reading) -> Option<Reason> {
         if DRY { judge::spread(self, reading) } else { part::reason(part::count_spread(reading)) }
+    }
+
+    #[inline(always)]
+    fn hold(&self, reading: &mut Reading, flow: &Flow) -> Option<Reason> {
+        let refused = if DRY {
+            connection::would_hold_connection(reading, flow)
+        } else {
+            connection::hold_connection(reading, flow)
+        };
+        part::reason(refused)
+    }
+
+    #[inline(always)]
+    fn hold_again(&self, reading: &mut Reading, flow: &mut Flow) -> Option<Reason> {
+        part::reason(connection::hold_again(reading, flow))
+    }
+
+    #[inline(always)]
+    fn settle(&self, reading: &Reading, flow: &mut Flow, passes: bool) {
+        if !DRY {
+            connection::settle_connection(reading, flow, u32::from(passes));
+        }
     }
 
     #[inline(always)]

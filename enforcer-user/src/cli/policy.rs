@@ -93,10 +93,6 @@ fn read(path: &Path) -> anyhow::Result<(String, String)> {
 pub(super) fn checked(path: &Path) -> anyhow::Result<(String, String)> {
     let (name, text) = read(path)?;
     match file::parse(&name, &text) {
-        Ok(policy) if !policy.service.unkept().is_empty() => {
-            let fields = policy.service.unkept().join(", ");
-            Err(Usage(format!("{name}: not kept yet, so take it out: {fields}")).into())
-        }
         Ok(_) => Ok((name, text)),
         Err(problems) => Err(Usage(format!("the policy is not right\n{problems}")).into()),
     }

@@ -67,10 +67,6 @@ impl Registry {
         }
         let refuse = |message: String| Error::Invalid(Refusal { message, field: Some("text".into()), accepted: None });
         let wanted = file::parse(file, text).map_err(|problems| refuse(problems.to_string()))?;
-        let unkept = wanted.service.unkept();
-        if !unkept.is_empty() {
-            return Err(refuse(format!("{file}: error: not kept yet, so take it out: {}", unkept.join(", "))));
-        }
         let (current, held) = self.store.policy(now)?;
         let keyed = match prune {
             true => Some(self.store.keys()?.into_iter().map(|key| key.name).collect::<HashSet<_>>()),

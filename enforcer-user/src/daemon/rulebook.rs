@@ -235,6 +235,8 @@ impl Rulebook {
             guess_penalty_ns: ns(said.guess_penalty),
             keys_of_source: spread(&said.keys_per_source),
             sources_of_key: spread(&said.sources_per_key),
+            connections_of_source: said.connections_per_source.unwrap_or(0),
+            connections_of_principal: said.connections_per_principal.unwrap_or(0),
             ..Ruleset::default()
         };
         let source = unless_unlimited(placed.service.source.as_ref(), LimitName::SOURCE, scope::SOURCE);

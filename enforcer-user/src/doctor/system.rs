@@ -21,7 +21,7 @@ pub(super) fn examine(scope: &Scope, compiled: Option<bool>) -> Vec<Finding> {
             "btf",
             "/sys/kernel/btf/vmlinux",
             "the kernel's type information has all that is read".to_owned(),
-            btf::socket_offsets().map(drop),
+            btf::offsets().map(drop),
         ),
         required("rights", "this process", "it may load and attach programs".to_owned(), checks::rights()),
         pins(&scope.bpffs_dir, &scope.pins),

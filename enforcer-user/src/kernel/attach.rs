@@ -255,7 +255,7 @@ fn add_filter(program: &Verified, interface: &Interface, role: Role, pins: &Pins
         }
         Err(error) => return refused(&error, interface, format!("it gets no clsact qdisc ({})", describe(&error))),
     };
-    let call = |source| Error::Call { action: "name the network namespace", source };
+    let call = |source| Error::Call { action: load::NAME_NAMESPACE, source };
     let namespace = filter_pin::namespace().map_err(call)?;
     let filter = FilterPin {
         interface: interface.name.clone(),

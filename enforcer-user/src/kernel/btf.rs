@@ -6,7 +6,7 @@
 
 use std::fs;
 
-use enforcer_ebpf::abi::SocketOffsets;
+use enforcer_ebpf::abi::{EndsOffsets, SocketOffsets};
 
 use super::Error;
 
@@ -38,16 +38,30 @@ mod kind {
     pub(super) const ENUM64: u32 = 19;
 }
 
-/// Reads the offsets of the running kernel.
+/// Reads the offsets of the running kernel: of what a socket holds, and of whose it is.
 ///
 /// # Errors
 /// [`Error::NoBtf`] if the kernel has no type information, or a socket does not hold what is read of it.
-pub(crate) fn socket_offsets() -> Result<SocketOffsets, Error> {
+pub(crate) fn offsets() -> Result<(SocketOffsets, EndsOffsets), Error> {
     let no_btf = |reason: String| Error::NoBtf { reason };
     let bytes = fs::read(PATH).map_err(|error| no_btf(format!("cannot be read ({error})")))?;
     let types = Types::parse(&bytes).map_err(no_btf)?;
     let offset = |structure, member, size| types.offset(structure, member, size).map_err(no_btf);
-    Ok(SocketOffsets {
+    let common = |member, size| offset("sock_common", member, size);
+    let namespace = types.begin("net", "ns").map_err(no_btf)?;
+    let ends = EndsOffsets {
+        port: offset("inet_sock", "inet_sport", 2)?,
+        remote_port: common("skc_dport", 2)?,
+        family: common("skc_family", 2)?,
+        state: common("skc_state", 1)?,
+        v4: common("skc_rcv_saddr", 4)?,
+        remote_v4: common("skc_daddr", 4)?,
+        v6: common("skc_v6_rcv_saddr", 16)?,
+        remote_v6: common("skc_v6_daddr", 16)?,
+        net: common("skc_net", 8)?,
+        inum: namespace + offset("ns_common", "inum", 4)?,
+    };
+    let socket = SocketOffsets {
         rcv_nxt: offset("tcp_sock", "rcv_nxt", 4)?,
         bytes_received: offset("tcp_sock", "bytes_received", 8)?,
         snd_una: offset("tcp_sock", "snd_una", 4)?,
@@ -56,7 +70,8 @@ pub(crate) fn socket_offsets() -> Result<SocketOffsets, Error> {
         reserved: 0,
         request_rcv_nxt: offset("tcp_request_sock", "rcv_nxt", 4)?,
         request_snt_isn: offset("tcp_request_sock", "snt_isn", 4)?,
-    })
+    };
+    Ok((socket, ends))
 }
 
 /// Type information: where each type begins, and the strings.
@@ -128,18 +143,26 @@ impl<'a> Types<'a> {
 
     /// Offset in bytes of the member `structure.member`, which must be `size` bytes wide.
     fn offset(&self, structure: &str, member: &str, size: u32) -> Result<u32, String> {
-        let missing = || format!("has no {structure}.{member}");
-        let (bits, member_type) = self
-            .starts
-            .iter()
-            .filter_map(|&start| self.at(start))
-            .filter(|head| head.kind == kind::STRUCT && self.name(head.name) == Some(structure.as_bytes()))
-            .find_map(|head| self.find(head, member.as_bytes(), MAX_DEPTH))
-            .ok_or_else(missing)?;
+        let (bits, member_type) = self.locate(structure, member)?;
         match self.size(member_type) {
             Some(found) if found == size && bits % 8 == 0 => Ok(bits / 8),
             _ => Err(format!("has a {structure}.{member} that is not {size} bytes wide")),
         }
+    }
+
+    /// Likewise of a member of any width.
+    fn begin(&self, structure: &str, member: &str) -> Result<u32, String> {
+        self.locate(structure, member).map(|(bits, _)| bits / 8)
+    }
+
+    /// A member's offset in bits, and its type.
+    fn locate(&self, structure: &str, member: &str) -> Result<(u32, u32), String> {
+        self.starts
+            .iter()
+            .filter_map(|&start| self.at(start))
+            .filter(|head| head.kind == kind::STRUCT && self.name(head.name) == Some(structure.as_bytes()))
+            .find_map(|head| self.find(head, member.as_bytes(), MAX_DEPTH))
+            .ok_or_else(|| format!("has no {structure}.{member}"))
     }
 
     /// Looks for a member in a structure and in its anonymous ones: offset in bits, and type.
@@ -178,9 +201,10 @@ impl<'a> Types<'a> {
         None
     }
 
-    /// Size in bytes of an integer type.
+    /// Size in bytes of an integer or a structure.
     fn size(&self, type_id: u32) -> Option<u32> {
-        self.resolve(type_id).filter(|head| head.kind == kind::INT).map(|head| head.size_or_type)
+        let is_sized = |head: &Type| matches!(head.kind, kind::INT | kind::STRUCT);
+        self.resolve(type_id).filter(is_sized).map(|head| head.size_or_type)
     }
 
     fn at(&self, start: usize) -> Option<Type> {
@@ -274,7 +298,8 @@ mod tests {
 
     #[test]
     fn reads_the_running_kernel() {
-        let offsets = socket_offsets().expect("the kernel has a TCP stack");
+        let (offsets, ends) = offsets().expect("the kernel has a TCP stack");
+        assert!(ends.port > ends.remote_port && ends.remote_v6 != ends.v6 && ends.inum > 0, "{ends:?}");
         assert!(offsets.rcv_nxt > 0 && offsets.rcv_nxt.is_multiple_of(4), "{offsets:?}");
         assert!(offsets.bytes_received > 0 && offsets.bytes_received.is_multiple_of(8), "{offsets:?}");
         assert!(offsets.request_rcv_nxt > 0 && offsets.request_rcv_nxt.is_multiple_of(4), "{offsets:?}");

@@ -9,16 +9,16 @@ use std::{
 };
 
 use aya::{
-    Ebpf, EbpfError, EbpfLoader, include_bytes_aligned,
+    Btf, Ebpf, EbpfError, EbpfLoader, include_bytes_aligned,
     maps::MapInfo,
     programs::{Program, ProgramError},
 };
 use enforcer_ebpf::{
-    abi::{SocketOffsets, global, map},
+    abi::{EndsOffsets, SocketOffsets, global, map},
     flow, key,
 };
 
-use super::{Error, Mode, Options, pins::Pins};
+use super::{Error, Mode, Options, filter_pin, pins::Pins};
 
 /// The BPF object, with its BTF.
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/enforcer-bpf"));
@@ -35,6 +35,16 @@ const WATCH: &str = "enforcer_watch";
 /// Says what would become of a request; never attached.
 pub(super) const EXPLAIN: &str = "enforcer_explain";
 
+/// Is told of connections that are established or over.
+pub(super) const SOCKETS: &str = "enforcer_sockets";
+/// Is told of those that were there before.
+pub(super) const OLDER: &str = "enforcer_older";
+/// Takes out of the table what has never come to be; never attached.
+pub(super) const SWEEP: &str = "enforcer_sweep";
+
+/// In the words of [`Error::Call`].
+pub(super) const NAME_NAMESPACE: &str = "name the network namespace";
+
 /// A program that the kernel has verified.
 #[derive(Debug)]
 pub(super) struct Verified {
@@ -44,19 +54,25 @@ pub(super) struct Verified {
 }
 
 /// Loads the object; no program is verified yet.
-pub(super) fn load(options: &Options, pins: &Pins, offsets: SocketOffsets) -> Result<Ebpf, Error> {
+pub(super) fn load(options: &Options, pins: &Pins, offsets: (SocketOffsets, EndsOffsets)) -> Result<Ebpf, Error> {
     let flow_sets = flow_sets(options.flows);
     let flow_mask = flow_sets - 1;
     compare_maps(flow_sets, pins)?;
     // The pinned connections are found by this secret, so it must be the same at every start.
     let flow_secret = key::tag(options.key_secret, b"flow table").0;
+    let namespace = filter_pin::namespace().map_err(|source| Error::Call { action: NAME_NAMESPACE, source })?;
+    let (socket, ends) = offsets;
+    // The kernel's own number for it.
+    let namespace = namespace as u32;
     let log_level = if options.log { aya_log::Level::Debug as u8 } else { 0 };
     let mut loader = EbpfLoader::new();
     loader
         .override_global(global::KEY_SECRET, &options.key_secret, true)
         .override_global(global::FLOW_SECRET, &flow_secret, true)
         .override_global(global::FLOW_MASK, &flow_mask, true)
-        .override_global(global::SOCKET_OFFSETS, &offsets, true)
+        .override_global(global::SOCKET_OFFSETS, &socket, true)
+        .override_global(global::ENDS_OFFSETS, &ends, true)
+        .override_global(global::NAMESPACE, &namespace, true)
         .override_global(aya_log::LEVEL, &log_level, false)
         .map_max_entries(map::FLOWS, flow_sets);
     for &name in map::PINNED {
@@ -89,6 +105,25 @@ pub(super) fn watch(object: &mut Ebpf) -> Result<Verified, Error> {
 /// The program that says what would become of a request.
 pub(super) fn explain(object: &mut Ebpf) -> Result<Verified, Error> {
     verified(object, EXPLAIN)
+}
+
+/// The program that takes out of the table of connections what has never come to be.
+pub(super) fn sweep(object: &mut Ebpf) -> Result<Verified, Error> {
+    verified(object, SWEEP)
+}
+
+/// Has the programs verified that are told of connections.
+pub(super) fn followers(object: &mut Ebpf) -> Result<(), Error> {
+    let kernel = Btf::from_sys_fs().map_err(|error| Error::NoBtf { reason: format!("cannot be read ({error})") })?;
+    for name in [SOCKETS, OLDER] {
+        match object.program_mut(name) {
+            Some(Program::BtfTracePoint(program)) => program.load("inet_sock_set_state", &kernel),
+            Some(Program::Iter(program)) => program.load("tcp", &kernel),
+            _ => return Err(Error::Foreign { what: name }),
+        }
+        .map_err(verifier_error)?;
+    }
+    Ok(())
 }
 
 /// A program, which is verified if it was not yet: that takes time, so nothing is that is not needed.
@@ -193,7 +228,7 @@ mod tests {
         for &name in map::PINNED {
             assert!(object.maps.contains_key(name), "no map {name}");
         }
-        for name in [XDP, TC, ANSWER, WATCH, EXPLAIN] {
+        for name in [XDP, TC, ANSWER, WATCH, EXPLAIN, SOCKETS, OLDER, SWEEP] {
             assert!(object.programs.contains_key(name), "no program {name}");
         }
     }

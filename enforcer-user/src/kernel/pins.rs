@@ -7,6 +7,7 @@
 //!     links/<interface>    of the programs that judge: XDP, or the ingress of traffic control
 //!     answers/<interface>  of those that answer, on its ingress, what XDP refuses
 //!     watches/<interface>  of those on its egress
+//!     sockets/<program>    of the one that is told of connections, by its id
 //!     filters/<place>      the programs of filters, where the kernel has no links for traffic control
 //! ```
 //! A pinned link keeps its program attached, a program keeps its maps. A filter stays by itself; its program is pinned
@@ -46,6 +47,7 @@ pub(super) const MOUNT_POINT: &str = "/sys/fs/bpf";
 
 const FILTERS: &str = "filters";
 const MAPS: &str = "maps";
+const SOCKETS: &str = "sockets";
 /// Where programs are kept, those that judge before those that serve them.
 const KEPT: [&str; 4] = [Role::Judge.directory(), FILTERS, Role::Answer.directory(), Role::Watch.directory()];
 
@@ -126,6 +128,16 @@ impl Pins {
         Ok(filters.any(|filter| filter.made_qdisc && filter.index == interface && filter.namespace == namespace))
     }
 
+    /// The pin of the link by which a program is told of connections.
+    pub(super) fn sockets(&self, program: u32) -> PathBuf {
+        self.version().join(SOCKETS).join(program.to_string())
+    }
+
+    /// Those that are there.
+    pub(super) fn all_sockets(&self) -> Result<Vec<PathBuf>, Error> {
+        entries(&self.version().join(SOCKETS))
+    }
+
     /// Where to pin the link of an interface: another name if a renamed interface's link has the one that it should.
     pub(super) fn free_link(&self, interface: &str, index: u32, role: Role) -> PathBuf {
         let path = self.link(interface, role);
@@ -189,7 +201,7 @@ impl Pins {
         }
         let lock = self.lock()?;
         added.create_directory(&self.version())?;
-        for directory in KEPT.into_iter().chain([MAPS]) {
+        for directory in KEPT.into_iter().chain([SOCKETS, MAPS]) {
             added.create_directory(&self.version().join(directory))?;
         }
         Ok((lock, added))
@@ -257,10 +269,10 @@ impl Pins {
             }
         }
         for version in &versions {
-            for map in entries(&version.join(MAPS))? {
-                remove_file(&map)?;
+            for path in entries(&version.join(SOCKETS))?.into_iter().chain(entries(&version.join(MAPS))?) {
+                remove_file(&path)?;
             }
-            for directory in KEPT.into_iter().chain([MAPS]) {
+            for directory in KEPT.into_iter().chain([SOCKETS, MAPS]) {
                 remove_directory(&version.join(directory))?;
             }
             remove_directory(version)?;

@@ -2,16 +2,22 @@
 //!
 //! What the program may be reading is never edited: a new set of rules lies beside the old one until a service names it.
 
+use std::{mem::MaybeUninit, os::fd::AsFd as _};
+
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, PerCpuValues, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues, lpm_trie::Key},
 };
-use enforcer_ebpf::abi::{self, Buckets, Client, Edge, Leaf, Rule, Ruleset, Scope, Share, Sighting, State, map, tally};
+use enforcer_ebpf::abi::{
+    self, Buckets, CONNECTION_SETS, Client, Edge, Leaf, Rule, Ruleset, SUBJECT_SETS, Scope, Share, Sighting, State,
+    map, tally,
+};
+use enforcer_ebpf::connection::{Connections, Subjects, WAYS};
 
 use crate::policy::exemptions::Entry;
 
 use super::{
-    Error, Kernel, MapFill,
+    Error, Kernel, MapFill, syscall,
     tables::{check, failed, take, typed},
 };
 
@@ -32,6 +38,8 @@ pub(super) struct Rules {
     buckets: HashMap<MapData, Scope, Buckets>,
     source_buckets: HashMap<MapData, Scope, Buckets>,
     sightings: HashMap<MapData, Sighting, u64>,
+    connections: Map,
+    subjects: Map,
     tallies: PerCpuArray<MapData, [u64; tally::LEN]>,
     trial: Array<MapData, u64>,
 }
@@ -66,6 +74,8 @@ impl Rules {
             buckets: typed(object, map::BUCKETS)?,
             source_buckets: source_buckets.try_into().map_err(|error| failed(map::SOURCE_BUCKETS, "opened", error))?,
             sightings: typed(object, map::SIGHTINGS)?,
+            connections: take(object, map::CONNECTIONS)?,
+            subjects: take(object, map::SUBJECTS)?,
             tallies: typed(object, map::TALLIES)?,
             trial: typed(object, map::TRIAL)?,
         })
@@ -74,17 +84,39 @@ impl Rules {
     /// How full the maps are whose entries clients or operators make.
     ///
     /// Walks the maps: not for every request.
-    pub(super) fn fill(&self) -> Vec<MapFill> {
+    ///
+    /// # Errors
+    /// A failed read.
+    pub(super) fn fill(&self) -> Result<Vec<MapFill>, Error> {
         let fill =
             |name, entries: usize, capacity| MapFill { name, entries: entries as u64, capacity: u64::from(capacity) };
-        vec![
+        let connections = used(map::CONNECTIONS, &self.connections, CONNECTION_SETS, |set: &Connections| {
+            set.ways.iter().filter(|way| way.hash != 0).count()
+        })?;
+        let subjects = used(map::SUBJECTS, &self.subjects, SUBJECT_SETS, |set: &Subjects| {
+            set.ways.iter().filter(|way| way.count != 0).count()
+        })?;
+        Ok(vec![
             fill(map::BUCKETS, self.buckets.keys().count(), abi::BUCKETS),
             fill(map::SOURCE_BUCKETS, self.source_buckets.keys().count(), abi::SOURCE_BUCKETS),
             fill(map::SIGHTINGS, self.sightings.keys().count(), abi::SIGHTINGS),
             fill(map::ROUTES, self.routes.keys().count(), abi::ROUTES),
             fill(map::CLIENTS, self.clients.keys().count(), abi::CLIENTS),
-        ]
+            fill(map::CONNECTIONS, connections, CONNECTION_SETS * WAYS as u32),
+            fill(map::SUBJECTS, subjects, SUBJECT_SETS * WAYS as u32),
+        ])
     }
+}
+
+/// Places in use in a table of sets: all of it is copied at once, since a value with a lock cannot be mapped.
+fn used<T: Copy>(name: &'static str, map: &Map, sets: u32, count: impl Fn(&T) -> usize) -> Result<usize, Error> {
+    let Map::Array(data) = map else { return Err(Error::Foreign { what: name }) };
+    let mut keys = vec![MaybeUninit::<u32>::uninit(); sets as usize];
+    let mut values = vec![MaybeUninit::<T>::uninit(); sets as usize];
+    let found = syscall::lookup_batch(data.fd().as_fd(), &mut keys, &mut values)
+        .map_err(|error| failed(name, "read", MapError::IoError(error)))?;
+    // SAFETY: the kernel has written that many; any bytes are a value.
+    Ok(values.iter().take(found).map(|value| count(unsafe { value.assume_init_ref() })).sum())
 }
 
 impl Kernel {

@@ -352,13 +352,14 @@ impl Kernel {
         Ok(totals)
     }
 
-    /// How full the maps are: KEYS, PRINCIPALS, POLICIES, FLOWS, BUCKETS, SOURCE_BUCKETS, ROUTES, CLIENTS.
+    /// How full the maps are: KEYS, PRINCIPALS, POLICIES, FLOWS, BUCKETS, SOURCE_BUCKETS, SIGHTINGS, ROUTES, CLIENTS,
+    /// CONNECTIONS, SUBJECTS.
     ///
     /// A principal counts while it is under a policy, a policy while a principal is under it, and a connection from its
     /// first data until another takes its place.
     ///
     /// # Errors
-    /// None as long as all of them are counted in memory, as now.
+    /// A failed read.
     pub fn fill(&self) -> Result<Vec<MapFill>, Error> {
         let Tables { key_count, key_capacity, principals, connections, .. } = &self.tables;
         let mut named = vec![false; abi::POLICIES as usize];
@@ -382,7 +383,7 @@ impl Kernel {
             MapFill { name: map::POLICIES, entries: policies, capacity: u64::from(abi::POLICIES) },
             MapFill { name: map::FLOWS, entries: followed, capacity: room },
         ];
-        fills.extend(self.tables.rules.fill());
+        fills.extend(self.tables.rules.fill()?);
         Ok(fills)
     }
 

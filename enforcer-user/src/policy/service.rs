@@ -46,21 +46,6 @@ pub struct Service {
     pub sources_per_key: Spread,
 }
 
-impl Service {
-    /// The fields that are set and that no program keeps yet: a policy that has one must not seem to hold.
-    #[must_use]
-    pub fn unkept(&self) -> Vec<&'static str> {
-        let mut fields = Vec::new();
-        if self.connections_per_source.is_some() {
-            fields.push("connections_per_source");
-        }
-        if self.connections_per_principal.is_some() {
-            fields.push("connections_per_principal");
-        }
-        fields
-    }
-}
-
 /// How many of one thing for one of another are too many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Spread {
