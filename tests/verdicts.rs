@@ -1,5 +1,7 @@
 //! The loaded program by BPF_PROG_TEST_RUN, packet in, verdict, packet and counters out, beside the host library.
 
+#[path = "verdicts/connections.rs"]
+mod connections;
 #[path = "verdicts/letters.rs"]
 mod letters;
 #[path = "verdicts/sequences.rs"]

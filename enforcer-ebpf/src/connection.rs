@@ -121,17 +121,27 @@ impl Left {
     const NOBODY: Self = Self { source: 0, principal: 0 };
 }
 
-/// A connection as it was found, or as it was entered.
+/// What is known of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// 1 if it is in the table, 0 if there is no room.
-    pub is_in: u32,
-    /// Whether it counts for its source.
+    /// Whether it is in the table, or there is room for it.
+    pub has_room: bool,
+    /// Where its source's count is that it stands in; 0 = in none.
     pub source: u32,
     /// The principal that it counts for; 0 = none.
     pub holder: u32,
-    /// Whose counts the one stood in whose place it took.
-    pub left: Left,
+}
+
+/// What became of letting a connection count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Held {
+    /// It counts until it is established, or has not been for too long.
+    Entered = 0,
+    /// It is established, and counts until its end.
+    Open = 1,
+    /// There was no room.
+    NoRoom = 2,
 }
 
 /// What became of counting one more.
@@ -180,34 +190,54 @@ impl Connections {
         found
     }
 
-    /// Finds a connection or enters it, as one that is established or not.
+    /// What is known of a connection; whether there is room for it, if nothing is.
     #[inline(always)]
-    fn enter(&mut self, hash: u64, now: u64, is_open: bool) -> Entry {
-        let found = self.find(hash);
-        let way = if found == FULL { self.room(now) } else { found };
+    fn look(&self, hash: u64, now: u64) -> Entry {
+        let way = self.find(hash);
         if way == FULL {
-            return Entry { is_in: 0, source: 0, holder: 0, left: Left::NOBODY };
+            return Entry { has_room: self.room(now) != FULL, source: 0, holder: 0 };
         }
-        let connection = &mut self.ways[opaque(way) as usize & (WAYS - 1)];
-        let mut left = Left::NOBODY;
-        if found == FULL {
-            left = connection.clear();
-            connection.hash = hash;
-            connection.since = now;
-        }
-        if is_open {
-            connection.since = zero();
-        }
-        Entry { is_in: 1, source: connection.source, holder: connection.holder, left }
+        let connection = &self.ways[opaque(way) as usize & (WAYS - 1)];
+        Entry { has_room: true, source: connection.source, holder: connection.holder }
     }
 
-    /// Lets a connection count for these places of subjects as well, 0 for none; whose counts are to go down for that, and
-    /// whether it is established.
+    /// The way of a connection, which is entered if it is not here, and whose counts the one stood in whose place it took;
+    /// [`FULL`] if there is no room.
     #[inline(always)]
-    fn hold(&mut self, now: u64, hold: &Hold, holder: u32) -> (Left, bool) {
-        let way = self.find(hold.connection);
+    fn enter(&mut self, hash: u64, now: u64) -> (u32, Left) {
+        let found = self.find(hash);
+        if found != FULL {
+            return (found, Left::NOBODY);
+        }
+        let way = self.room(now);
         if way == FULL {
-            return (Left { source: hold.source, principal: hold.principal }, false);
+            return (FULL, Left::NOBODY);
+        }
+        let connection = &mut self.ways[opaque(way) as usize & (WAYS - 1)];
+        let left = connection.clear();
+        connection.hash = hash;
+        connection.since = now;
+        (way, left)
+    }
+
+    /// A connection is established; whether it is in, and whose counts are to go down for that.
+    #[inline(always)]
+    fn open(&mut self, hash: u64, now: u64) -> (bool, Left) {
+        let (way, left) = self.enter(hash, now);
+        if way == FULL {
+            return (false, left);
+        }
+        self.ways[opaque(way) as usize & (WAYS - 1)].since = zero();
+        (true, left)
+    }
+
+    /// Lets a connection count for these places of subjects as well, 0 for none; what became of that, and whose counts are to
+    /// go down for it: of whom it counted for before, and of whom it displaced.
+    #[inline(always)]
+    fn hold(&mut self, now: u64, hold: &Hold, holder: u32) -> (Held, Left, Left) {
+        let (way, displaced) = self.enter(hold.connection, now);
+        if way == FULL {
+            return (Held::NoRoom, Left { source: hold.source, principal: hold.principal }, displaced);
         }
         let connection = &mut self.ways[opaque(way) as usize & (WAYS - 1)];
         let mut left = Left::NOBODY;
@@ -220,11 +250,11 @@ impl Connections {
             connection.principal = hold.principal;
             connection.holder = holder;
         }
-        let is_open = connection.since == 0;
-        if !is_open {
-            connection.since = now;
+        if connection.since == 0 {
+            return (Held::Open, left, displaced);
         }
-        (left, is_open)
+        connection.since = now;
+        (Held::Entered, left, displaced)
     }
 
     /// Takes a connection out.
@@ -344,14 +374,10 @@ impl Who {
     }
 }
 
-/// Finds a connection, or enters it as one that is not established yet.
+/// Looks for a connection.
 #[inline(always)]
-pub fn enter(tables: &impl Tables, hash: u64, now: u64) -> Option<Entry> {
-    let mut set = tables.connections(hash)?;
-    let entry = set.enter(hash, now, false);
-    drop(set);
-    give(tables, entry.left);
-    if entry.is_in == 0 { None } else { Some(entry) }
+pub fn look(tables: &impl Tables, hash: u64, now: u64) -> Option<Entry> {
+    tables.connections(hash).map(|set| set.look(hash, now))
 }
 
 /// Counts one more connection of a subject, if it has less than `most`.
@@ -373,15 +399,15 @@ pub fn count(tables: &impl Tables, hash: u64) -> u64 {
     tables.subjects(hash).map_or(0, |set| set.count(hash))
 }
 
-/// Lets a connection count for who was taken for it, and no longer for the principal before; whether it is established, and
-/// so stays in the table until its end.
+/// Lets a connection count for who was taken for it, and no longer for the principal before.
 #[inline(always)]
-pub fn hold(tables: &impl Tables, hold: &Hold, holder: u32, now: u64) -> bool {
-    let Some(mut set) = tables.connections(hold.connection) else { return false };
-    let (left, is_open) = set.hold(now, hold, holder);
+pub fn hold(tables: &impl Tables, hold: &Hold, holder: u32, now: u64) -> Held {
+    let Some(mut set) = tables.connections(hold.connection) else { return Held::NoRoom };
+    let (held, left, displaced) = set.hold(now, hold, holder);
     drop(set);
     give(tables, left);
-    is_open
+    give(tables, displaced);
+    held
 }
 
 /// Lets counts go down again.
@@ -406,10 +432,10 @@ fn give_one(tables: &impl Tables, place: u32) {
 #[inline(always)]
 pub fn open(tables: &impl Tables, hash: u64, now: u64) -> bool {
     let Some(mut set) = tables.connections(hash) else { return false };
-    let entry = set.enter(hash, now, true);
+    let (is_in, left) = set.open(hash, now);
     drop(set);
-    give(tables, entry.left);
-    entry.is_in != 0
+    give(tables, left);
+    is_in
 }
 
 /// A connection is over.
@@ -464,7 +490,10 @@ mod tests {
     impl Small {
         /// A request of a principal whose hash is its number passes, from the source whose hash is 100.
         fn pass(&self, connection: u64, principal: u32, now: u64) -> bool {
-            let Some(entry) = enter(&self, connection, now) else { return false };
+            let entry = look(&self, connection, now).expect("a set");
+            if !entry.has_room {
+                return false;
+            }
             let mut hold_ = Hold { connection, source: 0, principal: 0 };
             if entry.source == 0 {
                 let Taken::At(place) = take(&self, 100, 4) else { return false };
@@ -477,8 +506,7 @@ mod tests {
                 };
                 hold_.principal = place;
             }
-            hold(&self, &hold_, principal, now);
-            true
+            hold(&self, &hold_, principal, now) != Held::NoRoom
         }
 
         fn counts(&self, hashes: &[u64]) -> Vec<u64> {
@@ -507,13 +535,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_for_a_connection_that_ends_meanwhile_is_given_back() {
+    fn what_is_taken_for_a_connection_without_room_is_given_back() {
         let tables = Small::default();
-        enter(&&tables, 1, NOW).expect("room");
         let Taken::At(place) = take(&&tables, 100, 1) else { panic!("no place") };
         assert_eq!(take(&&tables, 100, 1), Taken::Full);
-        close(&&tables, 1);
-        assert!(!hold(&&tables, &Hold { connection: 1, source: place, principal: 0 }, 0, NOW));
+        for number in 1..=WAYS as u64 {
+            assert!(open(&&tables, number, NOW));
+        }
+        assert_eq!(hold(&&tables, &Hold { connection: 9, source: place, principal: 0 }, 0, NOW), Held::NoRoom);
         assert_eq!(count(&&tables, 100), 0);
     }
 
@@ -540,7 +569,8 @@ mod tests {
         for number in 1..=WAYS as u64 {
             assert!(open(&&tables, number, NOW));
         }
-        assert!(!open(&&tables, 9, NOW + 2 * STALE_NS) && enter(&&tables, 9, NOW + 2 * STALE_NS).is_none());
+        assert!(!open(&&tables, 9, NOW + 2 * STALE_NS) && !tables.pass(9, 1, NOW + 2 * STALE_NS));
+        assert_eq!(tables.counts(&[100, 1]), [0, 0]);
         close(&&tables, 5);
         assert!(open(&&tables, 9, NOW));
         for number in 1..=WAYS as u64 {
@@ -553,14 +583,16 @@ mod tests {
     #[test]
     fn what_has_never_come_to_be_gives_way() {
         let tables = Small::default();
+        let pass = |connection: u64, now: u64| {
+            let Taken::At(source) = take(&&tables, 100, 100) else { panic!("no place") };
+            hold(&&tables, &Hold { connection, source, principal: 0 }, 0, now)
+        };
         for number in 1..=WAYS as u64 {
-            assert!(enter(&&tables, number, NOW).is_some());
+            assert_eq!(pass(number, NOW), Held::Entered);
         }
-        let Taken::At(place) = take(&&tables, 100, 1) else { panic!("no place") };
-        hold(&&tables, &Hold { connection: 1, source: place, principal: 0 }, 0, NOW);
-        assert!(enter(&&tables, 9, NOW + 1).is_none());
-        assert!((10..18).all(|number| enter(&&tables, number, NOW + STALE_NS + 1).is_some()));
-        assert_eq!(count(&&tables, 100), 0);
+        assert_eq!((pass(9, NOW + STALE_NS), count(&&tables, 100)), (Held::NoRoom, 8));
+        assert!((10..18).all(|number| pass(number, NOW + STALE_NS + 1) == Held::Entered));
+        assert_eq!(count(&&tables, 100), 8);
     }
 
     #[test]

@@ -216,8 +216,8 @@ pub trait World: Lookup + connection::Tables + Sized {
 
     /// [`settle`].
     #[inline(always)]
-    fn settle(&self, reading: &Reading, flow: &mut Flow, passes: bool) {
-        settle(self, reading, flow, passes);
+    fn settle(&self, reading: &Reading, flow: &mut Flow, passes: bool) -> bool {
+        settle(self, reading, flow, passes)
     }
 
     /// [`spread`].

@@ -8,6 +8,7 @@ use crate::abi::{
     Answer, Buckets, Client, Edge, EndsOffsets, Key, KeyTag, Leaf, Meter, Policy, Rule, Ruleset, Scope, Service,
     Sighting, SocketOffsets, State, Turn,
 };
+use crate::connection::{Connections, Subjects};
 use crate::flow::Set;
 use crate::judge::explain::Explanation;
 use crate::source::{Record, Source};
@@ -50,6 +51,10 @@ unsafe impl Pod for EndsOffsets {}
 unsafe impl Pod for Answer {}
 // SAFETY: as above.
 unsafe impl Pod for Set {}
+// SAFETY: as above.
+unsafe impl Pod for Connections {}
+// SAFETY: as above.
+unsafe impl Pod for Subjects {}
 // SAFETY: as above.
 unsafe impl Pod for Source {}
 // SAFETY: as above.

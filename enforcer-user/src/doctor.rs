@@ -177,7 +177,28 @@ fn guarded(scope: &Scope, guard: Option<&Guard>) -> Vec<Finding> {
     let mut findings = vec![Finding::ok("guard", place.clone(), what)];
     if !guard.observed.is_empty() {
         let what = format!("requests to {} are counted and never refused", list(&guard.observed));
-        findings.push(Finding::new(Level::Warning, "observe", place, what, "enforcer run --mode enforce"));
+        findings.push(Finding::new(Level::Warning, "observe", place.clone(), what, "enforcer run --mode enforce"));
+    }
+    findings.extend(connections(guard, &place));
+    findings
+}
+
+/// Findings on whether open connections can be counted.
+fn connections(guard: &Guard, place: &str) -> Vec<Finding> {
+    let ports = guard.bounded.iter().map(u16::to_string).collect::<Vec<_>>().join(", ");
+    let mut findings = Vec::new();
+    if !guard.follows {
+        let bounds = if ports.is_empty() { String::new() } else { format!(", and those of ports {ports} are bounded") };
+        let what = format!("no program is told of connections that begin and end{bounds}");
+        findings.push(Finding::new(Level::Warning, "connections", place, what, "enforcer run"));
+    }
+    if !guard.forwarding.is_empty() && !guard.bounded.is_empty() {
+        let what = format!(
+            "connections to ports {ports} of servers behind this host are not bounded, and {} carries such",
+            guard.forwarding.join(", ")
+        );
+        let next = "guard them where their servers run, or turn forwarding off";
+        findings.push(Finding::new(Level::Warning, "connections", place, what, next));
     }
     findings
 }
@@ -313,11 +334,25 @@ mod tests {
         let found = guarded(&scope(&["lo"], &[]), None);
         assert_eq!(levels(&found), [(Level::Note, "guard")]);
         assert!(found[0].what.contains("lo counts as guarded"));
-        let mut guard = Guard { ports: vec![8000], ..Guard::default() };
+        let mut guard = Guard { ports: vec![8000], follows: true, ..Guard::default() };
         assert_eq!(levels(&guarded(&scope(&[], &[]), Some(&guard))), [(Level::Ok, "guard")]);
         guard.observed = vec![8000];
         let found = guarded(&scope(&[], &[]), Some(&guard));
         assert_eq!(levels(&found), [(Level::Ok, "guard"), (Level::Warning, "observe")]);
+    }
+
+    #[test]
+    fn says_where_open_connections_are_not_counted() {
+        let mut guard = Guard { ports: vec![8000], follows: true, forwarding: vec!["br0".into()], ..Guard::default() };
+        assert_eq!(connections(&guard, "pins"), []);
+        guard.bounded = vec![8000];
+        let found = connections(&guard, "pins");
+        assert_eq!(levels(&found), [(Level::Warning, "connections")]);
+        assert!(found[0].what.contains("br0"), "{found:?}");
+        guard.forwarding.clear();
+        guard.follows = false;
+        let found = connections(&guard, "pins");
+        assert!(levels(&found) == [(Level::Warning, "connections")] && found[0].what.contains("8000"), "{found:?}");
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::borrow::BorrowMut;
 use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -9,13 +11,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
-use aya::programs::{Program as Loadable, SchedClassifier, TestRun, TestRunOptions};
-use aya::{Ebpf, EbpfLoader, Pod, TestRunResult};
+use aya::programs::{BtfTracePoint, Iter, Program as Loadable, SchedClassifier, TestRun, TestRunOptions, Xdp};
+use aya::{Btf, Ebpf, EbpfLoader, Pod, TestRunResult};
 use enforcer_ebpf::abi::{
-    Answer, Buckets, Client, Edge, Key as ApiKey, KeyTag, Leaf, Meter, Policy, Principal, Rule, Ruleset, Scope,
-    Service, SocketOffsets, State, TOTALS, global, map,
+    Answer, Buckets, Client, Edge, EndsOffsets, Key as ApiKey, KeyTag, Leaf, Meter, Policy, Principal, Rule, Ruleset,
+    Scope, Service, SocketOffsets, State, TOTALS, global, map,
 };
 use enforcer_ebpf::answer::Sheet;
+use enforcer_ebpf::connection::{Connections, Subjects};
 use enforcer_ebpf::flow::{Flow, Set};
 use enforcer_ebpf::judge::Scratch;
 
@@ -35,6 +38,10 @@ const LONGEST: usize = 1024;
 
 /// Takes note of what servers send.
 const WATCH: &str = "enforcer_watch";
+/// Is told of connections, of those that are older, and looks for those that never came to be.
+const SOCKETS: &str = "enforcer_sockets";
+const OLDER: &str = "enforcer_older";
+const SWEEP: &str = "enforcer_sweep";
 
 /// The object that the daemon embeds: the one that `ENFORCER_BPF_OBJECT` names, else the build's.
 ///
@@ -58,19 +65,8 @@ pub fn object() -> Result<Vec<u8>> {
 /// # Errors
 /// When bpftool does not tell.
 pub fn socket_offsets() -> Result<SocketOffsets> {
-    let mut bpftool = Command::new("bpftool");
-    let types = process::run(bpftool.args(["btf", "dump", "file", "/sys/kernel/btf/vmlinux", "format", "raw"]))?;
-    let offset = |structure: &str, member: &str| -> Result<u32> {
-        let named = format!(" STRUCT '{structure}' ");
-        let begin = types.lines().skip_while(|line| !line.contains(&named)).skip(1);
-        let member = format!("'{member}' ");
-        let bits = begin
-            .take_while(|line| line.starts_with('\t'))
-            .find(|line| line.trim_start().starts_with(&member))
-            .and_then(|line| line.split("bits_offset=").nth(1))
-            .with_context(|| format!("bpftool shows no {member}in {structure}"))?;
-        Ok(bits.trim().parse::<u32>()? / 8)
-    };
+    let types = types()?;
+    let offset = |structure, member| offset(&types, structure, member);
     Ok(SocketOffsets {
         rcv_nxt: offset("tcp_sock", "rcv_nxt")?,
         bytes_received: offset("tcp_sock", "bytes_received")?,
@@ -81,6 +77,44 @@ pub fn socket_offsets() -> Result<SocketOffsets> {
         request_rcv_nxt: offset("tcp_request_sock", "rcv_nxt")?,
         request_snt_isn: offset("tcp_request_sock", "snt_isn")?,
     })
+}
+
+/// Likewise, of whose a socket is.
+fn ends_offsets() -> Result<EndsOffsets> {
+    let types = types()?;
+    let offset = |structure, member| offset(&types, structure, member);
+    let common = |member| offset("sock_common", member);
+    Ok(EndsOffsets {
+        port: offset("inet_sock", "inet_sport")?,
+        // In unions without a name, at the beginning of include/net/sock.h's sock_common.
+        remote_v4: 0,
+        v4: 4,
+        remote_port: 12,
+        family: common("skc_family")?,
+        state: common("skc_state")?,
+        v6: common("skc_v6_rcv_saddr")?,
+        remote_v6: common("skc_v6_daddr")?,
+        net: common("skc_net")?,
+        inum: offset("net", "ns")? + offset("ns_common", "inum")?,
+    })
+}
+
+/// The running kernel's types, as bpftool prints them.
+fn types() -> Result<String> {
+    let mut bpftool = Command::new("bpftool");
+    process::run(bpftool.args(["btf", "dump", "file", "/sys/kernel/btf/vmlinux", "format", "raw"]))
+}
+
+fn offset(types: &str, structure: &str, member: &str) -> Result<u32> {
+    let named = format!(" STRUCT '{structure}' ");
+    let begin = types.lines().skip_while(|line| !line.contains(&named)).skip(1);
+    let member = format!("'{member}' ");
+    let bits = begin
+        .take_while(|line| line.starts_with('\t'))
+        .find(|line| line.trim_start().starts_with(&member))
+        .and_then(|line| line.split("bits_offset=").nth(1))
+        .with_context(|| format!("bpftool shows no {member}in {structure}"))?;
+    Ok(bits.trim().parse::<u32>()? / 8)
 }
 
 /// Where the IP packet in a frame ends, by its own length.
@@ -161,6 +195,83 @@ impl Loaded {
         let mut loaded = Self { object, program };
         loaded.write(tables)?;
         Ok(loaded)
+    }
+
+    /// Likewise, in the network namespace of the calling thread, whose connections it is told of from now on.
+    ///
+    /// # Errors
+    /// As [`Loaded::with_sockets`].
+    pub fn following(program: Program, tables: &Tables, sets: u32) -> Result<Self> {
+        let (offsets, ends, mask) = (socket_offsets()?, ends_offsets()?, sets - 1);
+        let namespace = std::fs::metadata("/proc/thread-self/ns/net")?.ino() as u32;
+        let mut loader = EbpfLoader::new();
+        loader
+            .override_global(global::SOCKET_OFFSETS, &offsets, true)
+            .override_global(global::ENDS_OFFSETS, &ends, true)
+            .override_global(global::NAMESPACE, &namespace, true)
+            .override_global(global::FLOW_MASK, &mask, true);
+        let mut loaded = Self::load(&mut loader, program, tables)?;
+        let kernel = Btf::from_sys_fs()?;
+        let object = &mut loaded.object;
+        let sockets: &mut BtfTracePoint = object.program_mut(SOCKETS).context("no such program")?.try_into()?;
+        sockets.load("inet_sock_set_state", &kernel)?;
+        sockets.attach()?;
+        let older: &mut Iter = object.program_mut(OLDER).context("no such program")?.try_into()?;
+        older.load("tcp", &kernel)?;
+        let sweep: &mut Xdp = object.program_mut(SWEEP).context("no such program")?.try_into()?;
+        sweep.load()?;
+        Ok(loaded)
+    }
+
+    /// Tells the program of the connections that there are in the network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// When the kernel does not list them.
+    pub fn tell_of_older(&mut self) -> Result<()> {
+        let older: &mut Iter = self.object.program_mut(OLDER).context("no such program")?.try_into()?;
+        let link = older.attach()?;
+        older.take_link(link)?.into_file()?.read_to_end(&mut Vec::new())?;
+        Ok(())
+    }
+
+    /// Lets the program look for connections that never came to be.
+    ///
+    /// # Errors
+    /// When the kernel refuses the run.
+    pub fn sweep(&self) -> Result<()> {
+        let sweep: &Xdp = self.object.program(SWEEP).context("no such program")?.try_into()?;
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(&[0; 64]);
+        sweep.test_run(options).context("BPF_PROG_TEST_RUN")?;
+        Ok(())
+    }
+
+    /// How many connections are in the table.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn connections(&self) -> Result<usize> {
+        let map = self.object.map(map::CONNECTIONS).context("no map of connections")?;
+        let map: Array<_, Connections> = map.try_into()?;
+        let mut count = 0;
+        for set in map.iter() {
+            count += set?.ways.iter().filter(|way| way.hash != 0).count();
+        }
+        Ok(count)
+    }
+
+    /// How many connections each source and principal has that has any, by its hash.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn subjects(&self) -> Result<BTreeMap<u64, u64>> {
+        let map = self.object.map(map::SUBJECTS).context("no map of subjects")?;
+        let map: Array<_, Subjects> = map.try_into()?;
+        let mut subjects = BTreeMap::new();
+        for set in map.iter() {
+            subjects.extend(world::subjects(&set?));
+        }
+        Ok(subjects)
     }
 
     /// Writes the tables over those that were written before.

@@ -12,7 +12,7 @@ use enforcer_ebpf::abi::{
 use enforcer_ebpf::answer::{self, Letter, Post, Sheet, Text};
 use enforcer_ebpf::charge::{Claim, table};
 use enforcer_ebpf::connection::{self, Connections, Subjects};
-use enforcer_ebpf::flow::{Flow, Handshake, Mark, Place, Receiver, Set, Told};
+use enforcer_ebpf::flow::{self, Flow, Handshake, Mark, Place, Receiver, Set, Told};
 use enforcer_ebpf::http::Lookup;
 use enforcer_ebpf::http::bytes::Window;
 use enforcer_ebpf::judge::{self, Reading, Scratch, Sum, Tally, Verdict, World};
@@ -100,6 +100,11 @@ pub fn flows(set: &Set) -> Vec<(u64, Flow)> {
     set.hashes.into_iter().zip(set.flows).filter(|(hash, _)| *hash != 0).collect()
 }
 
+/// Who has connections in a set, and how many.
+pub fn subjects(set: &Subjects) -> impl Iterator<Item = (u64, u64)> {
+    set.ways.into_iter().filter(|way| way.count != 0).map(|way| (way.hash, way.count))
+}
+
 /// The ends of a connection as its client's packets name them.
 ///
 /// # Panics
@@ -184,6 +189,32 @@ impl Host {
             Some((_, known)) => *known = socket,
             None => sockets.push((tuple, socket)),
         }
+    }
+
+    /// A local socket's connection is established.
+    pub fn established(&self, tuple: &Tuple) {
+        let now = self.now.get();
+        if !connection::open(&Packet::new(self, &[]), flow::hash(SECRET, tuple), now) {
+            self.totals.borrow_mut()[Count::Event(Event::ConnectionsFull).index() as usize] += 1;
+        }
+    }
+
+    /// It is over.
+    pub fn over(&self, tuple: &Tuple) {
+        connection::close(&Packet::new(self, &[]), flow::hash(SECRET, tuple));
+    }
+
+    /// Takes out the connections that never came to be.
+    pub fn sweep(&self) {
+        for set in 0..SETS {
+            connection::sweep(&Packet::new(self, &[]), set, self.now.get());
+        }
+    }
+
+    /// How many connections each source and principal has that has any, by its hash.
+    #[must_use]
+    pub fn subjects(&self) -> BTreeMap<u64, u64> {
+        self.subjects.iter().flat_map(|set| subjects(&set.borrow()).collect::<Vec<_>>()).collect()
     }
 
     fn used(&self, place: (u32, Scope)) -> Rc<Used> {

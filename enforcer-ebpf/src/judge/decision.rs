@@ -127,8 +127,8 @@ pub fn decide<W: World>(world: &W, reading: &mut Reading, flow: &mut Flow, posit
         }
     }
     let principal = reading.party.principal;
-    if reading.hold.connection != 0 {
-        world.settle(reading, flow, refused.is_none());
+    if reading.hold.connection != 0 && !world.settle(reading, flow, refused.is_none()) {
+        refused = Some(Reason::Connections);
     }
     if refused.is_none() {
         world.pay(reading, flow, position);

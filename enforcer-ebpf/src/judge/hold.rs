@@ -7,7 +7,7 @@
 
 use super::decision::find_party;
 use super::{Reading, World, party};
-use crate::connection::{self, Left, Taken, Who};
+use crate::connection::{self, Held, Left, Taken, Who};
 use crate::flow::{self, Flow};
 use crate::opaque::zero;
 use crate::source::Source;
@@ -46,7 +46,10 @@ pub fn hold<W: World>(world: &W, reading: &mut Reading, flow: &Flow) -> Option<R
         return None;
     }
     let hash = flow::hash(world.flow_secret(), &flow.tuple);
-    let Some(entry) = connection::enter(world, hash, reading.scan.now) else { return no_room(world) };
+    let Some(entry) = connection::look(world, hash, reading.scan.now) else { return no_room(world) };
+    if !entry.has_room {
+        return no_room(world);
+    }
     reading.hold.source = zero() as u32;
     reading.hold.principal = zero() as u32;
     if wants_source && entry.source == 0 {
@@ -77,8 +80,8 @@ pub fn hold_again<W: World>(world: &W, reading: &mut Reading, flow: &mut Flow) -
     // That its key may have been switched off since does not matter.
     find_party(world, reading, flow);
     let refused = world.hold(reading, flow);
-    if reading.hold.connection != 0 {
-        world.settle(reading, flow, true);
+    if reading.hold.connection != 0 && !world.settle(reading, flow, true) {
+        return Some(Reason::Connections);
     }
     refused
 }
@@ -89,19 +92,28 @@ fn no_room<W: World>(world: &W) -> Option<Reason> {
     Some(Reason::Connections)
 }
 
-/// Lets the connection count in what was taken, if the request passes, or gives that back.
+/// Lets the connection count in what was taken, if the request passes, or gives that back; whether it may pass still.
 #[inline(always)]
-pub fn settle<W: World>(world: &W, reading: &Reading, flow: &mut Flow, passes: bool) {
+pub fn settle<W: World>(world: &W, reading: &Reading, flow: &mut Flow, passes: bool) -> bool {
     let hold = &reading.hold;
     if !passes {
         connection::give(world, Left { source: hold.source, principal: hold.principal });
-        return;
+        return true;
     }
     let principal = principal(reading);
-    // Before it is established it may be taken out again, and is asked for with each request.
-    if connection::hold(world, hold, principal, reading.scan.now) {
-        flow.counts = u32::from(reading.rules.connections_of_source != 0);
-        flow.holder = principal;
+    match connection::hold(world, hold, principal, reading.scan.now) {
+        // Before it is established it may be taken out again, and is asked for with each request.
+        Held::Entered => true,
+        Held::Open => {
+            flow.counts = u32::from(reading.rules.connections_of_source != 0);
+            flow.holder = principal;
+            true
+        }
+        // Others have come in between.
+        Held::NoRoom => {
+            no_room(world);
+            false
+        }
     }
 }
 

@@ -150,8 +150,7 @@ pub(crate) extern "C" fn would_hold_connection(reading: *const Reading, flow: *c
 pub(crate) extern "C" fn settle_connection(reading: *const Reading, flow: *mut Flow, passes: u32) -> u32 {
     // SAFETY: of this size, or null.
     let (Some(reading), Some(flow)) = (unsafe { reading.as_ref() }, unsafe { flow.as_mut() }) else { return 0 };
-    judge::settle(&sightless(), reading, flow, passes != 0);
-    1
+    u32::from(judge::settle(&sightless(), reading, flow, passes != 0))
 }
 
 /// Takes note of connections that are established or over.

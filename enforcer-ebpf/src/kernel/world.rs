@@ -474,10 +474,8 @@ impl<P: Packet, const DRY: bool> World for Kernel<P, DRY> {
     }
 
     #[inline(always)]
-    fn settle(&self, reading: &Reading, flow: &mut Flow, passes: bool) {
-        if !DRY {
-            connection::settle_connection(reading, flow, u32::from(passes));
-        }
+    fn settle(&self, reading: &Reading, flow: &mut Flow, passes: bool) -> bool {
+        DRY || connection::settle_connection(reading, flow, u32::from(passes)) != 0
     }
 
     #[inline(always)]

@@ -3,9 +3,15 @@
 use std::path::Path;
 
 use aya::maps::{Array, Map, MapData, MapError};
-use enforcer_ebpf::abi::{SERVICES, Service, map};
+use enforcer_ebpf::abi::{Ruleset, SERVICES, Service, map};
 
-use super::{Error, checks, pins::Pins, role::Role};
+use super::{
+    Error, checks,
+    forwarding::Endpoints,
+    interface::{self, Interface},
+    pins::Pins,
+    role::Role,
+};
 
 /// An enforcement that is pinned.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,6 +24,13 @@ pub struct Guard {
     pub ports: Vec<u16>,
     /// Those of them whose requests are only counted.
     pub observed: Vec<u16>,
+    /// Those of them where connections are bounded.
+    pub bounded: Vec<u16>,
+    /// Whether a program is told of connections that are established or over.
+    pub follows: bool,
+    /// Names of interfaces in this network namespace that it is attached to and that carry the connections of servers behind
+    /// this host, too.
+    pub forwarding: Vec<String>,
 }
 
 /// An interface that the program is attached to.
@@ -48,8 +61,15 @@ pub fn guard(bpffs_dir: &Path) -> Result<Option<Guard>, Error> {
     if guard.places.is_empty() {
         return Ok(None);
     }
+    guard.follows = !pins.all_sockets()?.is_empty();
+    let forwards = |interface: &Interface| {
+        guard.places.iter().any(|place| place.interface == interface.index)
+            && Endpoints::of(interface) == Endpoints::Forwarded
+    };
+    guard.forwarding = interface::all()?.into_iter().filter(forwards).map(|interface| interface.name).collect();
     let ports: Array<MapData, u32> = open(&pins, map::PORTS)?;
     let services: Array<MapData, Service> = open(&pins, map::SERVICES)?;
+    let rulesets: Array<MapData, Ruleset> = open(&pins, map::RULESETS)?;
     for (port, slot) in (0..=u16::MAX).zip(ports.iter()) {
         let slot = slot.map_err(|source| Error::Map { map: map::PORTS, action: "read", source })?;
         let Some(slot) = slot.checked_sub(1) else { continue };
@@ -58,6 +78,11 @@ pub fn guard(bpffs_dir: &Path) -> Result<Option<Guard>, Error> {
         let service = service.map_err(|source| Error::Map { map: map::SERVICES, action: "read", source })?;
         if service.flags & Service::OBSERVE != 0 {
             guard.observed.push(port);
+        }
+        let rules = rulesets.get(&service.rules, 0);
+        let rules = rules.map_err(|source| Error::Map { map: map::RULESETS, action: "read", source })?;
+        if rules.counts_connections() {
+            guard.bounded.push(port);
         }
     }
     Ok(Some(guard))
