@@ -900,6 +900,10 @@ pub struct EndsOffsets {
     pub net: u32,
     /// `net.ns` and in it `ns_common.inum`, u32.
     pub inum: u32,
+    /// `sock.sk_protocol`, u16.
+    pub protocol: u32,
+    /// 0.
+    pub reserved: u32,
 }
 
 const _: () = {
@@ -921,5 +925,5 @@ const _: () = {
     assert!(size_of::<Service>() == 104);
     assert!(size_of::<Answer>() == 16 + 4 * POINTS + ANSWER_TEXT);
     assert!(size_of::<SocketOffsets>() == 32);
-    assert!(size_of::<EndsOffsets>() == 40);
+    assert!(size_of::<EndsOffsets>() == 48);
 };

@@ -96,6 +96,8 @@ fn ends_offsets() -> Result<EndsOffsets> {
         remote_v6: common("skc_v6_daddr")?,
         net: common("skc_net")?,
         inum: offset("net", "ns")? + offset("ns_common", "inum")?,
+        protocol: offset("sock", "sk_protocol")?,
+        reserved: 0,
     })
 }
 

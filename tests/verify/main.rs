@@ -87,6 +87,8 @@ fn open(bytes: &[u8]) -> Result<Ebpf> {
         remote_v6: 56,
         net: 48,
         inum: 136,
+        protocol: 532,
+        reserved: 0,
     };
     EbpfLoader::new()
         .override_global(global::KEY_SECRET, &[1u64, 2], true)

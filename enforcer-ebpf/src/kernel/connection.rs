@@ -28,6 +28,7 @@ const CLOSE: i32 = 7;
 const LISTEN: u8 = 10;
 const NEW_SYN_RECV: u8 = 12;
 
+const IPPROTO_TCP: u16 = 6;
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
 
@@ -227,13 +228,15 @@ unsafe fn ends(socket: *const u8) -> Option<Tuple> {
     if PORTS.get(u32::from(port)).is_none_or(|slot| *slot == 0) {
         return None;
     }
-    let (mut net, mut inum) = (0u64, 0u32);
+    let (mut protocol, mut net, mut inum) = (0u16, 0u64, 0u32);
     // SAFETY: as above.
     unsafe {
+        read(socket, offsets.protocol, &mut protocol);
         read(socket, offsets.net, &mut net);
         read(net as *const u8, offsets.inum, &mut inum);
     }
-    if inum != NAMESPACE.load() {
+    // SCTP, DCCP and MPTCP tell of the states of their sockets, too; an MPTCP connection's are TCP's beneath it.
+    if inum != NAMESPACE.load() || protocol != IPPROTO_TCP {
         return None;
     }
     let (mut family, mut remote_port) = (0u16, 0u16);

@@ -123,6 +123,8 @@ pub(crate) static ENDS_OFFSETS: Global<EndsOffsets> = Global::new(EndsOffsets {
     remote_v6: 0,
     net: 0,
     inum: 0,
+    protocol: 0,
+    reserved: 0,
 });
 #[unsafe(no_mangle)]
 pub(crate) static NAMESPACE: Global<u32> = Global::new(0);

@@ -60,6 +60,8 @@ pub(crate) fn offsets() -> Result<(SocketOffsets, EndsOffsets), Error> {
         remote_v6: common("skc_v6_daddr", 16)?,
         net: common("skc_net", 8)?,
         inum: namespace + offset("ns_common", "inum", 4)?,
+        protocol: offset("sock", "sk_protocol", 2)?,
+        reserved: 0,
     };
     let socket = SocketOffsets {
         rcv_nxt: offset("tcp_sock", "rcv_nxt", 4)?,
