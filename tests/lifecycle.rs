@@ -16,6 +16,7 @@ use enforcer_ebpf::abi::{
     self, ABI, Answer, Buckets, Client, Edge, Key, KeyTag, Leaf, Meter, Policy, Rule, Ruleset, Scope, Service,
     Sighting, State, TOTALS, map, tally,
 };
+use enforcer_ebpf::connection::{Connections, Subjects};
 use enforcer_ebpf::flow::{Handshake, Mark, Place, Set};
 use enforcer_ebpf::source::{Record, Source};
 use enforcer_ebpf::wire::Tuple;
@@ -776,6 +777,8 @@ fn values(name: &str, path: &Path) -> Result<Vec<u8>> {
         map::RULES => array::<{ size_of::<Rule>() }>(map),
         map::ROUTES => pairs::<{ size_of::<Edge>() }, 8>(map),
         map::CLIENTS => pairs::<{ size_of::<Client>() }, 8>(map),
+        map::CONNECTIONS => array::<{ size_of::<Connections>() }>(map),
+        map::SUBJECTS => array::<{ size_of::<Subjects>() }>(map),
         map::BUCKETS | map::SOURCE_BUCKETS => pairs::<{ size_of::<Scope>() }, { size_of::<Buckets>() }>(map),
         map::SIGHTINGS => pairs::<{ size_of::<Sighting>() }, 8>(map),
         map::EXEMPT | map::PROXIES => {
