@@ -8,7 +8,7 @@
 //! - this file: from the frame to what is to be done with a segment, and what becomes of a refused one
 //! - [`reading`]: a payload, read in steps
 //! - [`decision`]: one request
-//! - [`hold`]: whether its connection is one too many
+//! - [`holding`]: whether its connection is one too many
 //! - [`explain`]: what would become of a request, for people who ask
 //! - [`again`]: bytes that were judged before
 //! - [`sum`]: the checksum of a segment that is cut
@@ -21,7 +21,7 @@ mod again;
 mod bare;
 mod decision;
 pub mod explain;
-mod hold;
+mod holding;
 mod kept;
 mod reading;
 mod sum;
@@ -41,7 +41,7 @@ use crate::verdict::{Action, Count, Event, Reason};
 use crate::wire::{self, Head, NotTcp, Segment, Tuple, flag};
 use again::Memory;
 pub use decision::{Decision, Party, claim, decide, identify, is_paid, open, party, pay, spread};
-pub use hold::{hold, hold_again, settle, would_hold};
+pub use holding::{hold, hold_again, settle, would_hold};
 use kept::Meanwhile;
 pub use reading::{Piece, Reading, Refill, Scan, advance, introduce, read, refill, step};
 pub use sum::{Sum, sum_step};

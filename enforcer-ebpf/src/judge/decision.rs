@@ -2,7 +2,7 @@
 //!
 //! All limits are charged together or none is ([`crate::charge`]). What needs no key is decided first: an exemption, a
 //! public path, a CORS preflight. Then the key; one that is not good costs its source a guess. A good key that is new to
-//! its source, or a source that is new to its key, is counted, and so is the connection ([`super::hold`]). Then the limits: the principal's, its tenant's, the
+//! its source, or a source that is new to its key, is counted, and so is the connection ([`super::holding`]). Then the limits: the principal's, its tenant's, the
 //! source's, the key's own, the rule's, the client's share, the service's.
 
 use super::{Reading, World};
