@@ -32,5 +32,7 @@ mod site;
 mod snippets;
 #[path = "policy/tenants.rs"]
 mod tenants;
+#[path = "policy/times.rs"]
+mod times;
 #[path = "policy/trial.rs"]
 mod trial;

@@ -151,6 +151,9 @@ const MIGRATIONS: &[&str] = &[
     "
     ALTER TABLE service ADD COLUMN key_headers TEXT NOT NULL DEFAULT 'x-api-key';
 ",
+    "
+    CREATE INDEX overrides_by_end ON principals (until) WHERE until IS NOT NULL;
+",
 ];
 
 /// `enfc`, so that `file` and other tools can tell whose database this is.

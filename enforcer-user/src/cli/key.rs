@@ -82,7 +82,8 @@ pub(super) enum Command {
     /// Take over keys that exist, from a file or from standard input
     #[command(after_help = IMPORT_HELP)]
     Import(Import),
-    /// Make a new key beside one that ends after a time: both count for the same principal
+    /// Make a new key beside one that ends after a time: both count for the same principal, and the new one has the dates
+    /// that the old one had
     Rotate(Rotate),
     /// Put a key under a limit of its own, beside its principal's
     #[command(after_help = LIMIT_HELP)]

@@ -26,6 +26,8 @@ Options behind a rule:
   algo=sliding   two windows, the last one weighted by how much of it still overlaps (the default)
   algo=fixed     a window that begins with its first request, as Flask-Limiter's default counts
   algo=gcra      as burst=COUNT
+  align=calendar with algo=fixed: windows begin with the hours, days, months or years of UTC
+  name=NAME      what the rule is called in answers
 `unlimited` takes all limits away; `blocked`, or a count of 0, refuses every request.
 
   enforcer limit set alice '100/minute'

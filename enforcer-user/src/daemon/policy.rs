@@ -162,7 +162,7 @@ impl Registry {
     }
 }
 
-/// Ends what is on trial once its time is over, within a second.
+/// Ends what is on trial, and limits in place of a plan's, once their time is over, within a second.
 pub(super) async fn watch(daemon: Arc<Daemon>, mut stopped: watch::Receiver<bool>) {
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     loop {
@@ -176,6 +176,11 @@ pub(super) async fn watch(daemon: Arc<Daemon>, mut stopped: watch::Receiver<bool
             Err(error) => {
                 tracing::error!("a policy whose time on trial is over could not be cleared away: {error}");
             }
+        }
+        match daemon.with(|registry| registry.end_overrides(Timestamp::now())).await {
+            Ok(()) => {}
+            Err(Error::Stopping) => return,
+            Err(error) => tracing::error!("limits whose time is over could not be cleared away: {error}"),
         }
     }
 }

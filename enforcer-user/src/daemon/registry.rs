@@ -20,7 +20,7 @@ use crate::config::Mode;
 use crate::name::{self, Selector};
 use crate::policy::document::{self, Override};
 use crate::policy::{LimitName, Limits};
-use crate::store::{Principal, Store};
+use crate::store::{PlacedPrincipal, Principal, Store};
 use crate::{credential, kernel, store};
 
 /// Why an operation was not carried out; nothing has changed then.
@@ -164,7 +164,8 @@ impl Registry {
         })
     }
 
-    /// Makes a new key beside one that goes on for a while: both count for the same principal.
+    /// Makes a new key beside one that goes on for a while: both count for the same principal. The new one is good when the
+    /// old one was to be.
     pub(crate) fn rotate_key(&mut self, request: &RotateKey, now: Timestamp) -> Result<KeyRotated, Error> {
         let RotateKey { key: selector, overlap_seconds } = request;
         let selector = Selector::parse(selector).ok_or_else(|| {
@@ -191,7 +192,7 @@ impl Registry {
             let expires = old.expires.map_or(ends, |expires| expires.min(ends));
             let mut steps = Vec::new();
             let of = KeyOf { principal: old.principal, label: old.label.clone(), limits: old.limits.clone() };
-            insert_key(store, tag, &of, (None, None), now, &mut steps)?;
+            insert_key(store, tag, &of, (old.not_before, old.expires), now, &mut steps)?;
             store.set_validity(old.tag, old.not_before, Some(expires))?;
             let ending = store::Key { expires: Some(expires), ..old.clone() };
             steps.push(replace(old, &ending));
@@ -277,6 +278,13 @@ impl Registry {
         self.change(|store, _| {
             let (said, before) = store.stance(name, now)?.ok_or_else(|| no_principal(name))?;
             let terms = match (&said.terms, until) {
+                (document::Terms::Plan { instead: Some(Override { limits, until: None }), plan }, Some(_)) => {
+                    let message = format!(
+                        "`{name}` has a limit of its own, `{limits}`, in place of its plan's, and would go back to plan \
+                         `{plan}` after that time: set a limit without a time, or take its own out by a policy"
+                    );
+                    return Err(Error::Conflict(Refusal::of("until", message, "no time")));
+                }
                 (document::Terms::Plan { plan, .. }, until) => {
                     let instead = Some(Override { limits: wanted, until });
                     document::Terms::Plan { plan: plan.clone(), instead }
@@ -287,18 +295,31 @@ impl Registry {
                     return Err(Error::Conflict(Refusal::of("until", message, "no time")));
                 }
             };
-            let wanted = document::Principal { terms, ..said.clone() };
-            let placed = store.write_principal(name, &wanted, now)?;
-            let from = Terms::of_principal(&groups, &said, &before, now);
-            let to = Terms::of_principal(&groups, &wanted, &placed, now);
-            let steps = if from == to {
-                Vec::new()
-            } else {
-                vec![Step::Terms { index: placed.index, from: from.into(), to: to.into() }]
-            };
+            let (placed, steps) = place(store, &groups, name, (&said, &before), terms, now)?;
             let (limit, previous) = (placed.limits.to_string(), before.limits.to_string());
             Ok((steps, LimitChanged { name: name.to_owned(), limit, previous }))
         })
+    }
+
+    /// Forgets the limits in place of a plan's whose time is over at `now`: the program follows the plan since then, and so
+    /// does now what is shown and exported.
+    pub(super) fn end_overrides(&mut self, now: Timestamp) -> Result<(), Error> {
+        // What was before a trial may come back.
+        if self.trial.is_some() {
+            return Ok(());
+        }
+        for name in self.store.overridden_until(now)? {
+            let groups = self.groups.clone();
+            self.change(|store, _| {
+                let (said, before) = store.stance(&name, now)?.ok_or_else(|| no_principal(&name))?;
+                let document::Terms::Plan { plan, .. } = &said.terms else { return Ok((Vec::new(), ())) };
+                tracing::info!("the limits of `{name}` in place of those of plan `{plan}` have ended");
+                let terms = document::Terms::Plan { plan: plan.clone(), instead: None };
+                let (_, steps) = place(store, &groups, &name, (&said, &before), terms, now)?;
+                Ok((steps, ()))
+            })?;
+        }
+        Ok(())
     }
 
     /// What changes principals and rules waits until what is on trial holds, or does not.
@@ -311,6 +332,26 @@ impl Registry {
             }
         }
     }
+}
+
+/// Puts a principal under other terms; what it is then, and what brings the maps there.
+fn place(
+    store: &Store,
+    groups: &Groups,
+    name: &str,
+    (said, before): (&document::Principal, &PlacedPrincipal),
+    terms: document::Terms,
+    now: Timestamp,
+) -> Result<(PlacedPrincipal, Vec<Step>), Error> {
+    let wanted = document::Principal { terms, ..said.clone() };
+    let placed = store.write_principal(name, &wanted, now)?;
+    let from = Terms::of_principal(groups, said, before, now);
+    let to = Terms::of_principal(groups, &wanted, &placed, now);
+    let mut steps = Vec::new();
+    if from != to {
+        steps.push(Step::Terms { index: placed.index, from: from.into(), to: to.into() });
+    }
+    Ok((placed, steps))
 }
 
 /// What says that there is no principal of this name.

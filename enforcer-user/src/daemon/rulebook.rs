@@ -96,9 +96,10 @@ pub(super) struct Rulebook {
     pub(super) ahead: Vec<Scope>,
 }
 
-/// A time of day as the maps have it, ns of Unix time; 0 for all before 1970.
+/// A time of day as the maps have it, ns of Unix time: 0 for all before 1970, and the end of time for all that these cannot
+/// say, from 2554 on.
 pub(super) fn unix_ns(time: Timestamp) -> u64 {
-    u64::try_from(time.as_nanosecond()).unwrap_or(0)
+    u64::try_from(time.as_nanosecond().max(0)).unwrap_or(u64::MAX)
 }
 
 /// The index in [`abi::map::TALLIES`] of a scope's limits; 0 where there is no room.
