@@ -1,10 +1,13 @@
-//! A policy of a hundred thousand keys, each of a principal with a limit of its own: how long it takes to be loaded, and how
-//! much memory all maps have.
+//! A policy of a hundred thousand keys, each of a principal with a limit of its own: how long it takes to be imported, to be
+//! loaded and to be changed, and how much memory all maps have. Times are printed, and not judged but for how they grow.
 
 use std::fmt::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::os::fd::{AsFd as _, AsRawFd as _};
-use std::time::Duration;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::MapData;
@@ -16,6 +19,8 @@ use nix::sys::signal::Signal;
 
 const PORT: u16 = 8000;
 const KEYS: u32 = 100_000;
+/// Changes of one kind whose times are taken.
+const CHANGES: u32 = 50;
 /// The most that all maps may have in bytes.
 const MEMORY: u64 = 256 << 20;
 
@@ -50,12 +55,65 @@ fn start(enforcer: &mut Enforcer<'_>) -> Result<Start> {
 
 /// Imports keys, each of a principal of its own with a limit of its own, so that none share a slot.
 fn import(enforcer: &Enforcer<'_>, numbers: Range<u32>) -> Result<()> {
+    let count = numbers.len();
     let mut lines = String::new();
     for number in numbers {
         writeln!(lines, "tenant-{number},{},{}/hour", key(number), number + 1)?;
     }
+    let begin = Instant::now();
     let ran = enforcer.run_with_input(&["key", "import", "--weak", "-"], &lines)?;
     ensure!(ran.code == 0, "{}", ran.stderr);
+    eprintln!("{count:>6} keys imported in {:?}", begin.elapsed());
+    Ok(())
+}
+
+/// Sends a change over the control socket; how long its answer took.
+fn change(enforcer: &Enforcer<'_>, method: &str, path: &str, body: &str) -> Result<Duration> {
+    let begin = Instant::now();
+    let mut stream = UnixStream::connect(enforcer.socket())?;
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nHost: enforcer\r\nConnection: close\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let time = begin.elapsed();
+    ensure!(answer.starts_with("HTTP/1.1 200"), "{method} {path}: {answer}");
+    Ok(time)
+}
+
+/// Changes one of all keys again and again; each holds for the request that is sent once it is answered.
+fn change_one_of_all(enforcer: &Enforcer<'_>, link: &Link, address: SocketAddr) -> Result<()> {
+    let number = KEYS / 2;
+    let shown = enforcer.json(&["key", "show", &format!("tenant-{number}")])?;
+    let id = shown["keys"][0]["id"].as_str().context("no id")?;
+    let ends_with = |expected: u16| -> Result<()> {
+        let ending = link.client().run(|| exchange(address, &get("/", Some(&key(number)))))?;
+        ensure!(ending == Ending::Answered(expected), "{ending:?} in the place of {expected}");
+        Ok(())
+    };
+    let switch = |turn: u32| -> Result<Duration> {
+        let (verb, expected) = if turn % 2 == 0 { ("disable", 401) } else { ("enable", 200) };
+        let time = change(enforcer, "POST", &format!("/v1/keys/{id}/{verb}"), "")?;
+        ends_with(expected)?;
+        Ok(time)
+    };
+    let limit = |turn: u32| -> Result<Duration> {
+        let (limit, expected) = if turn % 2 == 0 { ("blocked", 429) } else { ("100000/hour", 200) };
+        let body = format!("{{\"limit\":\"{limit}\"}}");
+        let time = change(enforcer, "PUT", &format!("/v1/limits/tenant-{number}"), &body)?;
+        ends_with(expected)?;
+        Ok(time)
+    };
+    let kinds: [(&str, &dyn Fn(u32) -> Result<Duration>); 2] = [("a key switched", &switch), ("a limit set", &limit)];
+    for (name, one) in kinds {
+        let mut times = (0..CHANGES).map(one).collect::<Result<Vec<_>>>()?;
+        times.sort_unstable();
+        let (median, longest) = (times[times.len() / 2], times[times.len() - 1]);
+        eprintln!("{name} among {KEYS}: {median:?} in the median of {CHANGES}, {longest:?} at most");
+    }
     Ok(())
 }
 
@@ -109,6 +167,7 @@ fn the_time_to_load_grows_with_the_keys_not_with_their_square_and_the_maps_have_
         }
     }
     ensure!(origin.executed()?.len() == 3);
+    change_one_of_all(&enforcer, &link, address)?;
 
     let memory = memory(&enforcer)?;
     let all: u64 = memory.iter().map(|(bytes, _)| bytes).sum();

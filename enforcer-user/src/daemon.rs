@@ -165,7 +165,7 @@ pub async fn run(settings: Settings, log: bool, shutdown: impl Future<Output = (
     let now = Timestamp::now();
     let policy::Held { groups, terms, book, rules: named } =
         Registry::load(&store, secret, now).map_err(|error| Error::Policy(error.to_string()))?;
-    let keys = store.keys()?;
+    let keys = store.keys_by_tag()?;
     let began = Instant::now();
     let mut tables = Tables::reconcile(kernel, &terms, &keys)?;
     let (keys, principals, time) = (keys.len(), terms.len(), began.elapsed().as_millis());

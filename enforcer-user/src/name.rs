@@ -74,6 +74,19 @@ impl Selector {
     }
 }
 
+impl Selector {
+    /// The first and the last tag, as [`credential::tag_bytes`] of it, that begins with the id; `None` without one.
+    #[must_use]
+    pub fn tags(&self) -> Option<([u8; 16], [u8; 16])> {
+        let id = self.id.as_ref()?;
+        let padded = |digit: char| {
+            let digits: String = id.chars().chain(std::iter::repeat(digit)).take(32).collect();
+            Some(u128::from_str_radix(&digits, 16).ok()?.to_be_bytes())
+        };
+        Some((padded('0')?, padded('f')?))
+    }
+}
+
 impl fmt::Display for Selector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.name, &self.id) {
@@ -102,6 +115,17 @@ mod tests {
     fn refuses_a_key_in_the_place_of_a_name() {
         let key = credential::generate().expect("random bytes");
         assert_eq!(check(&key), Err(Invalid::LooksLikeKey));
+    }
+
+    #[test]
+    fn an_id_is_a_range_of_tags() {
+        let tags = |text: &str| Selector::parse(text).and_then(|selector| selector.tags());
+        let (first, last) = tags("id:00010203f").expect("an id");
+        assert_eq!((&first[..6], &last[..6]), (&[0, 1, 2, 3, 0xf0, 0][..], &[0, 1, 2, 3, 0xff, 0xff][..]));
+        let whole = "000102030405060708090a0b0c0d0e0f";
+        let tag: [u8; 16] = std::array::from_fn(|index| index as u8);
+        assert_eq!(tags(whole), Some((tag, tag)));
+        assert_eq!(tags("name:deadbeef"), None);
     }
 
     #[test]

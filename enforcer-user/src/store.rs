@@ -271,6 +271,24 @@ pub struct Key {
     pub label: Option<String>,
 }
 
+impl Key {
+    /// A key that is new: good at once and for ever, with nothing of its own. Its principal's name is left out.
+    #[must_use]
+    pub fn new(tag: KeyTag, principal: u32, created: Timestamp) -> Self {
+        Self {
+            tag,
+            principal,
+            name: String::new(),
+            disabled: false,
+            created,
+            not_before: None,
+            expires: None,
+            limits: None,
+            label: None,
+        }
+    }
+}
+
 /// The open database.
 #[derive(Debug)]
 pub struct Store {
@@ -305,9 +323,11 @@ impl Store {
         connection.busy_timeout(std::time::Duration::from_secs(5))?;
         let mut store = Self { connection };
         store.migrate(path)?;
-        // FULL: a removed key stays removed after a power cut.
+        // FULL: a removed key stays removed after a power cut. 64 MiB hold the pages of 100,000 new keys, which would
+        // otherwise be written and read again within their one change.
         store.connection.execute_batch(
-            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA trusted_schema = OFF;",
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA trusted_schema = OFF;
+             PRAGMA cache_size = -65536; PRAGMA temp_store = MEMORY;",
         )?;
         Ok(store)
     }
@@ -422,6 +442,20 @@ impl Store {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
+    /// All keys, by tag, which is the quickest way to have them all.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn keys_by_tag(&self) -> Result<Vec<Key>, Error> {
+        let mut statement = self.connection.prepare_cached(
+            "SELECT tag, principal, name, disabled, k.created, not_before, expires, k.limits, label
+             FROM keys k JOIN principals ON idx = principal
+             ORDER BY tag",
+        )?;
+        let rows = statement.query_map([], key_row)?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
     /// All keys with limits of their own, by age.
     ///
     /// # Errors
@@ -462,23 +496,37 @@ impl Store {
         let mut by_id = self.connection.prepare_cached(
             "SELECT tag, principal, name, disabled, k.created, not_before, expires, k.limits, label
              FROM keys k JOIN principals ON idx = principal
-             WHERE substr(lower(hex(tag)), 1, length(?1)) = ?1 ORDER BY tag",
+             WHERE tag BETWEEN ?1 AND ?2 ORDER BY tag",
         )?;
-        Ok(Selected {
-            by_name: by_name.query_map([&selector.name], key_row)?.collect::<Result<_, _>>()?,
-            by_id: by_id.query_map([&selector.id], key_row)?.collect::<Result<_, _>>()?,
-        })
+        let by_id = match selector.tags() {
+            Some((first, last)) => by_id.query_map([first, last], key_row)?.collect::<Result<_, _>>()?,
+            None => Vec::new(),
+        };
+        Ok(Selected { by_name: by_name.query_map([&selector.name], key_row)?.collect::<Result<_, _>>()?, by_id })
     }
 
-    /// Adds a key to a principal.
+    /// Adds a key, whose principal is told by its index alone; `false` if the store has a key of this tag already.
     ///
     /// # Errors
-    /// The store cannot be written, or has this key.
-    pub fn add_key(&self, tag: KeyTag, principal: u32, now: Timestamp) -> Result<(), Error> {
-        let mut statement =
-            self.connection.prepare_cached("INSERT INTO keys (tag, principal, created) VALUES (?1, ?2, ?3)")?;
-        statement.execute(params![credential::tag_bytes(tag), principal, now.as_second()])?;
-        Ok(())
+    /// The store cannot be written, or there is no such principal.
+    pub fn add_key(&self, key: &Key) -> Result<bool, Error> {
+        let Key { tag, principal, name: _, disabled, created, not_before, expires, limits, label } = key;
+        let mut statement = self.connection.prepare_cached(
+            "INSERT INTO keys (tag, principal, disabled, created, not_before, expires, limits, label)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT DO NOTHING",
+        )?;
+        let second = |time: &Option<Timestamp>| time.map(Timestamp::as_second);
+        let added = statement.execute(params![
+            credential::tag_bytes(*tag),
+            principal,
+            disabled,
+            created.as_second(),
+            second(not_before),
+            second(expires),
+            limits.as_ref().map(Limits::to_string),
+            label
+        ])?;
+        Ok(added > 0)
     }
 
     /// Removes a key; its principal stays, with its limits and its meter.
@@ -645,6 +693,10 @@ mod tests {
         Timestamp::from_second(1_700_000_000).expect("a time")
     }
 
+    fn key(tag: KeyTag, of: &Principal) -> Key {
+        Key { name: of.name.clone(), ..Key::new(tag, of.index, now()) }
+    }
+
     const TAG: KeyTag = KeyTag([0x0706_0504_0302_0100, 2]);
 
     #[test]
@@ -653,24 +705,14 @@ mod tests {
         let store = fixture.open();
         let change = store.begin().expect("begins");
         let alice = store.add_principal("alice", limits("100/minute"), now()).expect("added");
-        store.add_key(TAG, alice.index, now()).expect("added");
+        store.add_key(&key(TAG, &alice)).expect("added");
         store.set_disabled(TAG, true).expect("disabled");
         store.set_limits(alice.index, &limits("5/second; 10/minute algo=fixed")).expect("set");
         change.commit().expect("commits");
         drop(store);
 
         let store = fixture.open();
-        let key = Key {
-            tag: TAG,
-            principal: 1,
-            name: "alice".into(),
-            disabled: true,
-            created: now(),
-            not_before: None,
-            expires: None,
-            limits: None,
-            label: None,
-        };
+        let key = Key { disabled: true, ..key(TAG, &alice) };
         assert_eq!(store.key(TAG).expect("key").as_ref(), Some(&key));
         assert_eq!(store.keys().expect("keys"), [key]);
         let alice = store.principal("alice").expect("read").expect("there");
@@ -693,7 +735,7 @@ mod tests {
         let fixture = Fixture::new();
         let store = fixture.open();
         let alice = store.add_principal("alice", limits("1/second"), now()).expect("added");
-        store.add_key(TAG, alice.index, now()).expect("added");
+        store.add_key(&key(TAG, &alice)).expect("added");
         store.remove_key(TAG).expect("removed");
         let bob = store.add_principal("bob", Limits::Unlimited, now()).expect("added");
         assert_eq!((alice.index, bob.index), (1, 2));
@@ -706,8 +748,8 @@ mod tests {
         let store = fixture.open();
         let alice = store.add_principal("00010203", limits("1/second"), now()).expect("added");
         let bob = store.add_principal("bob", limits("1/second"), now()).expect("added");
-        store.add_key(KeyTag([9, 9]), alice.index, now()).expect("added");
-        store.add_key(TAG, bob.index, now()).expect("added");
+        store.add_key(&key(KeyTag([9, 9]), &alice)).expect("added");
+        store.add_key(&key(TAG, &bob)).expect("added");
         let found = |text: &str| {
             let selected = store.selected(&Selector::parse(text).expect("a selector")).expect("read");
             let names = |keys: Vec<Key>| keys.into_iter().map(|key| key.name).collect::<Vec<_>>();
@@ -716,6 +758,10 @@ mod tests {
         assert_eq!(found("00010203"), (vec!["00010203".into()], vec!["bob".into()]));
         assert_eq!(found("id:0001020304"), (vec![], vec!["bob".into()]));
         assert_eq!(found("id:0001020305"), (vec![], vec![]));
+        assert_eq!(found("id:000102030"), (vec![], vec!["bob".into()]));
+        assert_eq!(found("id:000102031"), (vec![], vec![]));
+        assert_eq!(found("id:00010203040506070200000000000000"), (vec![], vec!["bob".into()]));
+        assert_eq!(found("id:00010203040506070200000000000001"), (vec![], vec![]));
         assert_eq!(found("bob"), (vec!["bob".into()], vec![]));
     }
 
@@ -779,7 +825,7 @@ mod tests {
         let fixture = Fixture::new();
         let store = fixture.open();
         let alice = store.add_principal("alice", limits("1/second"), now()).expect("added");
-        store.add_key(TAG, alice.index, now()).expect("added");
+        store.add_key(&key(TAG, &alice)).expect("added");
         store.set_validity(TAG, Some(now()), None).expect("set");
         store.set_key_limits(TAG, Some(&limits("5/minute"))).expect("set");
         store.set_label(TAG, Some("ci")).expect("set");

@@ -27,12 +27,12 @@ async fn metrics(State(daemon): State<Arc<Daemon>>, headers: HeaderMap) -> Respo
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let format = Format::accepted(accept);
     let (settings, reaped) = (daemon.settings.clone(), Arc::clone(&daemon.reaped));
-    let rendered = daemon
-        .with(move |registry| {
-            let snapshot = registry.snapshot(&settings, &reaped)?;
-            Ok(render(snapshot, format))
-        })
-        .await;
+    let snapshot = match daemon.with(move |registry| registry.snapshot(&settings, &reaped)).await {
+        Ok(snapshot) => snapshot,
+        Err(error) => return unavailable(&error),
+    };
+    // Of 100,000 principals it takes a while, for which no change should wait.
+    let rendered = tokio::task::spawn_blocking(move || render(snapshot, format)).await;
     match rendered {
         Ok(Ok(body)) => text(StatusCode::OK, format.content_type(), body).into_response(),
         Ok(Err(error)) => unavailable(&error),

@@ -107,8 +107,13 @@ impl Registry {
             let mut steps = Vec::new();
             let mut principals = Principals::new(store, default, now);
             let (principal, new_principal) = principals.get(name, limit.as_ref(), &mut steps, "limit")?;
-            let of = KeyOf { principal: principal.index, label: label.clone(), limits: None };
-            insert_key(store, tag, &of, (*not_before, *expires), now, &mut steps)?;
+            let key_row = store::Key {
+                not_before: not_before.map(to_second),
+                expires: expires.map(to_second),
+                label: label.clone(),
+                ..store::Key::new(tag, principal.index, now)
+            };
+            insert_made(store, &key_row, &mut steps)?;
             let answer = KeyAdded {
                 key,
                 id: credential::id(tag),
@@ -126,24 +131,26 @@ impl Registry {
         let entries = check_entries(request, self.secret)?;
         self.change(|store, default| {
             let mut steps = Vec::new();
-            let mut principals = Principals::new(store, default, now);
+            let mut principals = match entries.len() {
+                MANY.. => Principals::all(store, default, now)?,
+                _ => Principals::new(store, default, now),
+            };
             let mut answer = KeysImported { imported: 0, unchanged: 0, new_principals: 0 };
             for (position, Checked { name, tag, limit }) in entries.iter().enumerate() {
                 let field = format!("entries[{position}]");
                 let (principal, new) = principals.get(name, limit.as_ref(), &mut steps, &format!("{field}.limit"))?;
                 answer.new_principals += u64::from(new);
+                if insert_key(store, &store::Key::new(*tag, principal.index, now), &mut steps)? {
+                    answer.imported += 1;
+                    continue;
+                }
                 match store.key(*tag)? {
-                    None => {
-                        let of = KeyOf { principal: principal.index, label: None, limits: None };
-                        insert_key(store, *tag, &of, (None, None), now, &mut steps)?;
-                        answer.imported += 1;
-                    }
-                    Some(known) if known.principal == principal.index => answer.unchanged += 1,
-                    Some(known) => {
+                    Some(known) if known.principal != principal.index => {
                         let message = format!("the key is registered already, for `{}`", known.name);
                         let accepted = "a key that no other principal has";
                         return Err(Error::Conflict(Refusal::of(format!("{field}.key"), message, accepted)));
                     }
+                    _ => answer.unchanged += 1,
                 }
             }
             Ok((steps, answer))
@@ -191,8 +198,14 @@ impl Registry {
             };
             let expires = old.expires.map_or(ends, |expires| expires.min(ends));
             let mut steps = Vec::new();
-            let of = KeyOf { principal: old.principal, label: old.label.clone(), limits: old.limits.clone() };
-            insert_key(store, tag, &of, (old.not_before, old.expires), now, &mut steps)?;
+            let key = store::Key {
+                not_before: old.not_before,
+                expires: old.expires,
+                limits: old.limits.clone(),
+                label: old.label.clone(),
+                ..store::Key::new(tag, old.principal, now)
+            };
+            insert_made(store, &key, &mut steps)?;
             store.set_validity(old.tag, old.not_before, Some(expires))?;
             let ending = store::Key { expires: Some(expires), ..old.clone() };
             steps.push(replace(old, &ending));
@@ -398,36 +411,30 @@ fn replace(from: &store::Key, to: &store::Key) -> Step {
     Step::Replace { tag: from.tag, from: HeldKey::of(from), to: HeldKey::of(to) }
 }
 
-/// Whose a new key is, and what goes with it.
-struct KeyOf {
-    principal: u32,
-    label: Option<String>,
-    limits: Option<Limits>,
+/// Adds a key and the step that goes with it; `false` if the store has one of its tag already.
+fn insert_key(store: &Store, key: &store::Key, steps: &mut Vec<Step>) -> Result<bool, Error> {
+    let is_new = store.add_key(key)?;
+    if is_new {
+        steps.push(Step::Insert { tag: key.tag, key: HeldKey::of(key) });
+    }
+    Ok(is_new)
 }
 
-fn insert_key(
-    store: &Store,
-    tag: KeyTag,
-    of: &KeyOf,
-    (not_before, expires): (Option<Timestamp>, Option<Timestamp>),
-    now: Timestamp,
-    steps: &mut Vec<Step>,
-) -> Result<(), Error> {
-    let KeyOf { principal, label, limits } = of;
-    store.add_key(tag, *principal, now)?;
-    if not_before.is_some() || expires.is_some() {
-        store.set_validity(tag, not_before, expires)?;
+/// Likewise, of a key that was made a moment ago.
+fn insert_made(store: &Store, key: &store::Key, steps: &mut Vec<Step>) -> Result<(), Error> {
+    match insert_key(store, key, steps)? {
+        true => Ok(()),
+        false => Err(Error::Conflict(Refusal::new("the key that was made is registered already: try again"))),
     }
-    if label.is_some() {
-        store.set_label(tag, label.as_deref())?;
-    }
-    if limits.is_some() {
-        store.set_key_limits(tag, limits.as_ref())?;
-    }
-    let row = store.key(tag)?.ok_or_else(|| Error::Conflict(Refusal::new("the key is gone already")))?;
-    steps.push(Step::Insert { tag, key: HeldKey::of(&row) });
-    Ok(())
 }
+
+/// A time to the second, as the store has it.
+fn to_second(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
+}
+
+/// From so many entries on, an import reads all principals at once, which takes less time than to look each up.
+const MANY: usize = 1000;
 
 /// The principals of one change: each is looked up, or made, once.
 struct Principals<'s> {
@@ -435,11 +442,19 @@ struct Principals<'s> {
     default: &'s Limits,
     now: Timestamp,
     known: HashMap<String, Principal>,
+    /// Whether there are no others.
+    is_complete: bool,
 }
 
 impl<'s> Principals<'s> {
     fn new(store: &'s Store, default: &'s Limits, now: Timestamp) -> Self {
-        Self { store, default, now, known: HashMap::new() }
+        Self { store, default, now, known: HashMap::new(), is_complete: false }
+    }
+
+    /// Likewise, with all of them looked up.
+    fn all(store: &'s Store, default: &'s Limits, now: Timestamp) -> Result<Self, Error> {
+        let known = store.principals()?.into_iter().map(|principal| (principal.name.clone(), principal)).collect();
+        Ok(Self { store, default, now, known, is_complete: true })
     }
 
     /// The principal of this name and whether this call made it. A limit that is asked for must be the one it has.
@@ -452,7 +467,7 @@ impl<'s> Principals<'s> {
     ) -> Result<(&Principal, bool), Error> {
         let (principal, new) = match self.known.entry(name.to_owned()) {
             Entry::Occupied(known) => (&*known.into_mut(), false),
-            Entry::Vacant(place) => match self.store.principal(name)? {
+            Entry::Vacant(place) => match if self.is_complete { None } else { self.store.principal(name)? } {
                 Some(principal) => (&*place.insert(principal), false),
                 None => {
                     let limits = wanted.unwrap_or(self.default).clone().settled(None);

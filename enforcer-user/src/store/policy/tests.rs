@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::policy::{file, samples};
+use crate::store::Key;
 
 struct Fixture {
     dir: tempfile::TempDir,
@@ -211,7 +212,7 @@ fn a_principal_with_keys_is_not_removed() {
     let fixture = Fixture::new();
     fixture.write(&policy("[principal.a]\nlimit = \"1/s\"\n"));
     let tag = KeyTag([1, 2]);
-    fixture.store.add_key(tag, 1, now()).expect("added");
+    fixture.store.add_key(&Key::new(tag, 1, now())).expect("added");
     let error = fixture.store.write_policy(&Policy::default(), now()).expect_err("keyed");
     assert!(matches!(error, Error::Keyed { .. }), "{error}");
     fixture.store.remove_key(tag).expect("removed");
