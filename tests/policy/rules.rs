@@ -284,6 +284,12 @@ fn what_needs_no_key_has_a_limit_or_known_sources_and_an_end() -> Result<()> {
         ("[[exempt]]\npath = \"/open\"\nuntil = 2100-01-01T00:00:00Z\nreason = \"x\"", "sources"),
         ("[[exempt]]\npath = \"/open\"\nsources = [\"10.0.0.0/8\"]\nreason = \"x\"", "until"),
         ("[[exempt]]\npath = \"/open\"\nsources = [\"10.0.0.0/8\"]\nuntil = 2100-01-01T00:00:00Z", "reason"),
+        (
+            "[[exempt]]\npath = \"/open\"\nsources = [\"0.0.0.0/0\"]\nuntil = 2100-01-01T00:00:00Z\nreason = \"x\"",
+            "everybody",
+        ),
+        ("[[public]]\npath = \"/open\"\nlimit = \"unlimited\"", "unlimited"),
+        ("[service]\npreflight = \"unlimited\"", "unlimited"),
         ("[[public]]\npath = \"/open\"\nlimit = \"60/hour\"\nkeyless = true", "keyless"),
         ("[service]\nunkeyed = \"allow\"", "unkeyed"),
     ] {

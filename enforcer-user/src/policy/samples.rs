@@ -75,8 +75,8 @@ fn spread() -> impl Strategy<Value = Spread> {
     })
 }
 
-fn prefixes() -> impl Strategy<Value = Vec<crate::prefix::Prefix>> {
-    let texts = ["10.0.0.0/8", "10.1.0.0/16", "192.0.2.7/32", "2001:db8::/32", "::/0"];
+fn prefixes(widest: &'static str) -> impl Strategy<Value = Vec<crate::prefix::Prefix>> {
+    let texts = ["10.0.0.0/8", "10.1.0.0/16", "192.0.2.7/32", "2001:db8::/32", widest];
     proptest::sample::subsequence(texts.to_vec(), 1..=5).prop_map(|texts| {
         let mut prefixes: Vec<_> = texts.into_iter().map(|text| text.parse().expect(text)).collect();
         prefixes.sort();
@@ -86,7 +86,7 @@ fn prefixes() -> impl Strategy<Value = Vec<crate::prefix::Prefix>> {
 
 fn service() -> impl Strategy<Value = Service> {
     let first = (option::of(any_limits()), option::of(any_limits()), any_limits(), duration(), any::<bool>(), limits());
-    let proxies = (option::of(prefixes()), select(&PROXY_PROTOCOLS[..]));
+    let proxies = (option::of(prefixes("::/0")), select(&PROXY_PROTOCOLS[..]));
     let headers = proptest::sample::subsequence(vec!["X-API-Key", "Api-Key", "X-Legacy-Key"], 1..=3);
     let connections = (option::of(1u32..1_000_000), option::of(1u32..1_000_000));
     (first, proxies, (headers, connections), spread(), spread()).prop_map(
@@ -171,7 +171,7 @@ fn public() -> impl Strategy<Value = Public> {
 }
 
 fn exemption() -> impl Strategy<Value = Exemption> {
-    (pattern(), reach(), methods(), prefixes(), time(), "[a-zé\"\\\\ -]{0,8}x").prop_map(
+    (pattern(), reach(), methods(), prefixes("fc00::/7"), time(), "[a-zé\"\\\\ -]{0,8}x").prop_map(
         |(path, reach, methods, sources, until, reason)| Exemption { path, reach, methods, sources, until, reason },
     )
 }

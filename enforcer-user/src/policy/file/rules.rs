@@ -17,10 +17,14 @@ use crate::policy::document::{
 };
 use crate::policy::method::Methods;
 use crate::policy::path::{Pattern, Reach};
+use crate::prefix::Prefix;
 
 const LIMIT: &str = "a limit such as \"20/minute\"";
 /// Most characters of a reason.
 const MAX_REASON: usize = 200;
+/// Bits of the widest prefixes that are exempt: as the largest private networks have (RFC 1918, RFC 4193).
+const WIDEST_IPV4: u8 = 8;
+const WIDEST_IPV6: u8 = 7;
 
 /// A named limit.
 pub(super) fn quota(named: &Named<'_, '_>, report: &mut Report<'_>) -> Result<Quota, Reported> {
@@ -187,13 +191,28 @@ fn exempt(fields: &Fields<'_, '_>, report: &mut Report<'_>) -> Result<Exemption,
     let path = reaching(fields, report);
     let methods = methods(fields, report);
     let accepted = "an array of addresses and prefixes such as [\"192.0.2.0/24\"]";
-    let sources = required(fields, "sources", accepted, report, |fields, report| fields.prefixes("sources", report));
+    let sources = required(fields, "sources", accepted, report, known);
     let accepted = "the time when the exemption ends, such as 2027-01-01T00:00:00Z";
     let until = required(fields, "until", accepted, report, |fields, report| fields.time("until", report));
     let accepted = "why the exemption is there, such as \"load balancer, OPS-12\"";
     let reason = required(fields, "reason", accepted, report, reason);
     let (path, reach) = path?;
     Ok(Exemption { path, reach, methods: methods?, sources: sources?, until: until?, reason: reason? })
+}
+
+/// Prefixes that are not nearly everybody's: these would need neither key nor limit.
+fn known(fields: &Fields<'_, '_>, report: &mut Report<'_>) -> Read<Vec<Prefix>> {
+    let Some(sources) = fields.prefixes("sources", report)? else { return Ok(None) };
+    let is_wide = |prefix: &&Prefix| prefix.bits() < if prefix.family() == 4 { WIDEST_IPV4 } else { WIDEST_IPV6 };
+    match sources.iter().find(is_wide) {
+        None => Ok(Some(sources)),
+        Some(prefix) => {
+            let accepted = format!(
+                "prefixes of {WIDEST_IPV4} bits and more, of IPv6 {WIDEST_IPV6}; for everybody there is [[public]], with a limit"
+            );
+            Err(fields.refuse("sources", format!("{prefix} is nearly everybody"), accepted, report))
+        }
+    }
 }
 
 fn reason(fields: &Fields<'_, '_>, report: &mut Report<'_>) -> Read<String> {

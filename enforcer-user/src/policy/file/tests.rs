@@ -323,6 +323,14 @@ fn refuses_what_is_unknown_or_contradicts_itself() {
             &format!("[[exempt]]\npath = \"/a\"\nsources = []\n{ends}\nreason = \"r\""),
             "4:11: exempt.sources: an empty array; ",
         ),
+        (
+            &format!("[[exempt]]\npath = \"/a\"\nsources = [\"10.0.0.0/8\", \"0.0.0.0/7\"]\n{ends}\nreason = \"r\""),
+            "4:1: exempt.sources: 0.0.0.0/7 is nearly everybody; accepted: prefixes of 8 bits and more, of IPv6 7; ",
+        ),
+        (
+            &format!("[[exempt]]\npath = \"/a\"\nsources = [\"::/0\"]\n{ends}\nreason = \"r\""),
+            "4:1: exempt.sources: ::/0 is nearly everybody; ",
+        ),
         (&exempt, "2:3: exempt: 65 of them; accepted: at most 64 [[exempt]]"),
     ] {
         if expected.is_empty() {
