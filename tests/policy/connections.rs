@@ -54,12 +54,16 @@ fn admits_one(site: &Site, source: IpAddr, key: &str, held: &mut Vec<Connection>
     Ok(())
 }
 
+/// How many places of a map are in use.
+fn entries(enforcer: &Enforcer<'_>, map: &str) -> Result<u64> {
+    enforcer.metric(&format!("enforcer_map_entries{{map=\"{map}\"}}"))
+}
+
 /// Sees to it that nobody has a connection any more, and that none is known.
 fn is_empty(enforcer: &Enforcer<'_>) -> Result<()> {
     for map in ["SUBJECTS", "CONNECTIONS"] {
-        let entries = || enforcer.metric(&format!("enforcer_map_entries{{map=\"{map}\"}}"));
-        wait_for("all connections to be over", || Ok((entries()? == 0).then_some(())))
-            .with_context(|| format!("{map} has {:?} entries", entries().ok()))?;
+        wait_for("all connections to be over", || Ok((entries(enforcer, map)? == 0).then_some(())))
+            .with_context(|| format!("{map} has {:?} entries", entries(enforcer, map).ok()))?;
     }
     ensure!(events(enforcer, "connections_full")? == 0, "the tables were full");
     Ok(())
@@ -219,13 +223,11 @@ fn a_trusted_proxys_connections_count_for_whom_it_names_in_a_header_or_for_nobod
     };
     // Its clients are told apart, and the principal of both has two.
     let mut first = slow(1)?;
-    wait_for("the first request", || {
-        Ok((enforcer.metric("enforcer_map_entries{map=\"SUBJECTS\"}")? == 2).then_some(()))
-    })?;
+    wait_for("the first request", || Ok((entries(&enforcer, "SUBJECTS")? == 2).then_some(())))?;
     let (ending, _) = open(&site, v4(9), &told(1))?;
     ensure!(ending == Ending::Answered(429), "a second of a client: {ending:?}");
     let mut second = slow(2)?;
-    wait_for("the second", || Ok((enforcer.metric("enforcer_map_entries{map=\"SUBJECTS\"}")? == 3).then_some(())))?;
+    wait_for("the second", || Ok((entries(&enforcer, "SUBJECTS")? == 3).then_some(())))?;
     let (ending, _) = open(&site, v4(9), &told(3))?;
     ensure!(ending == Ending::Answered(429), "a third of the principal: {ending:?}");
     ensure!((first.answer().0, second.answer().0) == (Ending::Answered(200), Ending::Answered(200)), "the first two");
@@ -325,6 +327,76 @@ fn each_principal_has_its_own_wherever_it_comes_from() -> Result<()> {
     let (ending, _) = open(&site, v4(5), &keyed("/", &one))?;
     ensure!(ending == Ending::Answered(429), "a third of two: {ending:?}");
     Ok(())
+}
+
+/// A server that takes nine connections into its queue, and accepts none.
+const DEAF: &str =
+    "import socket, time\ns = socket.create_server(('', 8000), backlog=8)\nprint('up', flush=True)\ntime.sleep(60)";
+
+#[test]
+fn what_a_server_does_not_take_counts_for_a_while_only() -> Result<()> {
+    let site = Site::new(Way::VethNative)?;
+    let enforcer = site.guard("[service]\nconnections_per_source = 3\n[principal.one]\nlimit = \"unlimited\"")?;
+    let key = add_key(&enforcer, "one")?;
+    let folder = tempfile::tempdir()?;
+    let mut command = site.link.server.command("python3");
+    command.args(["-c", DEAF]);
+    let server = Process::start(command, &folder.path().join("output"))?;
+    wait_for("the server", || Ok(server.output().contains("up").then_some(())))?;
+    // Once its queue is full, it drops SYNs, too.
+    let mut connections = (0..4).map(|_| site.connect(v4(1))).collect::<Result<Vec<_>>>()?;
+    let mut last = connections.pop().context("a fourth")?;
+    let mut queue = Vec::new();
+    for number in 1..=9 {
+        let mut connection = site.connect(v4(10 + number))?;
+        connection.send(&keyed("/", &key));
+        wait_for("another in the queue", || {
+            Ok((entries(&enforcer, "CONNECTIONS")? == u64::from(number)).then_some(()))
+        })?;
+        queue.push(connection);
+    }
+    connections.iter_mut().for_each(|connection| connection.send(&keyed("/", &key)));
+    wait_for("three more to count", || Ok((entries(&enforcer, "CONNECTIONS")? == 12).then_some(())))?;
+    last.send(&keyed("/", &key));
+    ensure!(last.answer().0 == Ending::Answered(429), "a fourth of three");
+    // Nobody tells of the end of what has never begun.
+    drop((connections, last));
+    wait_for("three to be given up", || Ok((entries(&enforcer, "CONNECTIONS")? == 9).then_some(())))?;
+    drop((queue, server));
+    is_empty(&enforcer)
+}
+
+#[test]
+fn who_is_not_told_of_connections_any_more_is_warned_and_told_again_by_the_next_start() -> Result<()> {
+    let site = Site::new(Way::VethNative)?;
+    let _origin = site.serve("plain", Workers::Threads(1))?;
+    let mut enforcer = site.guard(BOUNDS)?;
+    let key = add_key(&enforcer, "one")?;
+    let warned = |enforcer: &Enforcer<'_>| -> Result<bool> {
+        Ok(enforcer.run(&["doctor"])?.stdout.contains("no program is told of connections"))
+    };
+    ensure!(!warned(&enforcer)?, "warned for nothing");
+    let pins = || -> Result<Vec<_>> {
+        Ok(enforcer
+            .pinned()?
+            .into_iter()
+            .filter(|path| path.parent().is_some_and(|up| up.ends_with("sockets")))
+            .collect())
+    };
+    ensure!(pins()?.len() == 1, "pinned: {:?}", pins()?);
+    pins()?.iter().try_for_each(std::fs::remove_file)?;
+    enforcer.stop(Signal::SIGTERM)?;
+    ensure!(warned(&enforcer)?, "not warned");
+    // Nobody sees these end.
+    let held = hold(&site, v4(1), &key, 3)?;
+    enforcer.start()?;
+    ensure!(!warned(&enforcer)?, "warned still");
+    // They were listed at the start.
+    for mut connection in held {
+        connection.send(&keyed("/", &key));
+        ensure!(connection.answer().0 == Ending::Answered(200), "one that began unseen");
+    }
+    is_empty(&enforcer)
 }
 
 #[test]
