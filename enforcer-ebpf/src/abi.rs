@@ -408,7 +408,7 @@ pub struct Meter {
     /// Requests that would have been refused, but the service or a limit that applies observes (they were passed; where only
     /// a limit observes they are in `allowed` too).
     pub would_refuse: u64,
-    /// Requests that the candidate of its policy would have refused.
+    /// Requests that a candidate of limits that apply would have refused.
     pub candidate: u64,
     /// 0: four lines in all.
     pub reserved: [u64; 2],

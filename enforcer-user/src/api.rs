@@ -192,9 +192,9 @@ pub struct PrincipalForecast {
     pub candidate: Option<String>,
     /// Requests passed.
     pub allowed: u64,
-    /// Requests that the limit would have refused, were it enforced.
+    /// Requests that limits which only observe, or whose service does, would have refused.
     pub would_refuse: u64,
-    /// Requests that the candidate would have refused.
+    /// Requests that a candidate would have refused: of its own limit, its plan, its tenant or a route.
     pub candidate_would_refuse: u64,
 }
 

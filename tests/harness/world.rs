@@ -540,11 +540,8 @@ impl<'m> World for Packet<'m> {
         if (0..charge.len()).any(|claim| charge.would_refuse(claim, false)) {
             meters.entry(reading.party.principal).or_default().would_refuse += 1;
         }
-        for claim in 0..charge.len() {
-            let Claim { table, scope, .. } = *charge.at(claim);
-            if table == table::PRINCIPAL && charge.would_refuse(claim, true) {
-                meters.entry(scope.subject[0] as u32).or_default().candidate += 1;
-            }
+        if (0..charge.len()).any(|claim| charge.would_refuse(claim, true)) {
+            meters.entry(reading.party.principal).or_default().candidate += 1;
         }
         charge.result().is_ok()
     }

@@ -6,7 +6,7 @@ use enforcer_tests::netns::Way;
 use enforcer_tests::origin::Workers;
 use serde_json::Value;
 
-use crate::site::{Site, add_key, apply, executed_at, keyed, statuses, v4};
+use crate::site::{PORT, Site, add_key, apply, executed_at, keyed, statuses, v4};
 
 /// Requests of a principal that were let through though a rule or a candidate would have refused them.
 fn would_refuse(enforcer: &Enforcer<'_>, name: &str) -> Result<u64> {
@@ -34,6 +34,8 @@ fn a_rule_that_observes_refuses_nobody_while_those_beside_it_do() -> Result<()> 
     let held = site.flood(v4(1), 50, |_| keyed("/held", &key))?;
     ensure!(held == statuses([(200, 10), (429, 40)]), "the rule beside it: {held:?}");
     ensure!(would_refuse(&enforcer, "tenant")? == 40, "counted: {}", would_refuse(&enforcer, "tenant")?);
+    let plan = enforcer.json(&["plan"])?;
+    ensure!(plan["principals"][0]["name"] == "tenant" && plan["principals"][0]["would_refuse"] == 40, "whom: {plan}");
     // It has counted all the while: to enforce it is to refuse at once.
     apply(&enforcer, &policy("enforce"))?;
     let enforced = site.flood(v4(1), 20, |_| keyed("/watched", &key))?;
@@ -104,4 +106,22 @@ fn each_rule_has_counts_of_its_own_and_a_plan_does_not_inherit_anothers() -> Res
     counts([0, 0, 0, 0, 7])?;
     site.flood(v4(1), 2, |_| keyed("/", &key))?;
     counts([2, 0, 0, 0, 7])
+}
+
+#[test]
+fn where_the_service_observes_a_rule_has_refused_nobody() -> Result<()> {
+    let site = Site::new(Way::VethNative)?;
+    let _origin = site.serve("routes", Workers::Sync(2))?;
+    let enforcer = Enforcer::guard(&site.link, PORT, &["--mode", "observe"])?;
+    apply(&enforcer, "[plan.gold]\nlimit = \"5/hour\"\n[principal.tenant]\nplan = \"gold\"")?;
+    let key = add_key(&enforcer, "tenant")?;
+    let endings = site.flood(v4(1), 9, |_| keyed("/", &key))?;
+    ensure!(endings == statuses([(200, 9)]), "the service observes: {endings:?}");
+    let plan = enforcer.json(&["plan"])?;
+    let rules = plan["rules"].as_array().context("no list of rules")?;
+    let gold = rules.iter().find(|rule| rule["rule"] == "plan gold").context("the plan is not told")?;
+    ensure!(gold["refused"] == 0 && gold["would_refuse"] == 4, "{gold}");
+    let whom = plan["principals"].as_array().context("no list of principals")?;
+    ensure!(whom.iter().any(|whom| whom["name"] == "tenant" && whom["would_refuse"] == 4), "{plan}");
+    Ok(())
 }

@@ -110,23 +110,29 @@ pub(crate) fn find(place: u32, scope: &Scope) -> Option<*mut Buckets> {
 #[inline(never)]
 pub(crate) extern "C" fn count_refusals() -> u32 {
     let Some(scratch) = maps::scratch() else { return 0 };
-    let Reading { party, charge, .. } = &scratch.desk.reading;
+    let Reading { service, party, charge, .. } = &scratch.desk.reading;
     if charge.result().is_err() {
-        count(charge.refused(), tally::REFUSED);
+        count(charge.refused(), if service.observes() { tally::WOULD_REFUSE } else { tally::REFUSED });
     }
-    let mut observed = false;
+    let (mut observed, mut candidate) = (0, 0);
     for claim in 0..CLAIMS {
         if charge.would_refuse(claim, false) {
             count(charge.at(claim), tally::WOULD_REFUSE);
-            observed = true;
+            observed = 1;
         }
         if charge.would_refuse(claim, true) {
             count(charge.at(claim), tally::CANDIDATE);
+            candidate = 1;
         }
     }
-    if observed && let Some(meter) = METERS.get_ptr_mut(party.principal) {
-        // SAFETY: an aligned word of a map's value.
-        unsafe { Word::new(&raw mut (*meter).would_refuse) }.add(1);
+    if observed | candidate != 0
+        && let Some(meter) = METERS.get_ptr_mut(party.principal)
+    {
+        // SAFETY: aligned words of a map's value.
+        unsafe {
+            Word::new(&raw mut (*meter).would_refuse).add(observed);
+            Word::new(&raw mut (*meter).candidate).add(candidate);
+        }
     }
     1
 }
@@ -137,13 +143,6 @@ fn count(claim: &Claim, what: usize) {
     if let Some(counts) = TALLIES.get_ptr_mut(policy.tally) {
         // SAFETY: this CPU's own words, and the place is below the length.
         unsafe { *counts.cast::<u64>().add(what & (tally::LEN - 1)) += 1 };
-    }
-    if what == tally::CANDIDATE
-        && claim.table == table::PRINCIPAL
-        && let Some(meter) = METERS.get_ptr_mut(claim.scope.subject[0] as u32)
-    {
-        // SAFETY: an aligned word of a map's value.
-        unsafe { Word::new(&raw mut (*meter).candidate) }.add(1);
     }
 }
 

@@ -6,7 +6,6 @@ use jiff::Timestamp;
 use super::registry::{Error, Registry};
 use super::rulebook::{tally_of_plan, tally_of_scope};
 use crate::api::{Forecast, PrincipalForecast, RuleForecast};
-use crate::config::Mode;
 use crate::policy::document::{Charge, Policy};
 use crate::store::Placed;
 
@@ -45,13 +44,7 @@ impl Registry {
     pub(crate) fn forecast(&self, now: Timestamp) -> Result<Forecast, Error> {
         let (policy, placed) = self.store.policy(now)?;
         let mut answer = Forecast { principals: Vec::new(), rules: Vec::new() };
-        for (name, said) in &policy.principals {
-            let Some(seat) = placed.principals.get(name) else { continue };
-            let observes =
-                said.plan().and_then(|plan| policy.plans.get(plan)).is_some_and(|plan| plan.mode == Mode::Observe);
-            if seat.candidate.is_none() && !observes {
-                continue;
-            }
+        for (name, seat) in &placed.principals {
             let meter = self.tables.meter(seat.index)?;
             answer.principals.push(PrincipalForecast {
                 name: name.clone(),
