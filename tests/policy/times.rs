@@ -36,7 +36,7 @@ fn a_limit_for_a_time_ends_in_what_is_shown_too_and_never_in_place_of_one_withou
          [principal.mallory]\nplan = \"gold\"\nlimit = \"blocked\"",
     )?;
     let (alice, mallory) = (add_key(&enforcer, "alice")?, add_key(&enforcer, "mallory")?);
-    enforcer.cli(&["limit", "set", "alice", "1/hour", "--for", "2s"])?;
+    enforcer.cli(&["limit", "set", "alice", "1/hour", "--for", "6s"])?;
     ensure!(enforcer.json(&["limits", "alice"])?["principals"][0]["limit"] == "1/hour", "it does not hold");
     wait_for("the plan's limit to be shown", || {
         Ok((enforcer.json(&["limits", "alice"])?["principals"][0]["limit"] == "30/hour").then_some(()))
