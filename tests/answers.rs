@@ -478,7 +478,8 @@ fn every_refused_request_is_answered_and_counted_once_in_bad_weather() -> Result
         let fates = relay.finish()?;
         ensure!(fates.iter().all(|fates| fates.lost > 0 && fates.doubled > 0 && fates.held > 0), "{fates:?}");
         for (reason, each) in [("unkeyed", 8), ("over_limit", 5)] {
-            let counted = enforcer.metric(&format!("enforcer_refused_total{{reason=\"{reason}\"}}"))?;
+            let counted =
+                enforcer.metric(&format!("enforcer_refused_total{{service=\"default\",reason=\"{reason}\"}}"))?;
             ensure!(counted == 4 * each, "{hook}: {counted} were refused as {reason}, of {}", 4 * each);
         }
         ensure!(origin.executed()?.len() == 1, "{hook}: executed {:?}", origin.executed()?);

@@ -74,7 +74,7 @@ impl<'a> Site<'a> {
     }
 
     fn deferred(&self) -> Result<u64> {
-        self.enforcer.metric("enforcer_events_total{event=\"deferred\"}")
+        self.enforcer.metric("enforcer_events_total{service=\"default\",event=\"deferred\"}")
     }
 
     /// What the server has of connections to the port, listeners aside.

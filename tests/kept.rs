@@ -30,10 +30,13 @@ fn alternate(client: &Namespace, origin: &Origin, enforcer: &Enforcer<'_>, seed:
     ensure!(executed.iter().all(|request| request.key == key), "the app executed a request without its key");
     ensure!(executed.len() as u64 == COUNT / 2, "the app executed {}", executed.len());
     let metric = |name: &str| enforcer.metric(name);
-    let refused = metric("enforcer_refused_total{reason=\"unkeyed\"}")?
-        + metric("enforcer_refused_total{reason=\"unknown_key\"}")?;
+    let refused = metric("enforcer_refused_total{service=\"default\",reason=\"unkeyed\"}")?
+        + metric("enforcer_refused_total{service=\"default\",reason=\"unknown_key\"}")?;
     ensure!(refused == COUNT / 2, "{refused} were refused");
-    ensure!(metric("enforcer_events_total{event=\"allowed\"}")? == COUNT / 2, "others were charged");
+    ensure!(
+        metric("enforcer_events_total{service=\"default\",event=\"allowed\"}")? == COUNT / 2,
+        "others were charged"
+    );
     Ok(())
 }
 
@@ -46,7 +49,10 @@ fn ten_thousand_requests_are_served_and_refused_in_turn_on_one_connection() -> R
         let enforcer = Enforcer::guard(&link, PORT, &[])?;
         alternate(link.client(), &origin, &enforcer, seed as u64)
             .with_context(|| format!("{way:?}, {address}, daemon: {:?}", enforcer.log()))?;
-        ensure!(enforcer.metric("enforcer_events_total{event=\"answered_again\"}")? == 0, "answers got lost");
+        ensure!(
+            enforcer.metric("enforcer_events_total{service=\"default\",event=\"answered_again\"}")? == 0,
+            "answers got lost"
+        );
     }
     Ok(())
 }
@@ -78,7 +84,10 @@ fn alternate_in_bad_weather(hook: &str, seed: usize) -> Result<()> {
     let fates = relay.finish()?;
     let befell = fates.iter().all(|fates| fates.lost > 0 && fates.doubled > 0 && fates.held > 0);
     ensure!(befell, "the weather was better: {fates:?}");
-    ensure!(enforcer.metric("enforcer_events_total{event=\"answered_again\"}")? > 0, "no answer got lost");
+    ensure!(
+        enforcer.metric("enforcer_events_total{service=\"default\",event=\"answered_again\"}")? > 0,
+        "no answer got lost"
+    );
     Ok(())
 }
 

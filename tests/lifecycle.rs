@@ -797,7 +797,7 @@ fn values(name: &str, path: &Path) -> Result<Vec<u8>> {
         map::TOTALS => {
             let totals: PerCpuArray<_, u64> = Map::PerCpuArray(map).try_into()?;
             let mut bytes = Vec::new();
-            for index in 0..TOTALS {
+            for index in 0..TOTALS * abi::SERVICES {
                 bytes.extend(totals.get(&index, 0)?.iter().flat_map(|total| total.to_ne_bytes()));
             }
             Ok(bytes)
@@ -827,8 +827,8 @@ fn promtool_accepts_the_metrics() -> Result<()> {
     for series in [
         "enforcer_requests_total{principal=\"tenant\",verdict=\"allowed\"} 1",
         "enforcer_requests_total{principal=\"tenant\",verdict=\"limited\"} 1",
-        "enforcer_refused_total{reason=\"over_limit\"} 1",
-        "enforcer_refused_total{reason=\"unkeyed\"} 0",
+        "enforcer_refused_total{service=\"default\",reason=\"over_limit\"} 1",
+        "enforcer_refused_total{service=\"default\",reason=\"unkeyed\"} 0",
         "enforcer_keys 1",
         "enforcer_principals 1",
     ] {

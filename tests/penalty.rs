@@ -182,7 +182,7 @@ fn listed(enforcer: &Enforcer<'_>, source: &str) -> Result<Option<Value>> {
 }
 
 fn penalties(enforcer: &Enforcer<'_>) -> Result<u64> {
-    enforcer.metric("enforcer_events_total{event=\"penalty\"}")
+    enforcer.metric("enforcer_events_total{service=\"default\",event=\"penalty\"}")
 }
 
 /// From the first answer to the end of the second penalty, for one source, while another is served.
@@ -259,7 +259,7 @@ fn refusals_are_answered_then_reset_then_bring_penalties_that_grow_and_another_a
         .map_err(|error| error.context(format!("{way:?}, daemon: {:?}", enforcer.log())))?;
         ensure!(served > 20, "the other address sent {served} requests only");
         ensure!(penalties(&enforcer)? == 4, "{} penalties on {way:?}", penalties(&enforcer)?);
-        let dropped = enforcer.metric("enforcer_events_total{event=\"penalised\"}")?;
+        let dropped = enforcer.metric("enforcer_events_total{service=\"default\",event=\"penalised\"}")?;
         ensure!(dropped > 4, "{dropped} packets were dropped");
         site.origin.await_executed(served)?;
     }
@@ -362,7 +362,7 @@ fn penalties_are_listed_and_ended_by_the_command_and_on_record() -> Result<()> {
         ensure!((1..=600_000_000_000).contains(&remaining), "{listed_now}");
         ensure!(listed_now["refused"].as_u64() > Some(20) && listed_now["served"].is_null(), "{listed_now}");
         let table = enforcer.cli(&["penalty", "ls"])?;
-        ensure!(table.starts_with("SOURCE") && table.contains(name) && table.contains("10m"), "{table}");
+        ensure!(table.starts_with("SERVICE") && table.contains(name) && table.contains("10m"), "{table}");
         ensure!(enforcer.metric("enforcer_penalties")? == 1, "the gauge: {}", enforcer.metric("enforcer_penalties")?);
 
         let said = enforcer.cli(&["penalty", "rm", address])?;

@@ -26,6 +26,8 @@ mod redis;
 mod rules;
 #[path = "policy/secrecy.rs"]
 mod secrecy;
+#[path = "policy/services.rs"]
+mod services;
 #[path = "policy/site.rs"]
 mod site;
 #[path = "policy/snippets.rs"]

@@ -40,7 +40,7 @@ fn everywhere(
 }
 
 fn refused(enforcer: &Enforcer<'_>, reason: &str) -> Result<u64> {
-    enforcer.metric(&format!("enforcer_refused_total{{reason=\"{reason}\"}}"))
+    enforcer.metric(&format!("enforcer_refused_total{{service=\"default\",reason=\"{reason}\"}}"))
 }
 
 #[test]
@@ -360,7 +360,8 @@ fn observe_mode_passes_everything_and_counts_what_it_would_refuse() -> Result<()
         }
         origin.await_executed(5)?;
         for reason in ["over_limit", "unkeyed", "unknown_key"] {
-            let counted = enforcer.metric(&format!("enforcer_would_refuse_total{{reason=\"{reason}\"}}"))?;
+            let counted =
+                enforcer.metric(&format!("enforcer_would_refuse_total{{service=\"default\",reason=\"{reason}\"}}"))?;
             ensure!(counted == 1, "{reason} was counted {counted} times");
             ensure!(refused(enforcer, reason)? == 0, "{reason} was counted as refused");
         }

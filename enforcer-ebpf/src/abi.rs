@@ -3,8 +3,8 @@
 //! [`ABI`] names the directory of the pins; any change of a type here must change it. All values are multiples of
 //! eight bytes without padding, so that no uninitialised byte reaches a map.
 
-/// Number of this layout; part of the pin directory's name (`v6`).
-pub const ABI: u32 = 6;
+/// Number of this layout; part of the pin directory's name (`v7`).
+pub const ABI: u32 = 7;
 
 /// Names of the maps, with who writes and who reads each.
 pub mod map {
@@ -57,7 +57,8 @@ pub mod map {
     pub const TALLIES: &str = "TALLIES";
     /// `Array<u64>`, one entry: until when what is on trial holds, CLOCK_BOOTTIME in ns; 0 = nothing is. Daemon → kernel.
     pub const TRIAL: &str = "TRIAL";
-    /// `PerCpuArray<u64>`, index = [`crate::verdict::Count::index`]. Kernel → daemon.
+    /// `PerCpuArray<u64>`, index = service slot × [`super::TOTALS`] + [`crate::verdict::Count::index`]. What belongs to no
+    /// service counts in slot 0. Kernel → daemon, which clears those of a slot that becomes another service's.
     pub const TOTALS: &str = "TOTALS";
     /// `Array<flow::Set>` (mmapable), index = hash of a connection modulo the entries. Kernel only; the daemon reads
     /// which connections are followed, and since when each sends a head.
@@ -80,6 +81,9 @@ pub mod map {
     pub const SOURCES: &str = "SOURCES";
     /// `Array<u64>`, one entry: when the last of all penalties ends, CLOCK_BOOTTIME in ns. Kernel → daemon.
     pub const PENALTIES: &str = "PENALTIES";
+    /// `PerCpuArray<u32>`, one entry: where in TOTALS begins what is counted for the service of the packet under judgement.
+    /// Kernel only.
+    pub const COUNTING: &str = "COUNTING";
     /// `PerCpuArray<Scratch>`: the packet under judgement. Kernel only.
     pub const SCRATCH: &str = "SCRATCH";
     /// `PerCpuArray<answer::Sheet>`: the answer that is being written. Kernel only.
@@ -149,13 +153,15 @@ pub mod global {
 pub const PORTS: u32 = 65_536;
 /// Entries of [`map::SERVICES`].
 pub const SERVICES: u32 = 64;
+/// Services at once: half of the slots have two sets of [`map::ANSWERS`] each, and those that come lie beside those that go.
+pub const SERVICES_MOST: u32 = 15;
 /// Default entries of [`map::KEYS`].
 pub const KEYS: u32 = 131_072;
 /// Default entries of [`map::PRINCIPALS`] and [`map::METERS`]; index 0 is never given out.
 pub const PRINCIPALS: u32 = 131_072;
 /// Default entries of [`map::POLICIES`]; index 0 is never given out.
 pub const POLICIES: u32 = 131_072;
-/// Entries of [`map::TOTALS`].
+/// Entries of [`map::TOTALS`] for each service.
 pub const TOTALS: u32 = 128;
 /// Default entries of [`map::FLOWS`], each a set of [`crate::flow::WAYS`] connections; a power of two.
 pub const FLOW_SETS: u32 = 8_192;
@@ -198,7 +204,7 @@ pub const CONNECTION_SETS: u32 = 32_768;
 /// Entries of [`map::SUBJECTS`], likewise.
 pub const SUBJECT_SETS: u32 = 32_768;
 /// Entries of [`map::TALLIES`]; a power of two. Index 0 is for what has none.
-pub const TALLIES: u32 = 4_096;
+pub const TALLIES: u32 = 8_192;
 /// Methods that are told apart, see [`crate::http::method`]; a power of two.
 pub const METHODS: usize = 16;
 /// Room for reasons; a power of two.
@@ -418,9 +424,10 @@ pub struct Meter {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 #[repr(C)]
 pub struct Scope {
-    /// A [`scope`] number, or a route's or tenant's from [`scope::ROUTES`] on, which the daemon never gives to another.
+    /// A [`scope`] number, or a route's or tenant's from [`scope::ROUTES`] on, which the daemon never gives to another;
+    /// [`scope::SERVICE`] and [`scope::SOURCES_OF_KEY`] with [`Service::number`] in the upper half.
     pub rule: u64,
-    /// Who: a source (prefix, family), a key's tag, a principal and a client's number, or 0.
+    /// Who: a [`crate::source::Source`], a key's tag, a principal and a client's number, or 0.
     pub subject: [u64; 2],
 }
 
@@ -446,8 +453,15 @@ pub mod scope {
     pub const SOURCES_OF_KEY: u64 = 9;
     /// The first number of routes, named limits and tenants.
     pub const ROUTES: u64 = 16;
-    /// The subject's second word for all sources that are not let in: no address family.
+    /// The subject's second word for all sources that are not let in: no address family. The first is [`Service::number`].
     pub const OVERFLOW: u64 = u64::MAX;
+
+    /// The number of a rule that the service of this [`super::Service::number`] counts for itself.
+    #[must_use]
+    #[inline(always)]
+    pub const fn of_service(rule: u64, number: u32) -> u64 {
+        ((number as u64) << 32) | rule
+    }
 }
 
 /// Too many of one thing for one of another: distinct keys of a source, distinct sources of a key.
@@ -721,6 +735,10 @@ pub struct Service {
     pub rules: u32,
     /// The slot in its place while a trial goes on; 0 = the same.
     pub rules_trial: u32,
+    /// Tells it from all other services that there are or were; 0 in slot 0, and in no other that is in use.
+    pub number: u32,
+    /// 0.
+    pub reserved: u32,
     /// [`crate::verdict::Action`] for each [`crate::verdict::Reason`], by index.
     pub actions: [u8; REASONS],
 }
@@ -771,6 +789,8 @@ impl Service {
         penalty_most_ns: 0,
         rules: 0,
         rules_trial: 0,
+        number: 0,
+        reserved: 0,
         actions: [crate::verdict::Action::Reset as u8; REASONS],
     };
 }
@@ -922,7 +942,7 @@ const _: () = {
     assert!(size_of::<Leaf>() == 64);
     assert!(size_of::<Rule>() == 32);
     assert!(size_of::<Client>() == 24);
-    assert!(size_of::<Service>() == 104);
+    assert!(size_of::<Service>() == 112);
     assert!(size_of::<Answer>() == 16 + 4 * POINTS + ANSWER_TEXT);
     assert!(size_of::<SocketOffsets>() == 32);
     assert!(size_of::<EndsOffsets>() == 48);

@@ -350,8 +350,8 @@ pub struct Hold {
 pub enum Who {
     /// A source.
     Source(Source),
-    /// A principal.
-    Principal(u32),
+    /// A principal, in the service of this [`crate::abi::Service::number`].
+    Principal(u32, u32),
 }
 
 impl Who {
@@ -365,8 +365,8 @@ impl Who {
                 hasher.take(family);
                 hasher.take(prefix);
             }
-            Self::Principal(principal) => {
-                hasher.take(zero());
+            Self::Principal(principal, service) => {
+                hasher.take(u64::from(service) << 32);
                 hasher.take(u64::from(principal));
             }
         }
@@ -601,7 +601,8 @@ mod tests {
         let source = |prefix, family| hash(Who::Source(Source { prefix, family }));
         assert_ne!(source(7, 4), source(7, 6));
         assert_ne!(source(7, 4), source(8, 4));
-        assert_ne!(hash(Who::Principal(7)), hash(Who::Principal(8)));
-        assert_ne!(hash(Who::Principal(7)), source(7, 0x100));
+        assert_ne!(hash(Who::Principal(7, 0)), hash(Who::Principal(8, 0)));
+        assert_ne!(hash(Who::Principal(7, 0)), hash(Who::Principal(7, 1)));
+        assert_ne!(hash(Who::Principal(7, 0)), source(7, 0x100));
     }
 }

@@ -40,7 +40,7 @@ use crate::source::{Address, Level, Source};
 use crate::verdict::{Action, Count, Event, Reason};
 use crate::wire::{self, Head, NotTcp, Segment, Tuple, flag};
 use again::Memory;
-pub use decision::{Decision, Party, claim, decide, identify, is_paid, open, party, pay, spread};
+pub use decision::{Decision, Party, claim, claim_pair, decide, identify, is_paid, open, party, pay, spread};
 pub use holding::{hold, hold_again, settle, would_hold};
 use kept::Meanwhile;
 pub use reading::{Piece, Reading, Refill, Scan, advance, introduce, read, refill, step};
@@ -218,6 +218,12 @@ pub trait World: Lookup + connection::Tables + Sized {
     #[inline(always)]
     fn settle(&self, reading: &Reading, flow: &mut Flow, passes: bool) -> bool {
         settle(self, reading, flow, passes)
+    }
+
+    /// [`claim_pair`].
+    #[inline(always)]
+    fn claim_pair(&self, reading: &mut Reading, flow: &Flow) {
+        claim_pair(reading, flow);
     }
 
     /// [`spread`].

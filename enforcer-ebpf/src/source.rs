@@ -5,7 +5,7 @@
 //! here lets a request pass: it decides what a refusal costs, no more. So its numbers may be lost or miscounted by CPUs
 //! that meet one source at once, and a source that gives way to others in its table begins anew.
 
-use crate::abi::Service;
+use crate::abi::{Service, scope};
 use crate::answer::SECOND;
 use crate::wire::Tuple;
 
@@ -24,7 +24,8 @@ pub struct Source {
     /// The first 64 bits of an IPv6 address, or an IPv4 address below 32 zeros, as a number; what is beyond the prefix is
     /// 0.
     pub prefix: u64,
-    /// 4 or 6.
+    /// 4 or 6 in the lower half. In the upper half the number of the service that knows it so: what a source does to one
+    /// service is no matter of another's.
     pub family: u64,
 }
 
@@ -97,13 +98,27 @@ impl Source {
     #[inline(always)]
     const fn six(first: u64, service: &Service) -> Self {
         let bits = service.source_v6 & 63;
-        Self { prefix: if bits == 0 { first } else { first & (u64::MAX << (64 - bits)) }, family: 6 }
+        let prefix = if bits == 0 { first } else { first & (u64::MAX << (64 - bits)) };
+        Self { prefix, family: scope::of_service(6, service.number) }
     }
 
     #[inline(always)]
     const fn four(address: u64, service: &Service) -> Self {
         let bits = service.source_v4 & 31;
-        Self { prefix: if bits == 0 { address } else { address & (0xffff_ffff << (32 - bits)) }, family: 4 }
+        let prefix = if bits == 0 { address } else { address & (0xffff_ffff << (32 - bits)) };
+        Self { prefix, family: scope::of_service(4, service.number) }
+    }
+
+    /// Whether it is an IPv6 prefix.
+    #[must_use]
+    pub const fn is_v6(&self) -> bool {
+        self.family as u32 == 6
+    }
+
+    /// [`Service::number`] of the service that knows it so.
+    #[must_use]
+    pub const fn service(&self) -> u32 {
+        (self.family >> 32) as u32
     }
 }
 

@@ -201,6 +201,9 @@ pub struct PrincipalForecast {
 /// What a rule has refused, and would have.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuleForecast {
+    /// The service that it is of; absent for what all of them share.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
     /// What it is called: `plan gold`, `route /search`, `source`.
     pub rule: String,
     /// Requests that its limits refused.
@@ -230,9 +233,12 @@ pub struct Explain {
     /// The client id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client: Option<String>,
-    /// The port; the first that is guarded without.
+    /// The port; without it the first of the service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
+    /// The service; without it the only one, or that of the port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
     /// Other fields, as lines without their ends.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fields: Vec<String>,
@@ -243,6 +249,9 @@ pub struct Explain {
 pub struct Explained {
     /// `pass`, `refuse`, `would_refuse` (it passes, since the service observes) or `unguarded`.
     pub verdict: String,
+    /// The service that it is for; absent if it is unguarded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
     /// Why it is refused, by the word of the metrics.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -514,13 +523,16 @@ pub struct Limits {
     pub principals: Vec<PrincipalLimits>,
     /// All tenants, or that of the one principal that was asked for, by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub tenants: Vec<TenantLimits>,
+    pub tenants: Vec<SharedLimits>,
+    /// The ceilings of services that have one, by name; none where one principal was asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<SharedLimits>,
 }
 
-/// The limit that all principals of a tenant share, and what is left of it.
+/// The limit that all principals of a tenant share, or all requests of a service, and what is left of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TenantLimits {
-    /// The tenant.
+pub struct SharedLimits {
+    /// The tenant, or the service.
     pub name: String,
     /// The limit in canonical form.
     pub limit: String,
@@ -610,6 +622,8 @@ pub struct Penalties {
 /// A source of refused requests, whether or not it is under a penalty now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PenalisedSource {
+    /// The service that knows it so.
+    pub service: String,
     /// Its addresses: `192.0.2.7/32`.
     pub source: String,
     /// 4 or 6.
@@ -638,6 +652,8 @@ pub struct PenaltiesEnded {
 /// One source of [`PenaltiesEnded`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndedPenalty {
+    /// The service that knew it so.
+    pub service: String,
     /// Its addresses.
     pub source: String,
     /// Whether it was under a penalty.
@@ -662,19 +678,11 @@ pub struct Status {
     pub pid: u32,
     /// When the daemon was ready.
     pub since: Timestamp,
-    /// `enforce` or `observe`.
-    pub mode: String,
-    /// What is done with a refused request: `answer`, `reset` or `drop`.
-    pub on_refuse: String,
-    /// The same, by reason, where something else is done for it.
-    pub on_refuse_by: BTreeMap<String, String>,
     /// What became of connections older than the guard: `reset` or `adopt`.
     pub existing: String,
-    /// Longest time for a connection's first byte and for a head, in ns.
-    pub head_timeout_ns: u64,
-    /// Connections of one source that may wait for these at once.
-    pub max_open_heads: u32,
-    /// Guarded TCP ports.
+    /// What is guarded, in the order of the configuration.
+    pub services: Vec<ServiceStatus>,
+    /// The TCP ports of all services.
     pub ports: Vec<u16>,
     /// Where the program is attached.
     pub attachments: Vec<Attachment>,
@@ -686,7 +694,7 @@ pub struct Status {
     pub keys: u64,
     /// Principals, those without keys included.
     pub principals: u64,
-    /// All that was counted since the maps were made.
+    /// All that was counted of all services since the maps were made.
     pub totals: Totals,
     /// Connections that this daemon has ended, by cause.
     pub reaped: BTreeMap<String, u64>,
@@ -703,6 +711,38 @@ pub struct Status {
     pub state_dir: PathBuf,
     /// The directory of the pins.
     pub bpffs_dir: PathBuf,
+}
+
+/// A guarded service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    /// What it is called.
+    pub name: String,
+    /// Its TCP ports.
+    pub ports: Vec<u16>,
+    /// `enforce` or `observe`.
+    pub mode: String,
+    /// What is done with a refused request: `answer`, `reset` or `drop`.
+    pub on_refuse: String,
+    /// The same, by reason, where something else is done for it.
+    pub on_refuse_by: BTreeMap<String, String>,
+    /// Longest time for a connection's first byte and for a head, in ns.
+    pub head_timeout_ns: u64,
+    /// Connections of one source that may wait for these at once.
+    pub max_open_heads: u32,
+    /// Longest request head in bytes.
+    pub max_head: u32,
+    /// Most fields of a head.
+    pub max_fields: u32,
+    /// Longest request target in bytes.
+    pub max_target: u32,
+    /// Largest `Content-Length` in bytes.
+    pub max_body: u64,
+    /// Whether sources that go on sending what is refused get penalties.
+    pub penalties: bool,
+    /// All that was counted of it since it has its place in the maps; of the service that has the first place, what belongs
+    /// to none, too.
+    pub totals: Totals,
 }
 
 /// Where and how the program is attached.

@@ -27,6 +27,7 @@ mod output;
 mod penalty;
 mod policy;
 mod run;
+mod service;
 mod status;
 mod verify;
 
@@ -65,7 +66,7 @@ Exit codes:
    3  a check failed                     13  another program is attached there
    4  the daemon is not reachable        14  another daemon runs with these directories
    5  no permission                      15  the interface cannot be attached in this mode
-   6  no such key, principal or source";
+   6  no such key, principal, source or service";
 
 /// Rate limits and key checks for plaintext HTTP, in the kernel, before any worker wakes.
 #[derive(Debug, Parser)]
@@ -97,6 +98,9 @@ enum Command {
     Run(run::Arguments),
     /// Show where the program is attached, and what it passed and refused
     Status(status::Arguments),
+    /// Show what is guarded: the services, and what each has passed and refused
+    #[command(subcommand)]
+    Service(service::Command),
     /// Add, list, remove, switch and import keys
     #[command(subcommand)]
     Key(key::Command),
@@ -175,6 +179,7 @@ impl Cli {
                 Command::Confirm(arguments) => arguments.execute(&client, "confirm").await,
                 Command::Rollback(arguments) => arguments.execute(&client, "rollback").await,
                 Command::Status(arguments) => arguments.execute(&client).await,
+                Command::Service(command) => command.execute(&client).await,
                 Command::Key(command) => command.execute(&client).await,
                 Command::Limit(command) => command.execute(&client).await,
                 Command::Limits(arguments) => arguments.execute(&client).await,
@@ -213,6 +218,8 @@ mod tests {
     fn every_command_understands_the_socket() {
         for line in [
             "status",
+            "service ls",
+            "service show a",
             "key ls",
             "limit set a 1/second",
             "limits a",

@@ -9,6 +9,7 @@ pub(crate) mod bounds;
 mod choice;
 mod penalty;
 mod refusals;
+mod service;
 mod sizes;
 mod targets;
 
@@ -20,7 +21,6 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use enforcer_ebpf::abi::Service;
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -28,11 +28,10 @@ pub use bounds::{HeadTimeout, OpenHeads, OutOfBounds};
 use choice::Choice;
 pub use penalty::{Penalty, Rate, Switch, Term, Width};
 pub use refusals::{OnRefuse, Refusals};
-use sizes::Written;
+pub use service::Guarded;
 pub use sizes::{SizeOverrides, Sizes};
 pub use targets::Targets;
 
-use crate::answer::Texts;
 use crate::kernel::Hook;
 use crate::policy::Limits;
 
@@ -49,7 +48,7 @@ pub const DEFAULT_METRICS: &str = "127.0.0.1:9464";
 /// Default of [`Settings::default_limit`].
 pub const DEFAULT_LIMIT: &str = "100/minute";
 
-/// Most ports that one daemon guards.
+/// Most ports that one service has.
 const MAX_PORTS: usize = 1024;
 /// Most interfaces that one daemon guards.
 const MAX_INTERFACES: usize = 256;
@@ -59,26 +58,12 @@ const MAX_INTERFACES: usize = 256;
 pub struct Settings {
     /// Interfaces to guard, each once, at least one.
     pub interfaces: Vec<String>,
-    /// TCP ports to guard, each once, at least one.
-    pub ports: Vec<u16>,
+    /// What is guarded, each by a name of its own, at least one; no port is of two.
+    pub services: Vec<Guarded>,
     /// Where to attach.
     pub hook: Hook,
-    /// What is done with a refused request.
-    pub on_refuse: Refusals,
-    /// What refused requests are answered; all of it can be sent.
-    pub answers: Texts,
-    /// Whether refusals happen or are counted only.
-    pub mode: Mode,
     /// What becomes of connections that were there before the guard.
     pub existing: Existing,
-    /// How long a connection may wait for its first byte, and a head for its last.
-    pub head_timeout: HeadTimeout,
-    /// How many connections of one source may so wait at once.
-    pub max_open_heads: OpenHeads,
-    /// How large a request may be.
-    pub sizes: Sizes,
-    /// What becomes of sources that go on sending what is refused.
-    pub penalty: Penalty,
     /// Limit of a principal that is given none.
     pub default_limit: Limits,
     /// Directory of the store and the key secret.
@@ -212,23 +197,23 @@ pub struct Overrides {
     pub config: Option<PathBuf>,
     /// Overrides [`Settings::interfaces`] if it is not empty.
     pub interfaces: Vec<String>,
-    /// Overrides [`Settings::ports`] if it is not empty.
+    /// Overrides [`Guarded::ports`] of the only service if it is not empty.
     pub ports: Vec<u16>,
     /// Overrides [`Settings::hook`].
     pub hook: Option<Hook>,
-    /// Overrides [`Settings::on_refuse`].
+    /// Overrides [`Guarded::on_refuse`] of all services.
     pub on_refuse: Option<OnRefuse>,
-    /// Overrides [`Settings::mode`].
+    /// Overrides [`Guarded::mode`] of all services.
     pub mode: Option<Mode>,
     /// Overrides [`Settings::existing`].
     pub existing: Option<Existing>,
-    /// Overrides [`Settings::head_timeout`].
+    /// Overrides [`Guarded::head_timeout`] of all services.
     pub head_timeout: Option<HeadTimeout>,
-    /// Overrides [`Settings::max_open_heads`].
+    /// Overrides [`Guarded::max_open_heads`] of all services.
     pub max_open_heads: Option<OpenHeads>,
-    /// Overrides [`Settings::sizes`].
+    /// Overrides [`Guarded::sizes`] of all services.
     pub sizes: SizeOverrides,
-    /// Overrides the switch of [`Settings::penalty`].
+    /// Overrides the switch of [`Guarded::penalty`] of all services.
     pub penalty: Option<Switch>,
     /// Overrides [`Settings::default_limit`].
     pub default_limit: Option<Limits>,
@@ -309,6 +294,7 @@ struct File {
     max_target: Option<Spanned<u64>>,
     max_body: Option<Spanned<u64>>,
     penalty: Option<Spanned<Choice<penalty::Table>>>,
+    service: Option<Spanned<Vec<service::Written>>>,
     default_limit: Option<Spanned<String>>,
     state_dir: Option<PathBuf>,
     socket: Option<PathBuf>,
@@ -349,22 +335,26 @@ impl Settings {
             metrics,
             detach_on_exit,
         } = overrides;
-        let written =
-            Written { head: file.max_head, fields: file.max_fields, target: file.max_target, body: file.max_body };
+        let common = service::Common {
+            on_refuse: file.on_refuse,
+            answers: file.answers,
+            mode: file.mode,
+            head_timeout: file.head_timeout,
+            max_open_heads: file.max_open_heads,
+            max_head: file.max_head,
+            max_fields: file.max_fields,
+            max_target: file.max_target,
+            max_body: file.max_body,
+            penalty: file.penalty,
+        };
+        let above = service::Above { on_refuse, mode, head_timeout, max_open_heads, sizes, penalty };
         let hook = or(hook, source.word("hook", file.hook)?);
+        let interfaces = merge_interfaces(interfaces, &file.interfaces.unwrap_or_default(), &source)?;
         let settings = Self {
-            interfaces: merge_interfaces(interfaces, &file.interfaces.unwrap_or_default(), &source)?,
-            ports: merge_ports(ports, &file.ports.unwrap_or_default(), &source)?,
+            interfaces,
+            services: service::merge(ports, &file.ports.unwrap_or_default(), file.service, common, above, &source)?,
             hook: hook.unwrap_or(Hook::Auto),
-            on_refuse: Refusals::merge(on_refuse, file.on_refuse, &source)?,
-            answers: answers::merge(file.answers, &source)?,
-            mode: or(mode, source.word("mode", file.mode)?).unwrap_or_default(),
             existing: or(existing, source.word("existing", file.existing)?).unwrap_or_default(),
-            head_timeout: or(head_timeout, source.word("head_timeout", file.head_timeout)?).unwrap_or_default(),
-            max_open_heads: or(max_open_heads, source.number("max_open_heads", file.max_open_heads)?)
-                .unwrap_or_default(),
-            sizes: Sizes::merge(sizes, written, &source)?,
-            penalty: Penalty::merge(penalty, file.penalty, &source)?,
             default_limit: match or(default_limit, source.word("default_limit", file.default_limit)?) {
                 Some(limit) => limit,
                 None => value("the built-in default limit", DEFAULT_LIMIT)?,
@@ -381,27 +371,18 @@ impl Settings {
         Ok(settings)
     }
 
-    /// The guarded service, as the kernel reads it.
+    /// The ports of all services.
     #[must_use]
-    pub fn service(&self) -> Service {
-        let flags = match self.mode {
-            Mode::Enforce if self.on_refuse.answer() => Service::ANSWER | Service::KEEP,
-            Mode::Enforce => 0,
-            Mode::Observe => Service::OBSERVE,
-        };
-        let head_timeout_ns = self.head_timeout.ns();
-        let mut service = Service { flags, head_timeout_ns, actions: self.on_refuse.actions(), ..Service::DEFAULT };
-        self.sizes.apply(&mut service);
-        if self.penalises() {
-            self.penalty.apply(&mut service);
-        }
-        service
+    pub fn ports(&self) -> Vec<u16> {
+        let mut ports: Vec<u16> = self.services.iter().flat_map(|service| service.ports.iter().copied()).collect();
+        ports.sort_unstable();
+        ports
     }
 
-    /// Whether sources get penalties. Who only observes refuses nobody, and so counts nobody's refusals.
+    /// The service of this name.
     #[must_use]
-    pub fn penalises(&self) -> bool {
-        self.mode == Mode::Enforce && self.penalty.switch == Switch::On
+    pub fn service(&self, name: &str) -> Option<&Guarded> {
+        self.services.iter().find(|service| service.name == name)
     }
 }
 
@@ -549,13 +530,19 @@ fn merge_ports(above: Vec<u16>, written: &[Spanned<u16>], source: &Source<'_>) -
 
 #[cfg(test)]
 mod tests {
-    use enforcer_ebpf::abi::REASONS;
+    use enforcer_ebpf::abi::{REASONS, Service};
     use enforcer_ebpf::verdict::Action;
 
     use super::*;
+    use crate::answer::Texts;
 
     fn merge(overrides: Overrides, text: &str) -> Result<Settings, String> {
         Settings::merge(overrides, Path::new("e.toml"), text).map_err(|error| error.to_string())
+    }
+
+    fn only(settings: &Settings) -> &Guarded {
+        let [service] = &settings.services[..] else { panic!("{} services", settings.services.len()) };
+        service
     }
 
     fn guard_lo() -> Overrides {
@@ -565,20 +552,24 @@ mod tests {
     #[test]
     fn without_a_file_the_defaults_hold() {
         let settings = merge(guard_lo(), "").expect("settings");
+        let service = Guarded {
+            name: "default".into(),
+            ports: vec![8000],
+            on_refuse: Refusals::default(),
+            answers: Texts::default(),
+            mode: Mode::Enforce,
+            head_timeout: "30s".parse().expect("a time"),
+            max_open_heads: "64".parse().expect("a number"),
+            sizes: Sizes::default(),
+            penalty: Penalty::default(),
+        };
         assert_eq!(
             settings,
             Settings {
                 interfaces: vec!["lo".into()],
-                ports: vec![8000],
+                services: vec![service],
                 hook: Hook::Auto,
-                on_refuse: Refusals::default(),
-                answers: Texts::default(),
-                mode: Mode::Enforce,
                 existing: Existing::Reset,
-                head_timeout: "30s".parse().expect("a time"),
-                max_open_heads: "64".parse().expect("a number"),
-                sizes: Sizes::default(),
-                penalty: Penalty::default(),
                 default_limit: "100/minute".parse().expect("a limit"),
                 state_dir: "/var/lib/enforcer".into(),
                 socket: "/run/enforcer/control.sock".into(),
@@ -609,12 +600,14 @@ mod tests {
     #[test]
     fn the_file_stands_above_the_defaults() {
         let settings = merge(Overrides::default(), FULL).expect("settings");
-        assert_eq!((settings.interfaces, settings.ports), (vec!["eth0".into(), "lo".into()], vec![8000, 8001]));
-        assert_eq!((settings.hook, settings.on_refuse.usual()), (Hook::XdpGeneric, OnRefuse::Drop));
-        assert_eq!((settings.mode, settings.metrics), (Mode::Observe, Metrics::Off));
+        assert_eq!((settings.ports(), settings.services.len()), (vec![8000, 8001], 1));
+        let service = only(&settings);
+        assert_eq!((settings.hook, service.on_refuse.usual()), (Hook::XdpGeneric, OnRefuse::Drop));
+        assert_eq!((service.mode, settings.metrics), (Mode::Observe, Metrics::Off));
         assert_eq!(settings.default_limit.to_string(), "5/second");
-        assert_eq!((settings.existing, settings.max_open_heads.get()), (Existing::Adopt, 5));
-        assert_eq!(settings.head_timeout.to_string(), "1m 30s");
+        assert_eq!((settings.existing, service.max_open_heads.get()), (Existing::Adopt, 5));
+        assert_eq!(service.head_timeout.to_string(), "1m 30s");
+        assert_eq!(settings.interfaces, ["eth0", "lo"]);
         assert_eq!((settings.state_dir, settings.socket), ("/s".into(), "/c".into()));
         assert_eq!((settings.bpffs_dir, settings.detach_on_exit), (PathBuf::from("/b"), true));
     }
@@ -631,11 +624,12 @@ mod tests {
             ..guard_lo()
         };
         let settings = merge(overrides, FULL).expect("settings");
-        assert_eq!((settings.interfaces, settings.ports), (vec!["lo".into()], vec![8000]));
-        assert_eq!((settings.mode, settings.socket), (Mode::Enforce, "/over".into()));
-        assert_eq!((settings.on_refuse.usual(), settings.detach_on_exit), (OnRefuse::Drop, false));
-        assert_eq!((settings.existing, settings.max_open_heads.get()), (Existing::Reset, 7));
-        assert_eq!(settings.head_timeout.to_string(), "2s");
+        let service = only(&settings);
+        assert_eq!((service.mode, service.on_refuse.usual()), (Mode::Enforce, OnRefuse::Drop));
+        assert_eq!((settings.existing, service.max_open_heads.get()), (Existing::Reset, 7));
+        assert_eq!(service.head_timeout.to_string(), "2s");
+        assert_eq!((settings.ports(), settings.interfaces), (vec![8000], vec!["lo".into()]));
+        assert_eq!((settings.socket, settings.detach_on_exit), ("/over".into(), false));
     }
 
     #[test]
@@ -701,14 +695,15 @@ mod tests {
     fn the_service_carries_mode_and_action() {
         let settings =
             merge(guard_lo(), "mode = \"observe\"\non_refuse = \"drop\"\nhead_timeout = \"2s\"").expect("settings");
-        assert_eq!(settings.service().head_timeout_ns, 2_000_000_000);
-        assert_eq!(settings.service().flags, Service::OBSERVE);
-        assert_eq!(settings.service().actions, [Action::Drop as u8; REASONS]);
+        assert_eq!(only(&settings).service().head_timeout_ns, 2_000_000_000);
+        assert_eq!(only(&settings).service().flags, Service::OBSERVE);
+        assert_eq!(only(&settings).service().actions, [Action::Drop as u8; REASONS]);
         let unpunished = || Overrides { penalty: Some(Switch::Off), ..guard_lo() };
         let settings = merge(unpunished(), "").expect("settings");
         let actions = [Action::Answer as u8; REASONS];
-        assert_eq!(settings.service(), Service { flags: Service::ANSWER | Service::KEEP, actions, ..Service::DEFAULT });
+        let service = only(&settings).service();
+        assert_eq!(service, Service { flags: Service::ANSWER | Service::KEEP, actions, ..Service::DEFAULT });
         let settings = merge(unpunished(), "on_refuse = \"reset\"").expect("settings");
-        assert_eq!(settings.service(), Service::DEFAULT);
+        assert_eq!(only(&settings).service(), Service::DEFAULT);
     }
 }

@@ -44,11 +44,12 @@ use jiff::Timestamp;
 use tokio::net::{TcpListener, UnixStream};
 use tokio::sync::watch;
 
-use crate::config::{Metrics, Mode, Settings};
+use crate::api::Refusal;
+use crate::config::{Metrics, Settings};
 use crate::control::{self, Peer};
 use crate::kernel::{self, Clock, Kernel};
 use crate::store::{self, Store};
-use enforcer_ebpf::abi::{self, Service};
+use enforcer_ebpf::abi;
 use enforcer_ebpf::flow;
 use reaper::Reaper;
 use reaper::tally::Tally;
@@ -163,40 +164,47 @@ pub async fn run(settings: Settings, log: bool, shutdown: impl Future<Output = (
     let clock = kernel.clock();
     clock.set();
     let now = Timestamp::now();
-    let policy::Held { groups, terms, book, rules: named } =
-        Registry::load(&store, secret, now).map_err(|error| Error::Policy(error.to_string()))?;
+    let names: Vec<String> = settings.services.iter().map(|service| service.name.clone()).collect();
+    let unlaid = |error: registry::Error| Error::Policy(error.to_string());
+    let held = Registry::load(&store, &names, now).map_err(unlaid)?;
     let keys = store.keys_by_tag()?;
     let began = Instant::now();
-    let mut tables = Tables::reconcile(kernel, &terms, &keys)?;
-    let (keys, principals, time) = (keys.len(), terms.len(), began.elapsed().as_millis());
+    let mut tables = Tables::reconcile(kernel, &held.services, &held.terms, &keys)?;
+    let (keys, principals, time) = (keys.len(), held.terms.len(), began.elapsed().as_millis());
     tracing::info!("brought the maps to {keys} keys and {principals} principals in {time} ms");
-    let answers = tables.kernel_mut().set_answers(0, &settings.answers.compile()?)?;
-    let Service { rules, rules_trial, .. } = tables.kernel().service(0)?;
-    tables.kernel_mut().set_service(0, &Service { answers, rules, rules_trial, ..settings.service() })?;
+    let (book, named) = held.rules(tables.seats(), secret).map_err(unlaid)?;
+    tables.set_services(&settings.services)?;
     let switch = tables.lay_out(&book, &[], Vec::new())?;
+    // A port goes to a service once its rules hold, and what its service was before goes on until then.
+    tables.switch(None)?;
+    tables.set_ports(&settings.services)?;
     tables.settle(switch)?;
-    tables.kernel_mut().set_ports(0, &settings.ports)?;
+    tables.clear_seats()?;
     tables.kernel_mut().attach(&options)?;
-    answering::fall_back(&settings, tables.kernel_mut())?;
+    answering::fall_back(&settings, &mut tables)?;
     if log && let Some(logger) = tables.kernel_mut().logger() {
         tokio::spawn(logger.run());
     }
     announce(&settings, tables.kernel());
     coverage::warn(&settings, &options);
     let reaped = Arc::new(Tally::default());
-    if tables.kernel().attachments().iter().any(|attachment| !attachment.taken_over)
-        && let Err(error) = reaper::end_existing(&settings, tables.kernel(), &reaped)
-    {
-        tracing::error!("connections that are older than the guard are not ended: {error}");
+    if tables.kernel().attachments().iter().any(|attachment| !attachment.taken_over) {
+        for service in &settings.services {
+            if let Err(error) = reaper::end_existing(service, settings.existing, tables.kernel(), &reaped) {
+                tracing::error!("connections that are older than the guard are not ended: {error}");
+            }
+        }
     }
-    let reaper = Reaper::new(&settings, tables.kernel().connections(), Arc::clone(&reaped));
+    let followed = tables.kernel().connections();
+    let reaper = |service| Reaper::new(service, followed.clone(), Arc::clone(&reaped));
+    let reapers: Vec<Reaper> = settings.services.iter().map(reaper).collect();
 
     let registry = Registry {
         store,
         tables,
         secret,
         default_limit: settings.default_limit.clone(),
-        groups,
+        groups: held.groups,
         rules: named,
         trial: None,
     };
@@ -210,7 +218,9 @@ pub async fn run(settings: Settings, log: bool, shutdown: impl Future<Output = (
     if let Some(listener) = metrics_socket {
         ends.spawn(serving::serve(listener, exporter::router(Arc::clone(&daemon)), |_| (), stopped.clone()));
     }
-    ends.spawn(reaper.run(stopped.clone()));
+    for reaper in reapers {
+        ends.spawn(reaper.run(stopped.clone()));
+    }
     ends.spawn(keep_time(clock, stopped.clone()));
     ends.spawn(policy::watch(Arc::clone(&daemon), stopped.clone()));
     ends.spawn(answering::watch(Arc::clone(&daemon), stopped.clone()));
@@ -226,6 +236,13 @@ pub async fn run(settings: Settings, log: bool, shutdown: impl Future<Output = (
     ends.join_all().await;
     let registry = daemon.registry().take();
     farewell(&daemon.settings, registry)
+}
+
+/// There is no service of this name.
+fn no_service(settings: &Settings, name: &str) -> registry::Error {
+    let there: Vec<&str> = settings.services.iter().map(|service| service.name.as_str()).collect();
+    let message = format!("no service `{name}` is guarded");
+    registry::Error::NotFound(Refusal::of("service", message, there.join(", ")))
 }
 
 /// Sets the program's clock every second: the time of day may be set, too.
@@ -249,15 +266,11 @@ fn announce(settings: &Settings, kernel: &Kernel) {
             format!("{} ({}: {}{taken_over}; endpoints: {})", at.interface, at.mode, at.reason, at.endpoints)
         })
         .collect();
-    let verb = match settings.mode {
-        Mode::Enforce => "enforcing",
-        Mode::Observe => "observing, and refusing nothing,",
-    };
-    let ports: Vec<String> = settings.ports.iter().map(u16::to_string).collect();
+    let services: Vec<String> = settings.services.iter().map(ToString::to_string).collect();
     tracing::info!(
-        "{verb} on {}, ports {}, socket {}, metrics {}",
+        "{} on {}, socket {}, metrics {}",
+        services.join("; "),
         places.join(", "),
-        ports.join(", "),
         settings.socket.display(),
         settings.metrics
     );

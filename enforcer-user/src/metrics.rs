@@ -28,10 +28,10 @@ pub const OVERFLOW: &str = "_overflow";
 pub struct Snapshot {
     /// Name, number of keys and meter of each principal, by index.
     pub principals: Vec<(String, u64, Meter)>,
-    /// Each rule that is counted by itself, and its counts by [`tally`].
-    pub rules: Vec<(String, [u64; tally::LEN])>,
-    /// The kernel's totals, by [`Count::index`].
-    pub totals: [u64; TOTALS as usize],
+    /// Each rule that is counted by itself: its service, `None` for what all of them share, and its counts by [`tally`].
+    pub rules: Vec<(Option<String>, String, [u64; tally::LEN])>,
+    /// The kernel's totals of each service, by its name and [`Count::index`].
+    pub totals: Vec<(String, [u64; TOTALS as usize])>,
     /// Cause, connections ended, and connections that would have been.
     pub reaped: Vec<(&'static str, u64, u64)>,
     /// Map, entries and capacity.
@@ -113,8 +113,22 @@ fn classic(rendered: &str) -> String {
 }
 
 impl Snapshot {
-    fn total(&self, count: Count) -> u64 {
-        self.totals.get(count.index() as usize).copied().unwrap_or(0)
+    /// What was counted of each service, of all of these: each with its labels.
+    fn totals<'s, T: Copy + 's>(
+        &'s self,
+        all: &'static [T],
+        label: &'static str,
+        word: impl Fn(T) -> &'static str + 's,
+        count: impl Fn(T) -> Count + 's,
+    ) -> impl Iterator<Item = ([(&'static str, &'s str); 2], u64)> {
+        let counts = self
+            .totals
+            .iter()
+            .flat_map(move |(service, totals)| all.iter().map(move |&one| (service.as_str(), totals, one)));
+        counts.map(move |(service, totals, one)| {
+            let total = totals.get(count(one).index() as usize).copied().unwrap_or(0);
+            ([("service", service), (label, word(one))], total)
+        })
     }
 
     /// Requests by principal, for each of [`VERDICTS`], then those with a key in the URL: of those with keys or counts, and
@@ -193,7 +207,7 @@ impl Collector for Snapshot {
             encoder,
             MetricType::Counter,
             ("enforcer_refused", "Requests and segments refused, by reason"),
-            Reason::ALL.iter().map(|&reason| ([("reason", reason.as_str())], self.total(Count::Refused(reason)))),
+            self.totals(Reason::ALL, "reason", Reason::as_str, Count::Refused),
         )?;
         family(
             encoder,
@@ -202,10 +216,16 @@ impl Collector for Snapshot {
                 "enforcer_would_refuse",
                 "Requests and segments passed in observe mode that would have been refused, by reason",
             ),
-            Reason::ALL.iter().map(|&reason| ([("reason", reason.as_str())], self.total(Count::WouldRefuse(reason)))),
+            self.totals(Reason::ALL, "reason", Reason::as_str, Count::WouldRefuse),
         )?;
-        let by_rule =
-            |what: usize| self.rules.iter().map(move |(rule, counts)| ([("rule", rule.as_str())], counts[what]));
+        // What all services share has no service.
+        let by_rule = |what: usize| {
+            let rules = self.rules.iter();
+            rules.map(move |(service, rule, counts)| {
+                let service = service.as_deref().unwrap_or_default();
+                ([("service", service), ("rule", rule.as_str())], counts[what])
+            })
+        };
         family(
             encoder,
             MetricType::Counter,
@@ -228,13 +248,13 @@ impl Collector for Snapshot {
             encoder,
             MetricType::Counter,
             ("enforcer_malformed", "Malformed requests, by what was wrong with them"),
-            Malformation::ALL.iter().map(|&kind| ([("kind", kind.as_str())], self.total(Count::Malformed(kind)))),
+            self.totals(Malformation::ALL, "kind", Malformation::as_str, Count::Malformed),
         )?;
         family(
             encoder,
             MetricType::Counter,
             ("enforcer_events", "What else happened to requests and packets"),
-            Event::ALL.iter().map(|&event| ([("event", event.as_str())], self.total(Count::Event(event)))),
+            self.totals(Event::ALL, "event", Event::as_str, Count::Event),
         )?;
         family(
             encoder,
@@ -329,8 +349,11 @@ mod tests {
         Snapshot {
             keys: principals.iter().map(|(_, keys, _)| keys).sum(),
             principals,
-            rules: vec![("plan gold".into(), [14, 15, 16, 0])],
-            totals,
+            rules: vec![
+                (None, "plan gold".into(), [14, 15, 16, 0]),
+                (Some("api".into()), "source".into(), [17, 0, 0, 0]),
+            ],
+            totals: vec![("api".into(), totals), ("web".into(), [0; TOTALS as usize])],
             reaped: vec![("silent", 11, 12)],
             maps: vec![("KEYS".into(), 1, 4)],
             attachments: vec![("lo".into(), "xdp-generic".into())],
@@ -350,18 +373,20 @@ mod tests {
             "enforcer_requests_total{principal=\"alice\",verdict=\"allowed\"} 100",
             "enforcer_requests_total{principal=\"alice\",verdict=\"limited\"} 3",
             "enforcer_requests_total{principal=\"alice\",verdict=\"would_refuse\"} 0",
-            "enforcer_refused_total{reason=\"unkeyed\"} 7",
-            "enforcer_would_refuse_total{reason=\"over_limit\"} 8",
-            "enforcer_malformed_total{kind=\"obs_fold\"} 9",
-            "enforcer_events_total{event=\"allowed\"} 10",
+            "enforcer_refused_total{service=\"api\",reason=\"unkeyed\"} 7",
+            "enforcer_would_refuse_total{service=\"api\",reason=\"over_limit\"} 8",
+            "enforcer_malformed_total{service=\"api\",kind=\"obs_fold\"} 9",
+            "enforcer_events_total{service=\"api\",event=\"allowed\"} 10",
             "enforcer_reaped_total{cause=\"silent\"} 11",
             "enforcer_would_reap_total{cause=\"silent\"} 12",
             "enforcer_map_entries{map=\"KEYS\"} 1",
             "enforcer_map_capacity{map=\"KEYS\"} 4",
             "enforcer_map_pressure_ratio{map=\"KEYS\"} 0.25",
-            "enforcer_rule_refused_total{rule=\"plan gold\"} 14",
-            "enforcer_rule_would_refuse_total{rule=\"plan gold\"} 15",
-            "enforcer_rule_candidate_would_refuse_total{rule=\"plan gold\"} 16",
+            "enforcer_rule_refused_total{service=\"\",rule=\"plan gold\"} 14",
+            "enforcer_rule_refused_total{service=\"api\",rule=\"source\"} 17",
+            "enforcer_refused_total{service=\"web\",reason=\"unkeyed\"} 0",
+            "enforcer_rule_would_refuse_total{service=\"\",rule=\"plan gold\"} 15",
+            "enforcer_rule_candidate_would_refuse_total{service=\"\",rule=\"plan gold\"} 16",
             "enforcer_attach_info{interface=\"lo\",mode=\"xdp-generic\"} 1",
             "enforcer_keys 1",
             "enforcer_principals 2",
@@ -372,7 +397,9 @@ mod tests {
         assert!(text.contains(&format!("version=\"{}\",abi=\"{ABI}\"}} 1", env!("CARGO_PKG_VERSION"))));
         assert!(!text.contains("gone"), "a principal without keys and counts has no series");
         for reason in Reason::ALL {
-            assert!(text.contains(&format!("enforcer_refused_total{{reason=\"{}\"}}", reason.as_str())));
+            assert!(
+                text.contains(&format!("enforcer_refused_total{{service=\"web\",reason=\"{}\"}}", reason.as_str()))
+            );
         }
     }
 

@@ -40,9 +40,9 @@ impl Prefix {
     /// never meets this source again.
     #[must_use]
     pub fn of(source: Source, ipv4: u8, ipv6: u8) -> Option<Self> {
-        let (address, bits): (IpAddr, u8) = match source.family {
-            4 => (Ipv4Addr::from_bits(source.prefix as u32).into(), ipv4),
-            _ => (Ipv6Addr::from_bits(u128::from(source.prefix) << 64).into(), ipv6),
+        let (address, bits): (IpAddr, u8) = match source.is_v6() {
+            false => (Ipv4Addr::from_bits(source.prefix as u32).into(), ipv4),
+            true => (Ipv6Addr::from_bits(u128::from(source.prefix) << 64).into(), ipv6),
         };
         Self::new(address, bits).filter(|prefix| prefix.address == address)
     }

@@ -19,7 +19,7 @@ use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 use crate::credential;
 use crate::name::Selector;
 use crate::policy::Limits;
-pub use policy::{Placed, PlacedClient, PlacedPrincipal, PlacedQuota, PlacedService};
+pub use policy::{Placed, PlacedClient, PlacedPrincipal, PlacedQuota, PlacedService, PlacedSite};
 
 /// Each brings the schema from its index to the next; never change one that was released.
 const MIGRATIONS: &[&str] = &[
@@ -153,6 +153,71 @@ const MIGRATIONS: &[&str] = &[
 ",
     "
     CREATE INDEX overrides_by_end ON principals (until) WHERE until IS NOT NULL;
+",
+    "
+    CREATE TABLE services (
+        -- abi::Service::number, never given to another; a row is never removed.
+        number    INTEGER PRIMARY KEY CHECK (number BETWEEN 0 AND 4294967295),
+        name      TEXT NOT NULL UNIQUE
+    ) STRICT;
+    INSERT INTO services (number, name) VALUES (0, 'default');
+    -- Of each service, in place of the one that there was.
+    CREATE TABLE sites (
+        service                   INTEGER PRIMARY KEY REFERENCES services (number),
+        ceiling                   TEXT,
+        source                    TEXT,
+        guesses                   TEXT NOT NULL,
+        guess_penalty_ms          INTEGER NOT NULL,
+        strict_guesses            INTEGER NOT NULL CHECK (strict_guesses IN (0, 1)),
+        preflight                 TEXT NOT NULL,
+        client_id                 TEXT,
+        trusted_proxies           TEXT NOT NULL,
+        proxy_protocol            TEXT NOT NULL,
+        connections_per_source    INTEGER,
+        connections_per_principal INTEGER,
+        keys_most                 INTEGER NOT NULL,
+        keys_within_ms            INTEGER NOT NULL,
+        keys_action               TEXT NOT NULL,
+        sources_most              INTEGER NOT NULL,
+        sources_within_ms         INTEGER NOT NULL,
+        sources_action            TEXT NOT NULL,
+        key_headers               TEXT NOT NULL
+    ) STRICT;
+    INSERT INTO sites SELECT 0, ceiling, source, guesses, guess_penalty_ms, strict_guesses, preflight, client_id,
+        trusted_proxies, proxy_protocol, connections_per_source, connections_per_principal, keys_most, keys_within_ms,
+        keys_action, sources_most, sources_within_ms, sources_action, key_headers FROM service;
+    DROP TABLE service;
+    CREATE TABLE quotas (
+        service   INTEGER NOT NULL REFERENCES services (number),
+        name      TEXT NOT NULL,
+        limits    TEXT NOT NULL,
+        per       TEXT NOT NULL,
+        candidate TEXT,
+        mode      TEXT NOT NULL,
+        PRIMARY KEY (service, name)
+    ) STRICT, WITHOUT ROWID;
+    INSERT INTO quotas SELECT 0, name, limits, per, candidate, mode FROM limits;
+    ALTER TABLE routes RENAME TO routes_of_one;
+    CREATE TABLE routes (
+        service   INTEGER NOT NULL REFERENCES services (number),
+        path      TEXT NOT NULL,
+        -- One bit for each.
+        methods   INTEGER NOT NULL,
+        limits    TEXT,
+        per       TEXT,
+        candidate TEXT,
+        mode      TEXT,
+        shared    TEXT,
+        cost      INTEGER NOT NULL,
+        CHECK (limits IS NULL OR shared IS NULL),
+        FOREIGN KEY (service, shared) REFERENCES quotas (service, name)
+    ) STRICT;
+    INSERT INTO routes SELECT 0, path, methods, limits, per, candidate, mode, shared, cost FROM routes_of_one;
+    DROP TABLE routes_of_one;
+    DROP TABLE limits;
+    -- A column that is added cannot refer to another table.
+    ALTER TABLE public ADD COLUMN service INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE exempt ADD COLUMN service INTEGER NOT NULL DEFAULT 0;
 ",
 ];
 

@@ -29,7 +29,7 @@ use crate::api::{AddKey, ApplyPolicy, Envelope, KeyAdded, KeysChanged, PolicyApp
 use crate::client::{self, Client};
 use crate::config::{Metrics, Settings};
 use crate::daemon;
-use crate::policy::file;
+use crate::policy::{Policy, file};
 use checks::Keys;
 use origin::Origin;
 pub use stage::{Error, Stage};
@@ -40,7 +40,7 @@ const READY: Duration = Duration::from_secs(30);
 /// What is verified.
 #[derive(Debug)]
 pub struct Subject {
-    /// The settings, of which interface, directories and metrics are replaced; it guards the first of their ports.
+    /// The settings, of which interface, directories and metrics are replaced; it guards the first port of the first service.
     pub settings: Settings,
     /// The policy file.
     pub policy: String,
@@ -97,16 +97,19 @@ pub fn run(stage: Stage, subject: Subject) -> anyhow::Result<Report> {
 
 async fn play(stage: Stage, subject: Subject) -> anyhow::Result<Report> {
     let Subject { mut settings, policy, file, path } = subject;
-    let field = key_header(&file, &policy)?;
-    let port = *settings.ports.first().context("no port to guard")?;
+    let mut service = settings.services.swap_remove(0);
+    let policy = policy_of(&service.name, &file, &policy)?;
+    let field = key_header(&service.name, &file, &policy)?;
+    let port = *service.ports.first().context("no port to guard")?;
+    let mode = service.mode;
+    service.ports = vec![port];
     settings.interfaces = vec![link::GUARDED.to_owned()];
-    settings.ports = vec![port];
+    settings.services = vec![service];
     settings.state_dir = stage.folder().join("state");
     settings.socket = stage.folder().join("control.sock");
     settings.bpffs_dir = stage.pins();
     settings.metrics = Metrics::Off;
     settings.detach_on_exit = true;
-    let mode = settings.mode;
 
     let address = SocketAddr::new(link::SERVER.into(), port);
     let origin = Origin::listen(address).await?;
@@ -134,15 +137,25 @@ async fn play(stage: Stage, subject: Subject) -> anyhow::Result<Report> {
     Ok(Report { passed: checks.iter().all(|check| check.passed), mode: mode.as_str(), checks })
 }
 
-/// The field that the policy takes keys from; the first, where there are several.
-fn key_header(name: &str, text: &str) -> anyhow::Result<String> {
-    match file::parse(name, text) {
-        Ok(policy) => {
-            let first = policy.service.key_headers.first().context("the policy takes keys from no field")?;
-            Ok(first.as_str().to_owned())
-        }
-        Err(problems) => bail!("the policy is not right\n{problems}"),
+/// A policy without what it says of other services, which the test's daemon does not guard.
+fn policy_of(service: &str, name: &str, text: &str) -> anyhow::Result<String> {
+    let mut policy = parsed(name, text)?;
+    if policy.services.keys().all(|one| one == service) {
+        return Ok(text.to_owned());
     }
+    policy.services.retain(|one, _| one == service);
+    Ok(policy.with_services([&service.to_owned()]).export())
+}
+
+/// The field that the policy takes keys from; the first, where there are several.
+fn key_header(service: &str, name: &str, text: &str) -> anyhow::Result<String> {
+    let site = parsed(name, text)?.services.remove(service).unwrap_or_default();
+    let first = site.service.key_headers.first().context("the policy takes keys from no field")?;
+    Ok(first.as_str().to_owned())
+}
+
+fn parsed(name: &str, text: &str) -> anyhow::Result<Policy> {
+    file::parse(name, text).map_err(|problems| anyhow::anyhow!("the policy is not right\n{problems}"))
 }
 
 async fn ready(client: &Client) -> anyhow::Result<()> {

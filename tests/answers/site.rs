@@ -77,12 +77,12 @@ impl Site<'_> {
 
     /// How often a thing was counted.
     pub(crate) fn event(&self, event: &str) -> Result<u64> {
-        self.enforcer.metric(&format!("enforcer_events_total{{event=\"{event}\"}}"))
+        self.enforcer.metric(&format!("enforcer_events_total{{service=\"default\",event=\"{event}\"}}"))
     }
 
     /// How many requests were refused for a reason.
     pub(crate) fn refused(&self, reason: &str) -> Result<u64> {
-        self.enforcer.metric(&format!("enforcer_refused_total{{reason=\"{reason}\"}}"))
+        self.enforcer.metric(&format!("enforcer_refused_total{{service=\"default\",reason=\"{reason}\"}}"))
     }
 
     /// Fails if the server has a connection left from one of these ports.

@@ -221,7 +221,13 @@ impl<'a> Enforcer<'a> {
     /// Lets guesses be as many as they like, once: a test that asks for a policy of its own applies it.
     fn be_lenient(&self) -> Result<()> {
         let policy = self.folder.path().join("lenient.toml");
-        fs::write(&policy, "version = 1\n[service]\nguesses = \"unlimited\"\n")?;
+        let status = self.json(&["status"])?;
+        let names = status["services"].as_array().context("no list of services")?.iter();
+        let lenient = |service: &Value| {
+            let name = service["name"].as_str().unwrap_or_default();
+            format!("[[service]]\nname = \"{name}\"\nguesses = \"unlimited\"\n")
+        };
+        fs::write(&policy, format!("version = 1\n{}", names.map(lenient).collect::<String>()))?;
         let ran = self.run(&["apply", "--file", &policy.display().to_string()])?;
         ensure!(ran.code == 0, "the policy of the tests: {}", ran.stderr);
         Ok(())

@@ -156,6 +156,7 @@ impl Program {
 pub struct Loaded {
     object: Ebpf,
     program: Program,
+    services: u32,
 }
 
 impl Loaded {
@@ -194,7 +195,8 @@ impl Loaded {
             }
             .with_context(|| format!("loading {name}"))?;
         }
-        let mut loaded = Self { object, program };
+        let services = tables.services.len() as u32;
+        let mut loaded = Self { object, program, services };
         loaded.write(tables)?;
         Ok(loaded)
     }
@@ -438,18 +440,30 @@ impl Loaded {
         self.passes(result.return_value).map(drop)
     }
 
-    /// The counters over all CPUs, by [`enforcer_ebpf::verdict::Count::index`].
+    /// The counters over all CPUs and services, by [`enforcer_ebpf::verdict::Count::index`].
     ///
     /// # Errors
     /// When the map cannot be read.
     pub fn totals(&self) -> Result<[u64; TOTALS as usize]> {
+        let all = self.totals_by_service()?;
+        Ok(std::array::from_fn(|index| all.iter().map(|totals| totals[index]).sum()))
+    }
+
+    /// Those of each service, in the order of their ports.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn totals_by_service(&self) -> Result<Vec<[u64; TOTALS as usize]>> {
         let map = self.object.map(map::TOTALS).context("no map of totals")?;
         let map: PerCpuArray<_, u64> = map.try_into()?;
-        let mut totals = [0; TOTALS as usize];
-        for (index, total) in (0..).zip(&mut totals) {
-            *total = map.get(&index, 0)?.iter().sum();
-        }
-        Ok(totals)
+        let of = |slot: u32| {
+            let mut totals = [0; TOTALS as usize];
+            for (index, total) in (slot * TOTALS..).zip(&mut totals) {
+                *total = map.get(&index, 0)?.iter().sum();
+            }
+            Ok(totals)
+        };
+        (0..self.services).map(of).collect()
     }
 
     /// The followed connections in the first `sets` sets of the table, by their hashes.

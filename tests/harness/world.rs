@@ -47,7 +47,8 @@ pub struct Host {
     connections: Vec<RefCell<Connections>>,
     subjects: Vec<RefCell<Subjects>>,
     meters: RefCell<BTreeMap<u32, Meter>>,
-    totals: RefCell<[u64; TOTALS as usize]>,
+    /// Of each service, in the order of their ports.
+    totals: RefCell<Vec<[u64; TOTALS as usize]>>,
     sets: Vec<RefCell<Set>>,
     marks: RefCell<BTreeMap<Place, Mark>>,
     payers: RefCell<BTreeMap<Place, KeyTag>>,
@@ -136,11 +137,14 @@ struct Packet<'m> {
     replaced: RefCell<Vec<u8>>,
     /// The socket that sent it.
     sender: Receiver,
+    /// The service that it is counted for; the first while it is not known to be another's.
+    service: StdCell<usize>,
 }
 
 impl<'m> Packet<'m> {
     fn new(host: &'m Host, frame: &'m [u8]) -> Self {
-        Self { host, frame, replaced: RefCell::new(frame.to_vec()), sender: Receiver::ABSENT }
+        let replaced = RefCell::new(frame.to_vec());
+        Self { host, frame, replaced, sender: Receiver::ABSENT, service: StdCell::new(0) }
     }
 
     /// The frame's first bytes into `head`, and its length.
@@ -168,7 +172,7 @@ impl Host {
             connections: (0..SETS).map(|_| RefCell::default()).collect(),
             subjects: (0..SETS).map(|_| RefCell::default()).collect(),
             meters: RefCell::default(),
-            totals: RefCell::new([0; TOTALS as usize]),
+            totals: RefCell::new(vec![[0; TOTALS as usize]; tables.services.len()]),
             sets: (0..sets).map(|_| RefCell::default()).collect(),
             marks: RefCell::default(),
             payers: RefCell::default(),
@@ -195,7 +199,9 @@ impl Host {
     pub fn established(&self, tuple: &Tuple) {
         let now = self.now.get();
         if !connection::open(&Packet::new(self, &[]), flow::hash(SECRET, tuple), now) {
-            self.totals.borrow_mut()[Count::Event(Event::ConnectionsFull).index() as usize] += 1;
+            let services = self.tables.services.keys();
+            let slot = services.into_iter().position(|port| *port == tuple.destination_port()).unwrap_or(0);
+            self.totals.borrow_mut()[slot][Count::Event(Event::ConnectionsFull).index() as usize] += 1;
         }
     }
 
@@ -245,18 +251,6 @@ impl Host {
     #[must_use]
     pub fn flows(&self) -> BTreeMap<u64, Flow> {
         self.sets.iter().flat_map(|set| flows(&set.borrow())).collect()
-    }
-
-    /// Changes what is known of a source; a penalty that begins with it is counted.
-    fn punish<T>(&self, source: Source, change: impl FnOnce(&mut Record) -> T) -> T {
-        let mut sources = self.sources.borrow_mut();
-        let record = sources.entry(source).or_default();
-        let before = record.until;
-        let result = change(record);
-        if record.until != before {
-            self.totals.borrow_mut()[Count::Event(Event::Penalty).index() as usize] += 1;
-        }
-        result
     }
 
     /// Judges a frame.
@@ -315,10 +309,17 @@ impl Host {
         if leaves { Fate::Passed(packet.replaced.into_inner()) } else { Fate::Dropped }
     }
 
-    /// The counters, by [`Count::index`].
+    /// The counters of all services together, by [`Count::index`].
     #[must_use]
     pub fn totals(&self) -> [u64; TOTALS as usize] {
-        *self.totals.borrow()
+        let totals = self.totals.borrow();
+        std::array::from_fn(|index| totals.iter().map(|totals| totals[index]).sum())
+    }
+
+    /// Those of each service, in the order of their ports.
+    #[must_use]
+    pub fn totals_by_service(&self) -> Vec<[u64; TOTALS as usize]> {
+        self.totals.borrow().clone()
     }
 
     /// A principal's counts; its buckets are left empty.
@@ -370,8 +371,10 @@ impl<'m> World for Packet<'m> {
     }
 
     fn service(&self, port: u16, service: &mut Service) -> bool {
-        let Some(guard) = self.host.tables.services.get(&port) else { return false };
+        let services = self.host.tables.services.iter().enumerate();
+        let Some((slot, (_, guard))) = services.into_iter().find(|(_, (of, _))| **of == port) else { return false };
         *service = *guard;
+        self.service.set(slot);
         true
     }
 
@@ -509,7 +512,7 @@ impl<'m> World for Packet<'m> {
     }
 
     fn penalise(&self, source: Source, now: u64, service: &Service) {
-        self.host.punish(source, |record| record.penalise(now, service));
+        self.punish(source, |record| record.penalise(now, service));
     }
 
     fn charge(&self, reading: &mut Reading) -> bool {
@@ -559,11 +562,11 @@ impl<'m> World for Packet<'m> {
     }
 
     fn count(&self, count: Count) {
-        self.host.totals.borrow_mut()[count.index() as usize] += 1;
+        self.host.totals.borrow_mut()[self.service.get()][count.index() as usize] += 1;
     }
 
     fn refused(&self, source: Source, now: u64, service: &Service) -> Level {
-        self.host.punish(source, |record| record.refuse(now, service))
+        self.punish(source, |record| record.refuse(now, service))
     }
 
     fn served(&self, source: Source, now: u64) {
@@ -584,6 +587,18 @@ impl<'m> World for Packet<'m> {
 }
 
 impl Packet<'_> {
+    /// Changes what is known of a source; a penalty that begins with it is counted.
+    fn punish<T>(&self, source: Source, change: impl FnOnce(&mut Record) -> T) -> T {
+        let mut sources = self.host.sources.borrow_mut();
+        let record = sources.entry(source).or_default();
+        let before = record.until;
+        let result = change(record);
+        if record.until != before {
+            self.count(Count::Event(Event::Penalty));
+        }
+        result
+    }
+
     /// Charges one more source to the limits in a slot.
     fn take_place(&self, admission: u32, now: u64) -> bool {
         let Some(policy) = self.host.tables.policies.get(&admission) else { return admission == 0 };

@@ -36,7 +36,11 @@ pub(crate) fn print(outcome: &Outcome) -> Result<()> {
     writeln!(text, " lost behind the hook: {}", outcome.lost_behind)?;
     text.push_str("  events:");
     for event in EVENTS {
-        write!(text, " {event} {}", outcome.metric(&format!("enforcer_events_total{{event=\"{event}\"}}")))?;
+        write!(
+            text,
+            " {event} {}",
+            outcome.metric(&format!("enforcer_events_total{{service=\"default\",event=\"{event}\"}}"))
+        )?;
     }
     text.push('\n');
     std::io::stderr().write_all(text.as_bytes())?;

@@ -291,7 +291,7 @@ fn a_service_that_observes_counts_what_is_beyond_the_bound_and_refuses_nothing()
     apply(&enforcer, BOUNDED_BY_TWO)?;
     let key = add_key(&enforcer, "one")?;
     let held = hold(&site, v4(1), &key, 4)?;
-    let would = enforcer.metric("enforcer_would_refuse_total{reason=\"connections\"}")?;
+    let would = enforcer.metric("enforcer_would_refuse_total{service=\"default\",reason=\"connections\"}")?;
     ensure!(would == 2, "{would} of four would be refused");
     drop(held);
     is_empty(&enforcer)

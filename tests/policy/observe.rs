@@ -84,7 +84,11 @@ fn each_rule_has_counts_of_its_own_and_a_plan_does_not_inherit_anothers() -> Res
                 [[route]]\npath = \"/few\"\nlimit = \"3/hour\"";
     let enforcer = site.guard(rest)?;
     let (key, other) = (add_key(&enforcer, "tenant")?, add_key(&enforcer, "other")?);
-    let count = |what: &str, rule: &str| enforcer.metric(&format!("enforcer_rule_{what}_total{{rule=\"{rule}\"}}"));
+    let count = |what: &str, rule: &str| {
+        // What all services share is of none.
+        let service = if rule.starts_with("route") { "default" } else { "" };
+        enforcer.metric(&format!("enforcer_rule_{what}_total{{service=\"{service}\",rule=\"{rule}\"}}"))
+    };
     site.flood(v4(1), 10, |_| keyed("/few", &key))?;
     site.flood(v4(1), 40, |_| keyed("/", &key))?;
     site.flood(v4(1), 9, |_| keyed("/", &other))?;

@@ -231,7 +231,7 @@ fn a_flood_through_a_proxy_keeps_no_syn_of_it_out() -> Result<()> {
     let unkeyed = [&header[..], &request("/", &[])].concat();
     let flooded = site.flood(v4(PROXY), 600, |_| unkeyed.clone())?;
     ensure!(flooded == statuses([(401, 600)]), "unkeyed requests through the proxy: {flooded:?}");
-    let penalties = enforcer.metric("enforcer_events_total{event=\"penalty\"}")?;
+    let penalties = enforcer.metric("enforcer_events_total{service=\"default\",event=\"penalty\"}")?;
     ensure!(penalties == 0, "{penalties} penalties");
     let served = site.ask(v4(PROXY), &[&(version.header)([203, 0, 113, 10])[..], &keyed("/", &key)].concat())?;
     ensure!(served == Ending::Answered(200), "another client behind it: {served:?}");

@@ -85,8 +85,27 @@ impl Site {
 
     /// Serves an app to both families.
     pub(crate) fn serve(&self, app: &str, server: impl Into<Server>) -> Result<Origin> {
+        self.serve_at(PORT, app, server)
+    }
+
+    /// Likewise, at another port.
+    pub(crate) fn serve_at(&self, port: u16, app: &str, server: impl Into<Server>) -> Result<Origin> {
         // The wildcard of IPv6 takes IPv4 too.
-        Origin::start(&self.link.server, app, server, SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), PORT))
+        Origin::start(&self.link.server, app, server, SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port))
+    }
+
+    /// Sends so many requests to a port, one after another, each on a connection of its own.
+    pub(crate) fn send_to(&self, port: u16, source: IpAddr, count: usize, request: &[u8]) -> Result<Endings> {
+        let server = SocketAddr::new(self.server(source).ip(), port);
+        self.link.client().run(|| {
+            let mut endings = Endings::new();
+            for _ in 0..count {
+                let mut connection = Connection::open_from(source, server, PATIENCE)?;
+                connection.send(request);
+                *endings.entry(connection.answer().0).or_insert(0) += 1;
+            }
+            Ok(endings)
+        })
     }
 
     /// Guards the port by a policy.
@@ -196,12 +215,12 @@ pub(crate) fn take_over<const N: usize>(enforcer: &Enforcer<'_>, owners: [(&str,
 
 /// Requests that were refused for a reason.
 pub(crate) fn refused(enforcer: &Enforcer<'_>, reason: &str) -> Result<u64> {
-    enforcer.metric(&format!("enforcer_refused_total{{reason=\"{reason}\"}}"))
+    enforcer.metric(&format!("enforcer_refused_total{{service=\"default\",reason=\"{reason}\"}}"))
 }
 
 /// How often something else happened.
 pub(crate) fn events(enforcer: &Enforcer<'_>, event: &str) -> Result<u64> {
-    enforcer.metric(&format!("enforcer_events_total{{event=\"{event}\"}}"))
+    enforcer.metric(&format!("enforcer_events_total{{service=\"default\",event=\"{event}\"}}"))
 }
 
 /// Requests that the app has executed under a path.

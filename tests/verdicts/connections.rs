@@ -139,7 +139,7 @@ fn each_source_and_each_principal_has_as_many_as_it_may() -> Result<()> {
         ensure!(held.len() == 4, "{} of four", held.len());
         ensure!(both.open(&v4, OTHER)?.is_none(), "a fourth of a source");
         ensure!(both.open(&v6, KEY)?.is_none(), "a fifth of a principal");
-        let (first, second) = (Who::Principal(1), Who::Principal(2));
+        let (first, second) = (Who::Principal(1, 0), Who::Principal(2, 0));
         ensure!((both.count(source(v4.address())), both.count(source(v6.address()))) == (3, 1), "of the sources");
         // Another principal's request takes the connection with it, and one that is refused leaves it.
         ensure!(both.ask(&mut held[0], OTHER)? && (both.count(first), both.count(second)) == (3, 1), "moved");
@@ -170,10 +170,10 @@ fn a_request_that_is_refused_for_its_limit_takes_no_place() -> Result<()> {
         let both = Both::new(&tables(2, 2))?;
         let first = both.open(&listener, FEW)?;
         ensure!(first.is_some() && both.open(&listener, FEW)?.is_none(), "its limit");
-        ensure!(both.count(source(listener.address())) == 1 && both.count(Who::Principal(3)) == 1, "counted");
+        ensure!(both.count(source(listener.address())) == 1 && both.count(Who::Principal(3, 0)) == 1, "counted");
         let mut second = both.open(&listener, KEY)?;
         let Some(kept) = &mut second else { anyhow::bail!("no place was left") };
-        ensure!(!both.ask(kept, FEW)? && both.count(Who::Principal(1)) == 1, "a move that is refused for a limit");
+        ensure!(!both.ask(kept, FEW)? && both.count(Who::Principal(1, 0)) == 1, "a move that is refused for a limit");
         Ok(())
     })
 }

@@ -146,7 +146,7 @@ impl Scene {
         for bytes in letter.iter().chain(if let Fate::Passed(bytes) = &fate { Some(bytes) } else { None }) {
             ensure!(stack::read(bytes).is_some(), "no stack takes {bytes:02x?}");
         }
-        let (kernel, model) = (self.kernel.totals()?, self.host.totals());
+        let (kernel, model) = (self.kernel.totals_by_service()?, self.host.totals_by_service());
         ensure!(kernel == model, "the kernel counted {kernel:?}, the library {model:?}");
         letter.map(|bytes| Received::read(&bytes).context("no segment")).transpose().map(|letter| (fate, letter))
     }

@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
-use enforcer_ebpf::abi::{Key, Meter, Policy, Ruleset, Service, TOTALS, scope};
+use enforcer_ebpf::abi::{Key, Meter, Policy, Ruleset, Service, Spread, SpreadAction, TOTALS, scope};
 use enforcer_ebpf::verdict::{Action, Count, Event, Malformation, Reason};
 use enforcer_tests::bucket::sliding;
 use enforcer_tests::client::get;
@@ -50,11 +50,13 @@ struct Both {
     kernel: Option<Loaded>,
     host: Host,
     connections: u16,
+    /// The port that connections are opened to.
+    port: u16,
 }
 
 impl Both {
     fn new(tables: &Tables) -> Result<Self> {
-        Ok(Self { kernel: super::load(module_path!(), tables)?, host: Host::new(tables), connections: 0 })
+        Ok(Self { kernel: super::load(module_path!(), tables)?, host: Host::new(tables), connections: 0, port: 8000 })
     }
 
     fn judge(&self, frame: &[u8]) -> Result<Fate> {
@@ -80,12 +82,11 @@ impl Both {
 
     /// Holds the counters of both against each other and gives them.
     fn totals(&self) -> Result<[u64; TOTALS as usize]> {
-        let host = self.host.totals();
         if let Some(kernel) = &self.kernel {
-            let kernel = kernel.totals()?;
+            let (kernel, host) = (kernel.totals_by_service()?, self.host.totals_by_service());
             ensure!(kernel == host, "the kernel counted {kernel:?}, the host {host:?}");
         }
-        Ok(host)
+        Ok(self.host.totals())
     }
 
     fn count(&self, count: Count) -> Result<u64> {
@@ -110,7 +111,8 @@ impl Both {
     /// Opens a connection of its own by its handshake.
     fn connect(&mut self, shape: Shape) -> Result<Connection> {
         self.connections += 1;
-        let connection = Connection { shape, port: 10_000 + self.connections, seq: BEGIN.wrapping_add(1) };
+        let (port, server) = (10_000 + self.connections, self.port);
+        let connection = Connection { shape, port, server, seq: BEGIN.wrapping_add(1) };
         let syn = shape.dress(Frame::bare(connection.client(), connection.server(), BEGIN, flag::SYN)).build();
         ensure!(self.judge(&syn)? == Fate::Passed(syn), "a SYN did not pass");
         self.watch(&connection.answer(SERVER, BEGIN.wrapping_add(1), flag::SYN | flag::ACK))?;
@@ -181,6 +183,8 @@ impl Shape {
 struct Connection {
     shape: Shape,
     port: u16,
+    /// The server's port.
+    server: u16,
     seq: u32,
 }
 
@@ -194,8 +198,8 @@ impl Connection {
 
     fn server(&self) -> SocketAddr {
         match self.shape.is_v6() {
-            true => SocketAddr::from(([0xfd09, 0, 0, 0, 0, 0, 0, 2], 8000)),
-            false => SocketAddr::from(([10, 9, 0, 2], 8000)),
+            true => SocketAddr::from(([0xfd09, 0, 0, 0, 0, 0, 0, 2], self.server)),
+            false => SocketAddr::from(([10, 9, 0, 2], self.server)),
         }
     }
 
@@ -693,7 +697,7 @@ fn a_refused_request_that_is_sent_again_is_refused_again_and_counted_once() -> R
 fn bytes_of_a_connection_whose_beginning_was_not_seen_do_not_pass() -> Result<()> {
     let both = Both::new(&tables())?;
     for shape in SHAPES {
-        let mut connection = Connection { shape, port: 50_000, seq: 1 };
+        let mut connection = Connection { shape, port: 50_000, server: 8000, seq: 1 };
         let outcome = both.send(&mut connection, &get("/", Some(KEY)))?;
         ensure!(!matches!(outcome, Outcome::Passed | Outcome::Cut(_)), "{shape:?}: {outcome:?}");
     }
@@ -864,7 +868,7 @@ fn forwarded(key: Option<&str>, source: &str) -> Vec<u8> {
 fn behind_a_proxy() -> Tables {
     let mut tables = tables().with_rules(Ruleset { trusts: 2, source: 9, ..Ruleset::default() });
     tables.policies.insert(9, policy(&[sliding(1, HOUR)]));
-    let proxy = Connection { shape: Shape::V4, port: 1, seq: 0 };
+    let proxy = Connection { shape: Shape::V4, port: 1, server: 8000, seq: 0 };
     tables.proxies.insert(tuple(proxy.client(), proxy.server()).mapped_source(), 3);
     tables
 }
@@ -1052,5 +1056,105 @@ fn what_comes_behind_a_header_brings_its_proxy_no_penalty() -> Result<()> {
         }
     }
     ensure!(both.count(Count::Event(Event::Penalty))? == 0, "a proxy has a penalty, or who it tells of");
+    Ok(())
+}
+
+/// Tables of two services, on ports 8000 and 8001, under rules that say the same.
+fn two_services(rules: Ruleset) -> Tables {
+    let mut tables = tables().with_rules(rules);
+    tables.policies.insert(9, policy(&[sliding(3, HOUR)]));
+    let first = tables.services[&8000];
+    tables.rulesets.insert(2, rules);
+    tables.services.insert(8001, Service { rules: 2, number: 5, ..first });
+    tables
+}
+
+#[test]
+fn what_one_service_counts_is_not_another_s_but_a_principal_is_the_same_to_both() -> Result<()> {
+    let spread = Spread { most: 1, action: SpreadAction::Limit as u32, window: HOUR };
+    let key = |number: u32| get("/", Some(&format!("other_key_{number}")));
+    let refused = Outcome::Reset(BEGIN.wrapping_add(1));
+    // Each of these lets three of one source through, or one key of it, or one source of a key.
+    for (rules, requests, passes, reason) in [
+        (Ruleset { source: 9, ..Ruleset::default() }, vec![key(3); 4], 3, Reason::OverLimit),
+        (Ruleset { service: 9, ..Ruleset::default() }, vec![key(3); 4], 3, Reason::OverLimit),
+        (Ruleset { keys_of_source: spread, ..Ruleset::default() }, vec![key(3), key(2)], 1, Reason::KeyRotation),
+        (
+            Ruleset { guesses: 9, guess_penalty_ns: HOUR, ..Ruleset::default() },
+            vec![get("/", Some("never_registered")); 4],
+            0,
+            Reason::Guessing,
+        ),
+    ] {
+        let mut both = Both::new(&two_services(rules))?;
+        for (place, port) in [8000, 8001].into_iter().enumerate() {
+            both.port = port;
+            for (number, request) in requests.iter().enumerate() {
+                let expected = if number < passes { Outcome::Passed } else { refused.clone() };
+                let outcome = both.stream(Shape::V4, [&request[..]])?;
+                ensure!(outcome == expected, "{reason:?} at {port}, request {number}: {outcome:?}");
+            }
+            let counts = both.host.totals_by_service();
+            let of = |count: Count| counts.iter().map(|totals| totals[count.index() as usize]).collect::<Vec<_>>();
+            let expected = if place == 0 { [1, 0] } else { [1, 1] };
+            ensure!(of(Count::Refused(reason)) == expected, "{reason:?} at {port}: {:?}", of(Count::Refused(reason)));
+        }
+        both.totals()?;
+    }
+    // Sources of one key, from two addresses.
+    let mut both = Both::new(&two_services(Ruleset { sources_of_key: spread, ..Ruleset::default() }))?;
+    for port in [8000, 8001] {
+        both.port = port;
+        ensure!(both.stream(Shape::V4, [&key(3)[..]])? == Outcome::Passed, "the first source of the key at {port}");
+        ensure!(both.stream(Shape::V6, [&key(3)[..]])? == refused, "its second");
+    }
+    // A principal of three requests.
+    let mut both = Both::new(&two_services(Ruleset::default()))?;
+    for (port, expected) in
+        [(8000, &Outcome::Passed), (8001, &Outcome::Passed), (8000, &Outcome::Passed), (8001, &refused)]
+    {
+        both.port = port;
+        ensure!(both.stream(Shape::V4, [&get("/", Some(FEW))[..]])? == *expected, "at {port}");
+    }
+    Ok(())
+}
+
+#[test]
+fn sources_without_room_are_one_in_each_service() -> Result<()> {
+    // No new source is let in at all: all share what a service has for such.
+    let rules = Ruleset { source: 9, admission: 10, ..Ruleset::default() };
+    let mut tables = two_services(rules);
+    tables.policies.insert(10, policy(&[sliding(0, HOUR)]));
+    let mut both = Both::new(&tables)?;
+    let refused = Outcome::Reset(BEGIN.wrapping_add(1));
+    for port in [8000, 8001] {
+        both.port = port;
+        for (shape, expected) in [
+            (Shape::V4, &Outcome::Passed),
+            (Shape::V6, &Outcome::Passed),
+            (Shape::V4, &Outcome::Passed),
+            (Shape::V6, &refused),
+        ] {
+            let outcome = both.stream(shape, [&get("/", Some("other_key_3"))[..]])?;
+            ensure!(outcome == *expected, "{shape:?} at {port}: {outcome:?}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_penalty_of_one_service_keeps_nobody_out_of_another() -> Result<()> {
+    let mut tables = two_services(Ruleset::default());
+    for service in tables.services.values_mut() {
+        (service.tolerated_per_second, service.penalty_ns, service.penalty_most_ns) = (5, HOUR, HOUR);
+    }
+    let mut both = Both::new(&tables)?;
+    for _ in 0..10 {
+        // Once it has its penalty, its connections do not begin.
+        drop(both.stream(Shape::V4, [&get("/", None)[..]]));
+    }
+    ensure!(both.connect(Shape::V4).is_err(), "it is let in");
+    both.port = 8001;
+    ensure!(both.stream(Shape::V4, [&get("/", Some(KEY))[..]])? == Outcome::Passed, "the other service");
     Ok(())
 }

@@ -115,7 +115,7 @@ impl Pair {
         self.host.set_clock(self.clock.get());
         let host = self.host.judge(frame);
         ensure!(kernel == host, "the kernel {kernel:02x?}, the host {host:02x?}");
-        let (kernel, model) = (self.kernel.totals()?, self.host.totals());
+        let (kernel, model) = (self.kernel.totals_by_service()?, self.host.totals_by_service());
         ensure!(kernel == model, "the kernel counted {kernel:?}, the host {model:?}");
         for principal in 1..=PRINCIPALS {
             let (mut kernel, model) = (self.kernel.meter(principal)?, self.host.meter(principal));

@@ -110,7 +110,7 @@ pub fn decide<W: World>(world: &W, reading: &mut Reading, flow: &mut Flow, posit
     }
     let has_key = refused.is_none() && reading.party.kind == party::KEYED;
     if has_key && (reading.rules.keys_of_source.most | reading.rules.sources_of_key.most) != 0 {
-        claim_pair(reading, flow);
+        world.claim_pair(reading, flow);
         world.open(reading);
         refused = world.spread(reading);
     }
@@ -250,7 +250,8 @@ pub fn claim<W: World>(world: &W, reading: &mut Reading, flow: &Flow) -> Option<
 /// Adds the limits of all requests together.
 #[inline(always)]
 fn of_all(reading: &mut Reading) {
-    named(reading, reading.rules.service, Scope { rule: scope::SERVICE, subject: [0; 2] });
+    let rule = scope::of_service(scope::SERVICE, reading.service.number);
+    named(reading, reading.rules.service, Scope { rule, subject: [0; 2] });
 }
 
 /// Adds limits whose subject an operator has named.
@@ -259,7 +260,7 @@ fn named(reading: &mut Reading, policy: u32, scope: Scope) {
     reading.charge.claim(Claim { table: table::NAMED, policy, scope });
 }
 
-/// Adds limits by source.
+/// Adds limits by source, which each service knows for itself.
 #[inline(always)]
 fn by_source(reading: &mut Reading, policy: u32, rule: u64, source: Source) {
     let scope = Scope { rule, subject: [source.prefix, source.family] };
@@ -283,12 +284,13 @@ const ANY: u32 = 1;
 
 /// Writes down where a source and its key are counted.
 #[inline(always)]
-fn claim_pair(reading: &mut Reading, flow: &Flow) {
+pub fn claim_pair(reading: &mut Reading, flow: &Flow) {
     let source = Source::at(flow.address(), &reading.service);
     let KeyTag(key) = flow.machine.key().unwrap_or_default();
     reading.charge.begin(reading.scan.now, 1);
     by_source(reading, ANY, scope::KEYS_OF_SOURCE, source);
-    named(reading, ANY, Scope { rule: scope::SOURCES_OF_KEY, subject: key });
+    let rule = scope::of_service(scope::SOURCES_OF_KEY, reading.service.number);
+    named(reading, ANY, Scope { rule, subject: key });
     reading.scan.proxied = u8::from(flow.machine.is_proxied());
     reading.sighting.source = [source.prefix, source.family];
     reading.sighting.key = key;
@@ -329,7 +331,8 @@ fn exceeds<W: World>(world: &W, reading: &Reading, action: u32) -> bool {
 }
 
 /// Sees to it that the buckets of a claim are there, by what the caller knows of them: those of `claim` itself, else, of a
-/// source for which there is no room, or of another subject that came too late, those that all such share.
+/// source for which there is no room, or of another subject that came too late, those that all such share; of sources, all
+/// of one service.
 ///
 /// No source whose buckets count gives way: more than there is room for are not let in within the longest window.
 #[inline(always)]
@@ -346,7 +349,8 @@ pub fn open(
     if may && make(claim) {
         return true;
     }
-    claim.scope.subject[0] = zero();
+    let service = if claim.table == table::SOURCE { claim.scope.subject[1] >> 32 } else { 0 };
+    claim.scope.subject[0] = service;
     claim.scope.subject[1] = scope::OVERFLOW;
     // The daemon has made those of named subjects ahead.
     claim.table == table::SOURCE && make(claim)

@@ -194,5 +194,5 @@ pub const fn peer(said: &Explanation) -> Source {
 
 const _: () = assert!(
     size_of::<Explanation>()
-        == 40 + 8 + 16 + 6 * 8 + 16 + 8 + 48 + 104 + 240 + 32 + 8 + 16 + 8 + 192 * CLAIMS + size_of::<Charge>()
+        == 40 + 8 + 16 + 6 * 8 + 16 + 8 + 48 + 112 + 240 + 32 + 8 + 16 + 8 + 192 * CLAIMS + size_of::<Charge>()
 );

@@ -31,7 +31,7 @@ fn hash_of(world: &impl World, reading: &Reading, flow: &Flow, principal: u32) -
     let who = if principal == 0 {
         Who::Source(Source::at(flow.address(), &reading.service))
     } else {
-        Who::Principal(principal)
+        Who::Principal(principal, reading.service.number)
     };
     who.hash(world.flow_secret())
 }

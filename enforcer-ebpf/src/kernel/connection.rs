@@ -15,7 +15,7 @@ use enforcer_ebpf::judge::{self, Reading, World as _};
 use enforcer_ebpf::verdict::{Count, Event, Reason};
 use enforcer_ebpf::wire::Tuple;
 
-use crate::maps::{CONNECTIONS, ENDS_OFFSETS, FLOW_SECRET, NAMESPACE, PORTS, SUBJECTS};
+use crate::maps::{self, CONNECTIONS, ENDS_OFFSETS, FLOW_SECRET, NAMESPACE, PORTS, SUBJECTS};
 use crate::packet::Packet;
 use crate::part;
 use crate::world::{Kernel, sightless};
@@ -210,6 +210,9 @@ unsafe fn note(socket: *const u8, is_open: bool) {
     // SAFETY: takes nothing.
     let now = unsafe { bpf_ktime_get_boot_ns() };
     if !connection::open(&sightless(), hash, now) {
+        // The last packet on this CPU was for any.
+        let slot = PORTS.get(u32::from(tuple.destination_port())).copied().unwrap_or(0);
+        maps::count_for(slot.saturating_sub(1));
         sightless().count(Count::Event(Event::ConnectionsFull));
     }
 }

@@ -101,9 +101,10 @@ fn begin(packet: impl Packet) -> Option<(&'static mut Scratch, u32)> {
     Some((scratch, frame))
 }
 
-/// Copies the frame's first bytes; how long it is.
+/// Begins with a packet, of which it is not known yet what it is for: copies the frame's first bytes; how long it is.
 #[inline(always)]
 fn load_head(packet: impl Packet, head: &mut Head) -> Option<u32> {
+    maps::count_for(0);
     let frame = packet.len();
     let len = if frame < HEAD { frame } else { HEAD };
     packet.load_head(head, len).then_some(frame)

@@ -63,7 +63,9 @@ pub(crate) static TALLIES: PerCpuArray<[u64; tally::LEN], { abi::TALLIES as usiz
 #[btf_map]
 pub(crate) static TRIAL: Array<u64, 1> = Array::new();
 #[btf_map]
-pub(crate) static TOTALS: PerCpuArray<u64, { abi::TOTALS as usize }> = PerCpuArray::new();
+static TOTALS: PerCpuArray<u64, { (abi::TOTALS * abi::SERVICES) as usize }> = PerCpuArray::new();
+#[btf_map]
+static COUNTING: PerCpuArray<u32, 1> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static FLOWS: Array<Set, { abi::FLOW_SETS as usize }, MMAPABLE> = Array::new();
 #[btf_map]
@@ -162,6 +164,23 @@ pub(crate) fn explanation() -> Option<&'static mut Explanation> {
 pub(crate) fn explaining() -> Option<&'static mut Explaining> {
     // SAFETY: as for the explanation.
     EXPLAINING.get_ptr_mut(0).map(|explaining| unsafe { &mut *explaining })
+}
+
+/// Lets what is counted on this CPU from now on be counted for the service in a slot.
+#[inline(always)]
+pub(crate) fn count_for(slot: u32) {
+    if let Some(first) = COUNTING.get_ptr_mut(0) {
+        // SAFETY: this CPU's own word.
+        unsafe { *first = slot * abi::TOTALS };
+    }
+}
+
+/// This CPU's count of this index, of the service that is counted for.
+#[inline(always)]
+pub(crate) fn total(index: u32) -> Option<*mut u64> {
+    let first = COUNTING.get_ptr(0)?;
+    // SAFETY: as above.
+    TOTALS.get_ptr_mut(unsafe { *first } + index)
 }
 
 /// CLOCK_REALTIME − CLOCK_BOOTTIME in ns; 0 before the daemon has said it.

@@ -235,6 +235,18 @@ pub(crate) extern "C" fn claim_limits(reading: *mut Reading, flow: *const Flow) 
     number(judge::claim(&sightless(), reading, flow))
 }
 
+/// [`judge::claim_pair`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn claim_pair(reading: *mut Reading, flow: *const Flow) -> u32 {
+    // SAFETY: of these sizes, or null.
+    let (Some(reading), Some(flow)) = (unsafe { reading.as_mut() }, unsafe { flow.as_ref() }) else {
+        return 0;
+    };
+    judge::claim_pair(reading, flow);
+    1
+}
+
 /// [`enforcer_ebpf::judge::World::rule`], by the state and the method.
 #[unsafe(no_mangle)]
 #[inline(never)]

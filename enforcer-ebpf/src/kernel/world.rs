@@ -19,7 +19,7 @@ use enforcer_ebpf::words;
 use crate::atomic::Word;
 use crate::maps::{
     CHARGES, CLIENTS, FLOW_MASK, FLOW_SECRET, FLOWS, HANDSHAKES, KEY_SECRET, KEYS, MARKS, METERS, PENALTIES, POLICIES,
-    PORTS, PRINCIPALS, RULESETS, SERVICES, SOURCES, TOTALS, TRIAL,
+    PORTS, PRINCIPALS, RULESETS, SERVICES, SOURCES, TRIAL,
 };
 use crate::packet::{Packet, XdpPacket};
 use crate::{charge, connection, explain, maps, part};
@@ -150,8 +150,12 @@ impl<P: Packet, const DRY: bool> World for Kernel<P, DRY> {
     #[inline(always)]
     fn service(&self, port: u16, service: &mut Service) -> bool {
         let Some(&slot) = PORTS.get(u32::from(port)) else { return false };
-        let Some(guard) = SERVICES.get(slot.wrapping_sub(1)) else { return false };
+        let slot = slot.wrapping_sub(1);
+        let Some(guard) = SERVICES.get(slot) else { return false };
         words::copy(guard, service);
+        if !DRY {
+            maps::count_for(slot);
+        }
         true
     }
 
@@ -360,7 +364,7 @@ impl<P: Packet, const DRY: bool> World for Kernel<P, DRY> {
         if DRY {
             return;
         }
-        if let Some(total) = TOTALS.get_ptr_mut(count.index()) {
+        if let Some(total) = maps::total(count.index()) {
             // SAFETY: this CPU's own word.
             unsafe { *total += 1 };
         }
@@ -451,6 +455,11 @@ impl<P: Packet, const DRY: bool> World for Kernel<P, DRY> {
     #[inline(always)]
     fn identify(&self, reading: &mut Reading, flow: &Flow) -> Option<Reason> {
         if DRY { judge::identify(self, reading, flow) } else { part::reason(part::identify_party(reading, flow)) }
+    }
+
+    #[inline(always)]
+    fn claim_pair(&self, reading: &mut Reading, flow: &Flow) {
+        part::claim_pair(reading, flow);
     }
 
     #[inline(always)]

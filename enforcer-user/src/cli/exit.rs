@@ -10,6 +10,11 @@ use crate::{client, config, daemon, kernel};
 #[error("{0}")]
 pub struct Usage(pub String);
 
+/// Something that a command names and that is not there.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Missing(pub(super) String);
+
 /// The exit code for an error: that of the first link of its chain that has one, else 1.
 #[must_use]
 pub fn code(error: &anyhow::Error) -> u8 {
@@ -34,6 +39,9 @@ pub fn sentence(error: &anyhow::Error) -> String {
 fn of(error: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if error.is::<Usage>() {
         return Some(2);
+    }
+    if error.is::<Missing>() {
+        return Some(6);
     }
     if let Some(error) = error.downcast_ref::<doctor::Failed>() {
         return Some(error.exit_code());

@@ -57,9 +57,12 @@ pub(super) struct Arguments {
     /// The client id, in the field that the policy names
     #[arg(long, value_name = "ID")]
     client: Option<String>,
-    /// The port that it is sent to [default: the first that is guarded]
+    /// The port that it is sent to [default: the first of the service]
     #[arg(long)]
     port: Option<u16>,
+    /// The service that it is for [default: that of the port, or the only one]
+    #[arg(long, value_name = "NAME")]
+    service: Option<String>,
     /// Another field of the request, such as 'Origin: https://a.test'; can be given several times
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
     fields: Vec<String>,
@@ -69,9 +72,9 @@ pub(super) struct Arguments {
 
 impl Arguments {
     pub(super) async fn execute(self, client: &Client) -> anyhow::Result<()> {
-        let Self { method, target, source, keyed, key_stdin, client: id, port, fields, format } = self;
+        let Self { method, target, source, keyed, key_stdin, client: id, port, service, fields, format } = self;
         let key = if key_stdin { Some(read_key()?) } else { None };
-        let question = Explain { method, target, source, keyed, key, client: id, port, fields };
+        let question = Explain { method, target, source, keyed, key, client: id, port, service, fields };
         let explained: Envelope<Explained> = client.send(Method::POST, "/v1/explain", &question).await?;
         format.show(&explained, |explained| show(&explained.body))
     }
@@ -164,6 +167,7 @@ mod tests {
             retry_after_seconds: Some(17),
         };
         let explained = Explained {
+            service: Some("default".into()),
             verdict: "refuse".into(),
             reason: Some("over_limit".into()),
             malformed: None,

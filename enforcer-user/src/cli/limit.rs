@@ -8,7 +8,7 @@ use super::key::check_name;
 use super::lasts::Lasts;
 use super::output::{Format, Watch, duration, number, table, text};
 use crate::api::{
-    Envelope, KeyLimits, LimitChanged, Limits as Listing, PrincipalLimits, RuleUsage, SetLimit, TenantLimits,
+    Envelope, KeyLimits, LimitChanged, Limits as Listing, PrincipalLimits, RuleUsage, SetLimit, SharedLimits,
 };
 use crate::client::Client;
 use crate::policy::Limits;
@@ -95,18 +95,20 @@ impl ListArguments {
     }
 }
 
-fn show(Listing { principals, tenants }: &Listing) -> String {
+fn show(Listing { principals, tenants, services }: &Listing) -> String {
     if principals.is_empty() {
         return "There are no principals yet: `enforcer key add NAME` makes one with its first key.\n".to_owned();
     }
     table(
         ["NAME", "LIMIT", "USED", "REMAINING", "RESET", "KEYS"],
-        tenants.iter().flat_map(shared).chain(principals.iter().flat_map(rows)),
+        shared("service", services).chain(shared("tenant", tenants)).chain(principals.iter().flat_map(rows)),
     )
 }
 
-fn shared(TenantLimits { name, limit, rules }: &TenantLimits) -> Vec<[comfy_table::Cell; 6]> {
-    usage(&format!("tenant {name}"), limit, rules, "-")
+fn shared<'l>(what: &'l str, all: &'l [SharedLimits]) -> impl Iterator<Item = [comfy_table::Cell; 6]> + 'l {
+    let of =
+        move |SharedLimits { name, limit, rules }: &SharedLimits| usage(&format!("{what} {name}"), limit, rules, "-");
+    all.iter().flat_map(of)
 }
 
 fn rows(principal: &PrincipalLimits) -> Vec<[comfy_table::Cell; 6]> {
@@ -170,12 +172,17 @@ mod tests {
             own("0a1b2c3d", Some("ci"), "20/minute", vec![rule("20/minute", 5, 15, 1_000_000_000)]),
             own("4e5f6a7b", None, "blocked", vec![]),
         ];
-        let tenant = TenantLimits {
+        let tenant = SharedLimits {
             name: "acme".into(),
             limit: "90/minute".into(),
             rules: vec![rule("90/minute", 75, 15, 65_000_000_000)],
         };
         let listing = Listing {
+            services: vec![SharedLimits {
+                name: "api".into(),
+                limit: "5000/second".into(),
+                rules: vec![rule("5000/second", 2, 4998, 1_000_000_000)],
+            }],
             tenants: vec![tenant],
             principals: vec![
                 PrincipalLimits { own: keys, ..principal("alice", "100/minute; 10/second", rules) },
@@ -184,13 +191,14 @@ mod tests {
         };
         assert_eq!(
             show(&listing),
-            "NAME                      LIMIT       USED  REMAINING  RESET  KEYS\n\
-             tenant acme               90/minute     75         15  1m 5s     -\n\
-             alice                     100/minute    70         30  1m 5s     1\n\
-             alice                     10/second      0         10      -     1\n\
-             alice, key 0a1b2c3d (ci)  20/minute      5         15     1s     -\n\
-             alice, key 4e5f6a7b       blocked        -          -      -     -\n\
-             root                      unlimited      -          -      -     1\n"
+            "NAME                      LIMIT        USED  REMAINING  RESET  KEYS\n\
+             service api               5000/second     2       4998     1s     -\n\
+             tenant acme               90/minute      75         15  1m 5s     -\n\
+             alice                     100/minute     70         30  1m 5s     1\n\
+             alice                     10/second       0         10      -     1\n\
+             alice, key 0a1b2c3d (ci)  20/minute       5         15     1s     -\n\
+             alice, key 4e5f6a7b       blocked         -          -      -     -\n\
+             root                      unlimited       -          -      -     1\n"
         );
     }
 }

@@ -3,14 +3,16 @@
 use clap::{Args, Subcommand};
 use hyper::Method;
 
+use super::exit::Usage;
 use super::output::{Format, Watch, duration, number, table, text, time};
 use crate::api::{EndedPenalty, Envelope, Penalties, PenaltiesEnded};
 use crate::client::Client;
+use crate::policy::document::DEFAULT_SERVICE;
 use crate::prefix::Prefix;
 
 const LS_HELP: &str = "\
-A source is an IPv4 address or an IPv6 /64, unless `[penalty]` in the configuration file says otherwise. It opens no \
-connection while its penalty lasts; what it sends on connections that are open is refused or served as ever.
+A source is an IPv4 address or an IPv6 /64, unless `[penalty]` in the configuration file says otherwise, and each service \
+knows it for itself. It opens no connection to a service while its penalty there lasts; what it sends on connections that are open is refused or served as ever.
 
   REFUSED    requests of it that were refused
   STRIKES    penalties so far; each takes twice as long as the last one, and all are forgotten after a time without
@@ -55,6 +57,9 @@ pub(super) struct Remove {
     /// Every penalty there is
     #[arg(long)]
     all: bool,
+    /// In this service alone [default: in all]
+    #[arg(long, value_name = "NAME")]
+    service: Option<String>,
     #[command(flatten)]
     format: Format,
 }
@@ -86,12 +91,13 @@ fn listing(Penalties { enabled, sources }: &Penalties, all: bool) -> String {
         };
         return words.to_owned();
     }
-    let header = ["SOURCE", "FAMILY", "REFUSED", "STRIKES", "REMAINING", "UNTIL", "SERVED"];
+    let header = ["SERVICE", "SOURCE", "FAMILY", "REFUSED", "STRIKES", "REMAINING", "UNTIL", "SERVED"];
     table(
         header,
         sources.iter().map(|source| {
             let remaining = if source.remaining_ns == 0 { "-".to_owned() } else { duration(source.remaining_ns) };
             [
+                text(&source.service),
                 text(&source.source),
                 text(format!("IPv{}", source.family)),
                 number(source.refused),
@@ -106,20 +112,27 @@ fn listing(Penalties { enabled, sources }: &Penalties, all: bool) -> String {
 
 impl Remove {
     async fn execute(self, client: &Client) -> anyhow::Result<()> {
-        let Self { source, all: _, format } = self;
-        let path = match source {
+        let Self { source, all: _, service, format } = self;
+        let mut path = match source {
             Some(source) => format!("/v1/penalties/{source}"),
             None => "/v1/penalties".to_owned(),
         };
+        if let Some(service) = service {
+            crate::name::check(&service).map_err(|error| Usage(format!("--service: {error}")))?;
+            path.push_str(&format!("?service={service}"));
+        }
         let ended: Envelope<PenaltiesEnded> = client.act(Method::DELETE, &path).await?;
         format.show(&ended, |ended| {
             let PenaltiesEnded { sources } = &ended.body;
             if sources.is_empty() {
                 return "No source was under a penalty\n".to_owned();
             }
-            let line = |EndedPenalty { source, changed }: &EndedPenalty| match changed {
-                true => format!("Penalty of {source} ended\n"),
-                false => format!("{source} was under no penalty\n"),
+            let line = |EndedPenalty { service, source, changed }: &EndedPenalty| {
+                let at = if service == DEFAULT_SERVICE { String::new() } else { format!(" in {service}") };
+                match changed {
+                    true => format!("Penalty of {source}{at} ended\n"),
+                    false => format!("{source} was under no penalty{at}\n"),
+                }
             };
             sources.iter().map(line).collect()
         })
@@ -136,6 +149,7 @@ mod tests {
     fn each_source_has_its_line_and_none_is_said_in_words() {
         let second = |second| Timestamp::from_second(second).expect("a time");
         let kept_out = PenalisedSource {
+            service: "api".into(),
             source: "192.0.2.7/32".into(),
             family: 4,
             refused: 512,
@@ -145,6 +159,7 @@ mod tests {
             served: None,
         };
         let let_in = PenalisedSource {
+            service: "web".into(),
             source: "2001:db8::/64".into(),
             family: 6,
             refused: 3,
@@ -156,9 +171,9 @@ mod tests {
         let penalties = Penalties { enabled: true, sources: vec![kept_out, let_in] };
         assert_eq!(
             listing(&penalties, true),
-            "SOURCE         FAMILY  REFUSED  STRIKES  REMAINING  UNTIL                 SERVED\n\
-             192.0.2.7/32   IPv4        512        2        20s  2027-01-15T08:00:00Z  -\n\
-             2001:db8::/64  IPv6          3        0          -  -                     2023-11-14T22:13:20Z\n"
+            "SERVICE  SOURCE         FAMILY  REFUSED  STRIKES  REMAINING  UNTIL                 SERVED\n\
+             api      192.0.2.7/32   IPv4        512        2        20s  2027-01-15T08:00:00Z  -\n\
+             web      2001:db8::/64  IPv6          3        0          -  -                     2023-11-14T22:13:20Z\n"
         );
         assert_eq!(listing(&Penalties { enabled: true, sources: vec![] }, false), "No source is under a penalty.\n");
         assert!(listing(&Penalties { enabled: false, sources: vec![] }, true).starts_with("Penalties are off"));

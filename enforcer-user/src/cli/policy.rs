@@ -159,9 +159,9 @@ fn forecast(Forecast { principals, rules }: &Forecast) -> String {
     let row = |one: &RuleForecast| {
         let counts = [one.refused, one.candidate_would_refuse, one.would_refuse].map(number);
         let [refused, candidate, observed] = counts;
-        [text(&one.rule), refused, candidate, observed]
+        [text(one.service.as_deref().unwrap_or("-")), text(&one.rule), refused, candidate, observed]
     };
-    shown.push_str(&table(["RULE", "REFUSED", "CANDIDATE", "OBSERVED"], rules.iter().map(row)));
+    shown.push_str(&table(["SERVICE", "RULE", "REFUSED", "CANDIDATE", "OBSERVED"], rules.iter().map(row)));
     shown
 }
 

@@ -42,6 +42,8 @@ pub(super) struct Arguments {
     interfaces: Vec<String>,
 
     /// TCP port to guard, for plaintext HTTP/1.1; repeat it, or separate several by commas
+    ///
+    /// Where the file has several [[service]], each has its ports there.
     #[arg(long = "port", env = "ENFORCER_PORT", value_name = "N", value_delimiter = ',', hide_env_values = true)]
     ports: Vec<u16>,
 

@@ -9,7 +9,8 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::output::{Format, Watch, duration, number, say, table, text, time};
-use crate::api::{Envelope, Status};
+use super::service;
+use crate::api::{Envelope, Status, Totals};
 use crate::client::{self, Client};
 use crate::config;
 use crate::kernel;
@@ -82,19 +83,10 @@ fn show(status: &Status, now: Timestamp) -> String {
     });
     let header = ["INTERFACE", "MODE", "ENDPOINTS", "ANSWERS", "SINCE", "PROGRAM", "TAKEN-OVER", "WHY-THIS-MODE"];
     section(&mut shown, &table(header, attachments));
-    let totals = &status.totals;
-    let verdicts = [("allowed", totals.allowed), ("refused", totals.refused), ("would_refuse", totals.would_refuse)];
-    section(&mut shown, &table(["VERDICT", "COUNT"], verdicts.map(|(verdict, count)| [text(verdict), number(count)])));
-    let mut reasons = Vec::new();
-    for (reason, &refused) in &totals.refused_by {
-        let would = totals.would_refuse_by.get(reason).copied().unwrap_or(0);
-        if refused != 0 || would != 0 {
-            reasons.push([text(reason), number(refused), number(would)]);
-        }
+    if status.services.len() > 1 {
+        section(&mut shown, &service::listing(&status.services));
     }
-    section(&mut shown, &table(["REASON", "REFUSED", "WOULD-REFUSE"], reasons));
-    section(&mut shown, &counts("MALFORMED", &totals.malformed_by));
-    section(&mut shown, &counts("EVENT", &totals.events));
+    shown.push_str(&totals(&status.totals));
     let mut reaped = Vec::new();
     for (cause, &ended) in &status.reaped {
         let would = status.would_reap.get(cause).copied().unwrap_or(0);
@@ -114,28 +106,15 @@ fn show(status: &Status, now: Timestamp) -> String {
 /// The lines above the tables.
 fn head(status: &Status, now: Timestamp) -> String {
     let up = u64::try_from(now.duration_since(status.since).as_nanos()).unwrap_or(0);
-    let ports: Vec<String> = status.ports.iter().map(u16::to_string).collect();
-    let mode = match status.mode.as_str() {
-        "observe" => "observe (refusals are counted, and the requests pass)".to_owned(),
-        mode => {
-            let exceptions = status.on_refuse_by.iter().map(|(reason, word)| format!(", {reason}: {word}"));
-            format!("{mode} (on refuse: {}{})", status.on_refuse, exceptions.collect::<String>())
-        }
-    };
-    let lines = [
+    let mut lines = vec![
         ("daemon", format!("{} (layout {}), pid {}, up {}", status.version, status.abi, status.pid, duration(up))),
         ("since", Timestamp::from_second(status.since.as_second()).unwrap_or(status.since).to_string()),
-        ("mode", mode),
-        ("ports", ports.join(", ")),
-        (
-            "waiting",
-            format!(
-                "{} for a first byte or a head, {} connections of one source at once; older connections: {}",
-                duration(status.head_timeout_ns),
-                status.max_open_heads,
-                status.existing
-            ),
-        ),
+    ];
+    if let [only] = &status.services[..] {
+        lines.extend(service::lines(only));
+    }
+    lines.extend([
+        ("older", format!("connections older than the guard: {}", status.existing)),
         (
             "keys",
             format!("{} of {} principals, default limit {}", status.keys, status.principals, status.default_limit),
@@ -143,14 +122,37 @@ fn head(status: &Status, now: Timestamp) -> String {
         ("metrics", status.metrics.as_ref().map_or("off".to_owned(), |address| format!("http://{address}/metrics"))),
         ("state", status.state_dir.display().to_string()),
         ("pins", status.bpffs_dir.display().to_string()),
-    ];
+    ]);
     let warnings = status.warnings.iter().map(|warning| ("warning", warning.clone()));
-    let mut head = String::new();
-    for (label, value) in lines.into_iter().chain(warnings) {
+    labelled(lines.into_iter().chain(warnings))
+}
+
+/// Lines that begin with what they are about.
+pub(super) fn labelled(lines: impl IntoIterator<Item = (&'static str, String)>) -> String {
+    let mut shown = String::new();
+    for (label, value) in lines {
         // Writing to a String cannot fail.
-        let _ = writeln!(head, "{label:<9}{value}");
+        let _ = writeln!(shown, "{label:<9}{value}");
     }
-    head
+    shown
+}
+
+/// The tables of what was counted, an empty line before each.
+pub(super) fn totals(totals: &Totals) -> String {
+    let mut shown = String::new();
+    let verdicts = [("allowed", totals.allowed), ("refused", totals.refused), ("would_refuse", totals.would_refuse)];
+    section(&mut shown, &table(["VERDICT", "COUNT"], verdicts.map(|(verdict, count)| [text(verdict), number(count)])));
+    let mut reasons = Vec::new();
+    for (reason, &refused) in &totals.refused_by {
+        let would = totals.would_refuse_by.get(reason).copied().unwrap_or(0);
+        if refused != 0 || would != 0 {
+            reasons.push([text(reason), number(refused), number(would)]);
+        }
+    }
+    section(&mut shown, &table(["REASON", "REFUSED", "WOULD-REFUSE"], reasons));
+    section(&mut shown, &counts("MALFORMED", &totals.malformed_by));
+    section(&mut shown, &counts("EVENT", &totals.events));
+    shown
 }
 
 fn section(shown: &mut String, table: &str) {
@@ -193,12 +195,8 @@ mod tests {
             abi: 1,
             pid: 42,
             since: Timestamp::UNIX_EPOCH,
-            mode: "enforce".into(),
-            on_refuse: "answer".into(),
-            on_refuse_by: [("malformed".into(), "reset".into())].into(),
             existing: "reset".into(),
-            head_timeout_ns: 10_000_000_000,
-            max_open_heads: 64,
+            services: vec![service::tests::example("default")],
             ports: vec![8000, 8001],
             attachments: vec![attachment("eth0", None), attachment("lo", Some("no clsact"))],
             warnings: vec!["lo forwards now".into()],
@@ -232,7 +230,9 @@ mod tests {
              since    1970-01-01T00:00:00Z\n\
              mode     enforce (on refuse: answer, malformed: reset)\n\
              ports    8000, 8001\n\
-             waiting  10s for a first byte or a head, 64 connections of one source at once; older connections: reset\n\
+             waiting  10s for a first byte or a head, 64 connections of one source at once\n\
+             bounds   head 16384 bytes, 100 fields, target 8190 bytes, body 1099511627776 bytes\n\
+             older    connections older than the guard: reset\n\
              keys     2 of 1 principals, default limit 100/minute\n\
              metrics  off\n\
              state    /s\n\

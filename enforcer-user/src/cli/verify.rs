@@ -1,16 +1,19 @@
 //! `enforcer verify`: the program and the policy, tried on a link of their own.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Args;
 
+use super::exit::Missing;
 use super::output::{Format, number, table, text};
 use super::{Usage, policy};
 use crate::api::{Envelope, PolicyText, Status};
 use crate::client::Client;
 use crate::config::{self, Mode, Overrides, Settings, Switch};
+use crate::policy::document::DEFAULT_SERVICE;
+use crate::policy::file;
 use crate::verify::{Check, Report, Stage, Subject, run};
 
 const HELP: &str = "\
@@ -43,6 +46,10 @@ pub(super) struct Arguments {
     #[arg(long, env = "ENFORCER_CONFIG", value_name = "FILE", hide_env_values = true)]
     config: Option<PathBuf>,
 
+    /// The service whose policy and settings are tried [default: the only one]
+    #[arg(long, value_name = "NAME")]
+    service: Option<String>,
+
     #[command(flatten)]
     format: Format,
 }
@@ -64,25 +71,13 @@ pub(super) struct Failed {
 
 impl Arguments {
     pub(super) fn execute(self, socket: Option<PathBuf>) -> anyhow::Result<()> {
-        let Self { policy, path, config, format } = self;
+        let Self { policy, path, config, service, format } = self;
         let socket = socket.unwrap_or_else(|| config::DEFAULT_SOCKET.into());
-        let (file, policy, mode, port) = match policy {
-            Some(file) => {
-                let (file, policy) = policy::checked(&file)?;
-                (file, policy, Mode::Enforce, 80)
-            }
-            None => held(&Client::new(&socket))?,
+        let Tried { file, policy, service, mode, port } = match policy {
+            Some(file) => of_file(&file, service)?,
+            None => held(&Client::new(&socket), service)?,
         };
-        let overrides = Overrides {
-            config,
-            interfaces: vec!["lo".to_owned()],
-            ports: vec![port],
-            mode: Some(mode),
-            // Its sources are of nobody's, and what they send is refused on purpose.
-            penalty: Some(Switch::Off),
-            ..Overrides::default()
-        };
-        let settings = Settings::resolve(overrides)?;
+        let settings = settings(config, service, mode, port)?;
         let report = run(Stage::enter()?, Subject { settings, policy, file, path })?;
         let report = Envelope::new(report);
         format.show(&report, |report| show(&report.body))?;
@@ -94,16 +89,78 @@ impl Arguments {
     }
 }
 
-/// What the daemon holds: the policy under a name, the mode, and a port that it guards.
-fn held(client: &Client) -> anyhow::Result<(String, String, Mode, u16)> {
+/// What is tried.
+struct Tried {
+    /// The policy, and its name.
+    file: String,
+    policy: String,
+    /// The service, how it is guarded, and at which port.
+    service: String,
+    mode: Mode,
+    port: u16,
+}
+
+/// The one that was asked for of these services, or the only one.
+fn one_of(mut names: Vec<String>, wanted: Option<String>) -> anyhow::Result<String> {
+    match wanted {
+        Some(name) if names.contains(&name) => Ok(name),
+        Some(name) => Err(Missing(format!("there is no service {name:?}; accepted: {}", names.join(", "))).into()),
+        None if names.len() == 1 => Ok(names.swap_remove(0)),
+        None => Err(Usage(format!("--service: there are several; accepted: {}", names.join(", "))).into()),
+    }
+}
+
+/// What a policy file says of a service.
+fn of_file(file: &Path, service: Option<String>) -> anyhow::Result<Tried> {
+    let (name, text) = policy::checked(file)?;
+    let mut services: Vec<String> = match file::parse(&name, &text) {
+        Ok(policy) => policy.services.into_keys().collect(),
+        Err(problems) => return Err(Usage(format!("the policy is not right\n{problems}")).into()),
+    };
+    if services.is_empty() {
+        services.push(DEFAULT_SERVICE.to_owned());
+    }
+    Ok(Tried { file: name, policy: text, service: one_of(services, service)?, mode: Mode::Enforce, port: 80 })
+}
+
+/// What the daemon holds of a service.
+fn held(client: &Client, service: Option<String>) -> anyhow::Result<Tried> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let status: Envelope<Status> = client.get("/v1/status").await?;
         let policy: Envelope<PolicyText> = client.get("/v1/policy").await?;
-        let mode = status.body.mode.parse().map_err(|error| Usage(format!("the daemon's mode: {error}")))?;
-        let port = *status.body.ports.first().context("the daemon guards no port")?;
-        Ok(("the daemon's policy".to_owned(), policy.body.text, mode, port))
+        let services = status.body.services;
+        let name = one_of(services.iter().map(|service| service.name.clone()).collect(), service)?;
+        let service = services.into_iter().find(|service| service.name == name).context("the service is gone")?;
+        let mode = service.mode.parse().map_err(|error| Usage(format!("the daemon's mode: {error}")))?;
+        let port = *service.ports.first().context("the daemon guards no port")?;
+        Ok(Tried { file: "the daemon's policy".to_owned(), policy: policy.body.text, service: name, mode, port })
     })
+}
+
+/// The settings for a service: what the configuration says of it, or of all where it does not name it.
+fn settings(config: Option<PathBuf>, service: String, mode: Mode, port: u16) -> anyhow::Result<Settings> {
+    let resolve = |ports| {
+        Settings::resolve(Overrides {
+            config: config.clone(),
+            interfaces: vec!["lo".to_owned()],
+            ports,
+            mode: Some(mode),
+            // Its sources are of nobody's, and what they send is refused on purpose.
+            penalty: Some(Switch::Off),
+            ..Overrides::default()
+        })
+    };
+    let mut settings = match resolve(Vec::new()) {
+        Err(config::Error::Missing { .. }) => resolve(vec![port])?,
+        resolved => resolved?,
+    };
+    let own = settings.services.iter().position(|guarded| guarded.name == service).unwrap_or(0);
+    let mut guarded = settings.services.swap_remove(own);
+    guarded.name = service;
+    guarded.ports = vec![port];
+    settings.services = vec![guarded];
+    Ok(settings)
 }
 
 fn show(Report { passed: _, mode, checks }: &Report) -> String {

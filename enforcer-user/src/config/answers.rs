@@ -107,7 +107,7 @@ mod tests {
     fn merge(text: &str) -> Result<Texts, String> {
         let overrides = Overrides { interfaces: vec!["lo".into()], ports: vec![8000], ..Overrides::default() };
         let settings = Settings::merge(overrides, Path::new("e.toml"), text).map_err(|error| error.to_string())?;
-        Ok(settings.answers)
+        Ok(settings.services.into_iter().next().expect("a service").answers)
     }
 
     #[test]

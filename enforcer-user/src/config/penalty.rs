@@ -251,13 +251,14 @@ impl<const MOST: u8> TryFrom<u64> for Width<MOST> {
 mod tests {
     use std::path::Path;
 
-    use super::super::{Mode, Overrides, Settings};
+    use super::super::{Guarded, Mode, Overrides, Settings};
     use super::*;
 
-    fn merge(above: Option<Switch>, text: &str) -> Result<Settings, String> {
+    fn merge(above: Option<Switch>, text: &str) -> Result<Guarded, String> {
         let overrides =
             Overrides { interfaces: vec!["lo".into()], ports: vec![8000], penalty: above, ..Overrides::default() };
-        Settings::merge(overrides, Path::new("e.toml"), text).map_err(|error| error.to_string())
+        let settings = Settings::merge(overrides, Path::new("e.toml"), text);
+        settings.map(|mut settings| settings.services.remove(0)).map_err(|error| error.to_string())
     }
 
     fn numbers(text: &str) -> (u32, u32, u64, u64) {

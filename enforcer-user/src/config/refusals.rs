@@ -167,12 +167,13 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::config::{Overrides, Settings};
+    use crate::config::{Guarded, Overrides, Settings};
 
-    fn merge(above: Option<OnRefuse>, text: &str) -> Result<Settings, String> {
+    fn merge(above: Option<OnRefuse>, text: &str) -> Result<Guarded, String> {
         let overrides =
             Overrides { interfaces: vec!["lo".into()], ports: vec![8000], on_refuse: above, ..Overrides::default() };
-        Settings::merge(overrides, Path::new("e.toml"), text).map_err(|error| error.to_string())
+        let settings = Settings::merge(overrides, Path::new("e.toml"), text);
+        settings.map(|mut settings| settings.services.remove(0)).map_err(|error| error.to_string())
     }
 
     const TABLE: &str = "[on_refuse]\ndefault = \"reset\"\nover_limit = \"answer\"\nmid_stream = \"drop\"";

@@ -66,14 +66,15 @@ pub(super) struct Written {
 }
 
 impl Sizes {
-    pub(super) fn merge(above: SizeOverrides, written: Written, source: &Source<'_>) -> Result<Self, Error> {
+    /// These, where the file and what stands above it say nothing else.
+    pub(super) fn merge(self, above: SizeOverrides, written: Written, source: &Source<'_>) -> Result<Self, Error> {
         let SizeOverrides { max_head, max_fields, max_target, max_body } = above;
         let Written { head, fields, target, body } = written;
         Ok(Self {
-            head: or(max_head, source.number("max_head", head)?).unwrap_or_default(),
-            fields: or(max_fields, source.number("max_fields", fields)?).unwrap_or_default(),
-            target: or(max_target, source.number("max_target", target)?).unwrap_or_default(),
-            body: or(max_body, source.number("max_body", body)?).unwrap_or_default(),
+            head: or(max_head, source.number("max_head", head)?).unwrap_or(self.head),
+            fields: or(max_fields, source.number("max_fields", fields)?).unwrap_or(self.fields),
+            target: or(max_target, source.number("max_target", target)?).unwrap_or(self.target),
+            body: or(max_body, source.number("max_body", body)?).unwrap_or(self.body),
         })
     }
 

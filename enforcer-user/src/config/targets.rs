@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{DEFAULT_BPFFS_DIR, Error, File, Overrides, Source, merge_interfaces, merge_ports, read};
+use super::{DEFAULT_BPFFS_DIR, Error, File, Overrides, Source, merge_interfaces, merge_ports, read, service};
 
 /// What is to be guarded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,9 +27,11 @@ impl Targets {
 
     fn merge(overrides: Overrides, path: &Path, text: &str) -> Result<Self, Error> {
         let source = Source { path, text };
-        let File { interfaces, ports, bpffs_dir, .. } = source.parse()?;
+        let File { interfaces, ports, service, bpffs_dir, .. } = source.parse()?;
+        let mut written = ports.unwrap_or_default();
+        written.extend(service.into_iter().flat_map(toml::Spanned::into_inner).flat_map(service::Written::into_ports));
         let interfaces = merge_interfaces(overrides.interfaces, &interfaces.unwrap_or_default(), &source);
-        let ports = merge_ports(overrides.ports, &ports.unwrap_or_default(), &source);
+        let ports = merge_ports(overrides.ports, &written, &source);
         Ok(Self {
             interfaces: or_none(interfaces)?,
             ports: or_none(ports)?,
@@ -59,6 +61,8 @@ mod tests {
         let targets = merge(Overrides::default(), text).expect("targets");
         let expected = Targets { interfaces: vec!["eth0".into()], ports: vec![8000], bpffs_dir: "/b".into() };
         assert_eq!(targets, expected);
+        let services = "[[service]]\nname = \"a\"\nports = [2]\n[[service]]\nname = \"b\"\nports = [1]";
+        assert_eq!(merge(Overrides::default(), services).expect("targets").ports, [1, 2]);
         let overrides = Overrides { ports: vec![9000], ..Overrides::default() };
         assert_eq!(merge(overrides, text).expect("targets"), Targets { ports: vec![9000], ..expected });
     }

@@ -52,6 +52,7 @@ mod tests {
             key: key.map(|key| key.to_owned().into()),
             client: None,
             port: None,
+            service: None,
             fields: Vec::new(),
         };
         let peer = |uid| Some(Peer { uid, gid: 4_000_000_000, pid: 1 });

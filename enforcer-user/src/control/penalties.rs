@@ -12,6 +12,7 @@ use serde::Deserialize;
 use super::{Answer, Failure, Shared, answer};
 use crate::api::{Penalties, PenaltiesEnded, Refusal};
 use crate::daemon::Daemon;
+use crate::daemon::registry::Registry;
 use crate::prefix::Prefix;
 
 pub(super) fn routes() -> Router<Arc<Daemon>> {
@@ -36,16 +37,29 @@ async fn list(State(daemon): Shared, wanted: Result<Query<Wanted>, QueryRejectio
     answer(daemon.with(move |registry| registry.penalties(&settings, all)).await?)
 }
 
-async fn end_all(daemon: Shared) -> Answer<PenaltiesEnded> {
-    end(daemon, None).await
+/// In which service a penalty ends; in all without.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Within {
+    service: Option<String>,
 }
 
-async fn end_address(daemon: Shared, Path(address): Path<String>) -> Answer<PenaltiesEnded> {
-    end(daemon, Some(prefix(&address)?)).await
+type Place = Result<Query<Within>, QueryRejection>;
+
+async fn end_all(daemon: Shared, place: Place) -> Answer<PenaltiesEnded> {
+    end(daemon, place, None).await
 }
 
-async fn end_prefix(daemon: Shared, Path((address, bits)): Path<(String, String)>) -> Answer<PenaltiesEnded> {
-    end(daemon, Some(prefix(&format!("{address}/{bits}"))?)).await
+async fn end_address(daemon: Shared, Path(address): Path<String>, place: Place) -> Answer<PenaltiesEnded> {
+    end(daemon, place, Some(prefix(&address)?)).await
+}
+
+async fn end_prefix(
+    daemon: Shared,
+    Path((address, bits)): Path<(String, String)>,
+    place: Place,
+) -> Answer<PenaltiesEnded> {
+    end(daemon, place, Some(prefix(&format!("{address}/{bits}"))?)).await
 }
 
 fn prefix(text: &str) -> Result<Prefix, Failure> {
@@ -55,9 +69,13 @@ fn prefix(text: &str) -> Result<Prefix, Failure> {
     })
 }
 
-async fn end(State(daemon): Shared, wanted: Option<Prefix>) -> Answer<PenaltiesEnded> {
-    let penalty = daemon.settings.penalty;
-    let ended = daemon.with(move |registry| registry.end_penalties(&penalty, wanted)).await?;
+async fn end(State(daemon): Shared, place: Place, wanted: Option<Prefix>) -> Answer<PenaltiesEnded> {
+    let Query(Within { service }) = place.map_err(|rejection| {
+        Failure::new(StatusCode::BAD_REQUEST, Refusal::of("query", rejection.body_text(), "service=NAME"))
+    })?;
+    let settings = daemon.settings.clone();
+    let end = move |registry: &mut Registry| registry.end_penalties(&settings, service.as_deref(), wanted);
+    let ended = daemon.with(end).await?;
     let changed: Vec<&str> = ended.sources.iter().filter(|ended| ended.changed).map(|it| it.source.as_str()).collect();
     if !changed.is_empty() {
         tracing::info!("penalties ended: {}", changed.join(", "));

@@ -7,6 +7,7 @@ use std::time::Duration;
 use enforcer_ebpf::abi::Service;
 use tokio::sync::watch;
 
+use super::tables::Tables;
 use super::{Daemon, registry};
 use crate::config::Settings;
 use crate::kernel::{self, Kernel};
@@ -17,12 +18,13 @@ const INTERVAL: Duration = Duration::from_secs(5);
 /// Why what was to be answered is not, in words; `None` where it is, or nothing was to be.
 pub(super) fn refused(settings: &Settings, kernel: &Kernel) -> Option<String> {
     let why = kernel.cannot_answer()?;
-    let answers = settings.service().flags & Service::ANSWER != 0;
+    let answers = settings.services.iter().any(|guarded| guarded.service().flags & Service::ANSWER != 0);
     answers.then(|| format!("refused requests are reset, not answered: {why}"))
 }
 
 /// Resets instead of answering, and says so, where not all interfaces can send answers.
-pub(super) fn fall_back(settings: &Settings, kernel: &mut Kernel) -> Result<(), kernel::Error> {
+pub(super) fn fall_back(settings: &Settings, tables: &mut Tables) -> Result<(), kernel::Error> {
+    let kernel = tables.kernel();
     let unanswered = refused(settings, kernel);
     let unkept = kernel.attachments().iter().find_map(|at| Some((at.interface.as_str(), at.cannot_keep.as_deref()?)));
     let unkept = unkept.map(|(interface, why)| format!("a refused request ends its connection: {interface}: {why}"));
@@ -31,12 +33,19 @@ pub(super) fn fall_back(settings: &Settings, kernel: &mut Kernel) -> Result<(), 
         (None, Some(_)) => Service::KEEP,
         (None, None) => return Ok(()),
     };
-    let service = kernel.service(0)?;
-    if service.flags & lost != 0 {
-        for warning in unanswered.iter().chain(&unkept) {
-            tracing::warn!("{warning}");
+    let slots: Vec<u32> = tables.seats().values().map(|seat| seat.slot).collect();
+    let kernel = tables.kernel_mut();
+    let mut is_said = false;
+    for slot in slots {
+        let service = kernel.service(slot)?;
+        if service.flags & lost == 0 {
+            continue;
         }
-        kernel.set_service(0, &Service { flags: service.flags & !lost, ..service })?;
+        if !is_said {
+            unanswered.iter().chain(&unkept).for_each(|warning| tracing::warn!("{warning}"));
+            is_said = true;
+        }
+        kernel.set_service(slot, &Service { flags: service.flags & !lost, ..service })?;
     }
     Ok(())
 }
@@ -51,9 +60,8 @@ pub(super) async fn watch(daemon: Arc<Daemon>, mut stopped: watch::Receiver<bool
         }
         let this = Arc::clone(&daemon);
         let look = move |registry: &mut registry::Registry| {
-            let kernel = registry.tables.kernel_mut();
-            kernel.look_for_answers();
-            Ok(fall_back(&this.settings, kernel)?)
+            registry.tables.kernel_mut().look_for_answers();
+            Ok(fall_back(&this.settings, &mut registry.tables)?)
         };
         match daemon.with(look).await {
             Ok(()) => {}

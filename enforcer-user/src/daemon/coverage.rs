@@ -10,7 +10,7 @@ use crate::kernel::Options;
 pub(super) fn warn(settings: &Settings, options: &Options) {
     let scope = Scope {
         interfaces: options.interfaces.clone(),
-        ports: settings.ports.clone(),
+        ports: settings.ports(),
         namespaces: Vec::new(),
         bpffs_dir: settings.bpffs_dir.clone(),
         pins: options.bpffs_dir.clone(),

@@ -19,10 +19,10 @@ use zeroize::Zeroizing;
 
 use super::registry::{Error, Registry, select};
 use crate::api::{Explain, Explained, ExplainedLimit, ExplainedSpread, Refusal, Told};
-use crate::config::Settings;
+use crate::config::{Guarded, Settings};
 use crate::kernel::Kernel;
 use crate::name::Selector;
-use crate::policy::document::{Charge, OTHER, Policy};
+use crate::policy::document::{Charge, OTHER, Site};
 use crate::policy::method::Methods;
 use crate::policy::routes::{Resolution, resolve};
 use crate::policy::{Rule, path, service};
@@ -83,7 +83,8 @@ fn head(
 /// What the numbers of an explanation are called.
 struct Names<'a> {
     store: &'a store::Store,
-    policy: &'a Policy,
+    /// What is said of the service.
+    site: &'a Site,
     placed: &'a Placed,
     service: &'a Service,
     found: &'a Resolution,
@@ -101,13 +102,13 @@ impl Names<'_> {
         if kind == "exempt" {
             let is_for = |place: &&usize| {
                 let whole = Prefix::new(address, if address.is_ipv4() { 32 } else { 128 });
-                whole.is_some_and(|whole| self.policy.exempt[**place].sources.iter().any(|of| of.meets(whole)))
+                whole.is_some_and(|whole| self.site.exempt[**place].sources.iter().any(|of| of.meets(whole)))
             };
-            return exempt.iter().find(is_for).map(|place| format!("exempt {}", self.policy.exempt[*place]));
+            return exempt.iter().find(is_for).map(|place| format!("exempt {}", self.site.exempt[*place]));
         }
         match (public, route) {
-            (Some(place), _) => Some(format!("public {}", self.policy.public[*place])),
-            (None, Some(place)) => Some(format!("route {}", self.policy.routes[*place])),
+            (Some(place), _) => Some(format!("public {}", self.site.public[*place])),
+            (None, Some(place)) => Some(format!("route {}", self.site.routes[*place])),
             (None, None) => None,
         }
     }
@@ -117,7 +118,7 @@ impl Names<'_> {
         if let Some(tenant) = self.tenant(claim) {
             return format!("tenant {tenant}");
         }
-        let fixed = match claim.scope.rule {
+        let fixed = match own_number(claim.scope.rule) {
             _ if claim.table == table::PRINCIPAL => "principal",
             scope::SOURCE => "source",
             scope::GUESSES => "guesses",
@@ -126,9 +127,9 @@ impl Names<'_> {
             scope::KEY => "key",
             scope::CLIENT => "client",
             _ => {
-                let route = self.found.route.map(|place| &self.policy.routes[place]);
+                let route = self.found.route.map(|place| &self.site.routes[place]);
                 return match (self.found.public, route) {
-                    (Some(place), _) => format!("public {}", self.policy.public[place]),
+                    (Some(place), _) => format!("public {}", self.site.public[place]),
                     (None, Some(route)) => match &route.charge {
                         Some(Charge::Shared(name)) => format!("limit {name}"),
                         _ => format!("route {route}"),
@@ -161,7 +162,7 @@ impl Names<'_> {
         }
         let index = first as u32;
         let principal = || Ok::<_, Error>(self.principal(index)?.unwrap_or_else(|| format!("principal {index}")));
-        match rule {
+        match own_number(rule) {
             _ if claim.table == table::PRINCIPAL => principal(),
             scope::KEY => Ok(credential::id(KeyTag(claim.scope.subject))),
             scope::CLIENT => {
@@ -180,6 +181,11 @@ impl Names<'_> {
         let [v4, v6] = [self.service.source_v4, self.service.source_v6].map(|bits| bits as u8);
         Prefix::of(source, v4, v6).map_or_else(String::new, |prefix| prefix.to_string())
     }
+}
+
+/// The number of a rule, whichever service counts it for itself.
+const fn own_number(rule: u64) -> u64 {
+    rule & u32::MAX as u64
 }
 
 /// An address as the program has it: in network order in memory, of IPv4 mapped.
@@ -250,6 +256,35 @@ fn spreads(said: &Explanation) -> Vec<ExplainedSpread> {
         .collect()
 }
 
+/// The service that a request is for, and the port that it is sent to.
+fn asked_for<'s>(question: &Explain, settings: &'s Settings) -> Result<(&'s Guarded, u16), Error> {
+    let refuse =
+        |field: &str, message: String, accepted: String| Err(Error::Invalid(Refusal::of(field, message, accepted)));
+    let named = match &question.service {
+        Some(name) => Some(settings.service(name).ok_or_else(|| super::no_service(settings, name))?),
+        None => None,
+    };
+    match (named, question.port) {
+        (Some(service), Some(port)) if !service.ports.contains(&port) => {
+            refuse("port", format!("{port} is no port of {}", service.name), service.to_string())
+        }
+        (Some(service), port) => Ok((service, port.or(service.ports.first().copied()).unwrap_or(0))),
+        (None, Some(port)) => {
+            let of_port = settings.services.iter().find(|service| service.ports.contains(&port));
+            // One that nothing guards is asked about as if it were the first's, and the program says so.
+            of_port.or(settings.services.first()).map(|service| (service, port)).ok_or(Error::Stopping)
+        }
+        (None, None) => match &settings.services[..] {
+            [service] => Ok((service, service.ports.first().copied().unwrap_or(0))),
+            several => {
+                let names: Vec<&str> = several.iter().map(|service| service.name.as_str()).collect();
+                let message = "there are several services: say which one, or the port".to_owned();
+                refuse("service", message, names.join(", "))
+            }
+        },
+    }
+}
+
 impl Registry {
     /// What would become of a request, with nothing coming of it.
     pub(crate) fn explain(
@@ -258,14 +293,16 @@ impl Registry {
         settings: &Settings,
         now: Timestamp,
     ) -> Result<Explained, Error> {
-        let (held, placed) = self.store.policy(now)?;
+        let (held, placed) = self.policy(now)?;
         let on_trial = self.trial.as_ref().filter(|trial| trial.until > crate::kernel::now());
-        let policy = on_trial.map_or(&held, |trial| &trial.policy).clone();
-        let client = match (&question.client, &policy.service.client_id) {
+        let policy = on_trial.map_or(held, |trial| trial.policy.clone());
+        let (guarded, port) = asked_for(question, settings)?;
+        let site = policy.services.get(&guarded.name).cloned().unwrap_or_default();
+        let client = match (&question.client, &site.service.client_id) {
             (None, _) => None,
             (Some(id), Some(field)) => Some((field.as_str(), id.as_str())),
             (Some(_), None) => {
-                let message = "the policy names no field for client ids (`client_id` in [service])";
+                let message = "the policy names no field for client ids (`client_id` of the service)";
                 return Err(Error::Invalid(Refusal::of("client", message, "none")));
             }
         };
@@ -278,18 +315,18 @@ impl Registry {
             (None, Some(_)) => Some(STAND_IN),
             (None, None) => None,
         };
-        let head = head(question, &policy.service, key, client)?;
-        let port = question.port.or_else(|| settings.ports.first().copied()).unwrap_or(0);
+        let head = head(question, &site.service, key, client)?;
         let asked = Explanation::question(Tuple::between(question.source, port), known);
         let said = self.tables.kernel_mut().explain(&asked, &head)?;
         let segments = path::segments(question.target.as_bytes()).unwrap_or_default();
         let found = match path::segments(question.target.as_bytes()) {
-            Ok(_) => resolve(&policy, &segments, Methods::number(&question.method)),
+            Ok(_) => resolve(&site, &segments, Methods::number(&question.method)),
             Err(_) => Resolution::default(),
         };
-        let names =
-            Names { store: &self.store, policy: &policy, placed: &placed, service: &said.service, found: &found };
-        explained(&said, &names, self.tables.kernel())
+        let names = Names { store: &self.store, site: &site, placed: &placed, service: &said.service, found: &found };
+        let explained = explained(&said, &names, self.tables.kernel())?;
+        let is_guarded = said.outcome != outcome::UNGUARDED;
+        Ok(Explained { service: is_guarded.then(|| guarded.name.clone()), ..explained })
     }
 
     /// The key of an id, or of a principal's name: of several the first that is good.
@@ -339,6 +376,7 @@ fn explained(said: &Explanation, names: &Names<'_>, kernel: &Kernel) -> Result<E
     let words = place_words(said, names);
     Ok(Explained {
         verdict: verdict.to_owned(),
+        service: None,
         reason: refused.map(|reason| reason.as_str().to_owned()),
         malformed: malformed.map(|kind| kind.as_str().to_owned()),
         kind: kind.to_owned(),

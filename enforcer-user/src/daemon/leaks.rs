@@ -24,7 +24,11 @@ pub(super) async fn watch(daemon: Arc<Daemon>, mut stopped: watch::Receiver<bool
             _ = stopped.wait_for(|stop| *stop) => return,
         }
         let place = Count::Event(Event::KeyInUrl).index() as usize;
-        let look = move |registry: &mut registry::Registry| Ok(registry.tables.kernel().totals()?[place]);
+        let look = move |registry: &mut registry::Registry| {
+            let tables = &registry.tables;
+            let counts = tables.seats().values().map(|seat| Ok(tables.kernel().totals(seat.slot)?[place]));
+            counts.sum::<Result<u64, registry::Error>>()
+        };
         let count = match daemon.with(look).await {
             Ok(count) => count,
             Err(registry::Error::Stopping) => return,

@@ -8,8 +8,10 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 
+use super::forecast::RuleName;
 use super::registry::{Error, Registry};
 use super::rulebook::{Groups, Rulebook, Terms};
+use super::tables::Seat;
 use super::trial::{Change, Trial};
 use super::{Daemon, forecast};
 use crate::api::{ApplyPolicy, PolicyApplied, PolicyText, Refusal};
@@ -24,14 +26,40 @@ pub(crate) const MOST_ON_TRIAL: u64 = 86_400;
 
 /// What the store says.
 pub(super) struct Held {
+    /// The number of each service.
+    pub(super) services: BTreeMap<String, u32>,
     /// What principals are under beside what is said of each.
     pub(super) groups: Groups,
     /// What each principal is under, by its index.
     pub(super) terms: Vec<(u32, Terms)>,
-    /// The rules.
-    pub(super) book: Rulebook,
-    /// What those that are counted by themselves are called: [`forecast::rules`].
-    pub(super) rules: Vec<(u32, String)>,
+    policy: Policy,
+    placed: Placed,
+}
+
+impl Held {
+    /// The rules, for services in these slots, and what those that are counted by themselves are called.
+    pub(super) fn rules(
+        &self,
+        seats: &BTreeMap<String, Seat>,
+        secret: [u64; 2],
+    ) -> Result<(Rulebook, Vec<(u32, RuleName)>), Error> {
+        let Self { policy, placed, .. } = self;
+        let book = Rulebook::new(policy, placed, seats, secret).map_err(|error| too_large(&error))?;
+        Ok((book, forecast::rules(policy, placed, seats)))
+    }
+}
+
+/// The policy that holds, of these services alone.
+fn of_services<'n>(
+    store: &Store,
+    names: impl Iterator<Item = &'n String>,
+    now: Timestamp,
+) -> Result<(Policy, Placed), Error> {
+    let names: HashSet<&String> = names.collect();
+    let (mut policy, mut placed) = store.policy(now)?;
+    policy.services.retain(|name, _| names.contains(name));
+    placed.services.retain(|name, _| names.contains(name));
+    Ok((policy, placed))
 }
 
 fn too_large(error: &TooLarge) -> Error {
@@ -45,14 +73,24 @@ fn terms(groups: &Groups, policy: &Policy, placed: &Placed, now: Timestamp) -> B
 }
 
 impl Registry {
-    /// What the store says of all principals, and of the service.
-    pub(super) fn load(store: &Store, secret: [u64; 2], now: Timestamp) -> Result<Held, Error> {
-        let (policy, placed) = store.policy(now)?;
+    /// What the store says of all principals, and of the services of these names. Those that are new get numbers.
+    pub(super) fn load(store: &Store, names: &[String], now: Timestamp) -> Result<Held, Error> {
+        let (known, _) = store.policy(now)?;
+        if names.iter().any(|name| !known.services.contains_key(name)) {
+            let change = store.begin()?;
+            store.write_policy(&known.with_services(names), now)?;
+            change.commit()?;
+        }
+        let (policy, placed) = of_services(store, names.iter(), now)?;
         let groups = Groups::of(&policy, &placed);
         let terms = terms(&groups, &policy, &placed, now).into_iter().collect();
-        let book = Rulebook::new(&policy, &placed, secret).map_err(|error| too_large(&error))?;
-        let rules = forecast::rules(&policy, &placed);
-        Ok(Held { groups, terms, book, rules })
+        let services = placed.services.iter().map(|(name, site)| (name.clone(), site.number)).collect();
+        Ok(Held { services, groups, terms, policy, placed })
+    }
+
+    /// The policy that holds, of the services that are guarded.
+    pub(super) fn policy(&self, now: Timestamp) -> Result<(Policy, Placed), Error> {
+        of_services(&self.store, self.tables.seats().keys(), now)
     }
 
     /// Makes a policy the one that holds, all of it or none; or only says what would change.
@@ -67,7 +105,14 @@ impl Registry {
         }
         let refuse = |message: String| Error::Invalid(Refusal { message, field: Some("text".into()), accepted: None });
         let wanted = file::parse(file, text).map_err(|problems| refuse(problems.to_string()))?;
-        let (current, held) = self.store.policy(now)?;
+        let seats = self.tables.seats().clone();
+        if let Some(name) = wanted.services.keys().find(|&name| !seats.contains_key(name)) {
+            let there: Vec<&str> = seats.keys().map(String::as_str).collect();
+            let message = format!("{file}: error: no service {name:?} is guarded; accepted: {}", there.join(", "));
+            return Err(refuse(message));
+        }
+        let wanted = wanted.with_services(seats.keys());
+        let (current, held) = self.policy(now)?;
         let keyed = match prune {
             true => Some(self.store.keys()?.into_iter().map(|key| key.name).collect::<HashSet<_>>()),
             false => None,
@@ -91,7 +136,7 @@ impl Registry {
         }
         let change = self.store.begin()?;
         let placed = self.store.write_policy(&wanted, now)?;
-        let book = Rulebook::new(&wanted, &placed, self.secret).map_err(|error| too_large(&error))?;
+        let book = Rulebook::new(&wanted, &placed, &seats, self.secret).map_err(|error| too_large(&error))?;
         let before = terms(&Groups::of(&current, &held), &current, &held, now);
         let after = terms(&Groups::of(&wanted, &placed), &wanted, &placed, now);
         let removed = before.keys().filter(|index| !after.contains_key(index)).copied().collect();
@@ -131,7 +176,7 @@ impl Registry {
 
     /// Takes note of the policy that holds from now on. A count that was another rule's begins anew.
     fn follow(&mut self, policy: &Policy, placed: &Placed) -> Result<(), Error> {
-        let rules = forecast::rules(policy, placed);
+        let rules = forecast::rules(policy, placed, self.tables.seats());
         for (index, _) in rules.iter().filter(|rule| !self.rules.contains(rule)) {
             self.tables.kernel_mut().clear_tally(*index)?;
         }
@@ -157,7 +202,7 @@ impl Registry {
 
     /// The policy that holds, as a file.
     pub(crate) fn export_policy(&self, now: Timestamp) -> Result<PolicyText, Error> {
-        let (policy, _) = self.store.policy(now)?;
+        let (policy, _) = self.policy(now)?;
         Ok(PolicyText { text: policy.export() })
     }
 }

@@ -16,8 +16,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::config::{Mode, Settings};
-use crate::kernel::{self, Connections};
+use crate::config::{Guarded, Mode};
+use crate::kernel::{self, Connections, Followed};
 use crate::sockets::{self, Connection, Error};
 pub(super) use existing::end_existing;
 use overdue::{Bounds, Heads, Overdue, Wait, forwarded, heads, overdue};
@@ -50,18 +50,18 @@ enum Counted {
 }
 
 impl Reaper {
-    /// A task for the ports and bounds of `settings`.
-    pub(super) fn new(settings: &Settings, followed: Connections, tally: Arc<Tally>) -> Self {
+    /// A task for the ports and bounds of a service.
+    pub(super) fn new(service: &Guarded, followed: Connections, tally: Arc<Tally>) -> Self {
         let bounds = Bounds {
-            head_timeout: settings.head_timeout.duration(),
-            max_open_heads: settings.max_open_heads.get() as usize,
-            max_head: settings.service().max_head,
+            head_timeout: service.head_timeout.duration(),
+            max_open_heads: service.max_open_heads.get() as usize,
+            max_head: service.service().max_head,
         };
         Self {
             followed,
-            ports: settings.ports.clone(),
+            ports: service.ports.clone(),
             bounds,
-            ends: settings.mode == Mode::Enforce,
+            ends: service.mode == Mode::Enforce,
             tally,
             counted: HashSet::new(),
             trouble: None,
@@ -104,7 +104,8 @@ impl Reaper {
     fn reap(&mut self, stop: &watch::Receiver<bool>) -> Result<(), Error> {
         // The sockets first: bytes that one of them has received were judged before, so its head is in the table.
         let connections = sockets::connections(&self.ports)?;
-        let followed = self.followed.all();
+        let mut followed = self.followed.all();
+        followed.retain(|one: &Followed| self.ports.contains(&one.local.port()));
         let now = kernel::now();
         let overdue = overdue(&connections, &heads(&followed), now, self.bounds);
         let mut left = HashSet::new();

@@ -9,6 +9,7 @@ use std::collections::hash_map::Entry;
 use enforcer_ebpf::abi::{self, KeyTag};
 use jiff::{SignedDuration, Timestamp};
 
+use super::forecast::RuleName;
 use super::rulebook::{Groups, Terms};
 use super::tables::{HeldKey, Step, Tables};
 use super::trial::Trial;
@@ -58,7 +59,7 @@ pub(crate) struct Registry {
     /// The plans and tenants that hold.
     pub(super) groups: Groups,
     /// The rules that hold and are counted by themselves: their index in the map of tallies, and what they are called.
-    pub(super) rules: Vec<(u32, String)>,
+    pub(super) rules: Vec<(u32, RuleName)>,
     /// A policy that holds until it is confirmed, or its time is over.
     pub(super) trial: Option<Trial>,
 }
@@ -93,6 +94,19 @@ impl Registry {
         Ok(answer)
     }
 
+    /// The fields that keys are taken from, by one service or another.
+    fn key_fields(&self) -> Result<Vec<String>, Error> {
+        let said = self.store.services()?;
+        let guarded = said.iter().filter(|(name, _)| self.tables.seats().contains_key(*name));
+        let mut fields: Vec<String> = Vec::new();
+        for name in guarded.flat_map(|(_, service)| &service.key_headers) {
+            if !fields.iter().any(|field| field == name.as_str()) {
+                fields.push(name.as_str().to_owned());
+            }
+        }
+        Ok(fields)
+    }
+
     /// Makes a key for a principal, which is made too if it is new.
     pub(crate) fn add_key(&mut self, request: &AddKey, now: Timestamp) -> Result<KeyAdded, Error> {
         let AddKey { name, label, limit, not_before, expires } = request;
@@ -103,6 +117,7 @@ impl Registry {
         let limit = limit.as_deref().map(|text| parse_limit("limit", text)).transpose()?;
         let key = credential::generate()?;
         let tag = enforcer_ebpf::key::tag(self.secret, key.as_bytes());
+        let fields = self.key_fields()?;
         self.change(|store, default| {
             let mut steps = Vec::new();
             let mut principals = Principals::new(store, default, now);
@@ -120,7 +135,7 @@ impl Registry {
                 name: name.clone(),
                 limit: principal.limits.to_string(),
                 new_principal,
-                fields: key_fields(store)?,
+                fields,
             };
             Ok((steps, answer))
         })
@@ -186,6 +201,7 @@ impl Registry {
         let ends = now.checked_add(SignedDuration::from_secs(overlap)).unwrap_or(Timestamp::MAX);
         let fresh = credential::generate()?;
         let tag = enforcer_ebpf::key::tag(self.secret, fresh.as_bytes());
+        let fields = self.key_fields()?;
         self.change(|store, _| {
             let good = |row: &store::Key| !row.disabled && row.expires.is_none_or(|expires| expires > now);
             let rows: Vec<store::Key> = select(store, &selector)?.into_iter().filter(good).collect();
@@ -215,7 +231,7 @@ impl Registry {
                 name: old.name.clone(),
                 old: credential::id(old.tag),
                 old_expires: expires,
-                fields: key_fields(store)?,
+                fields,
             };
             Ok((steps, answer))
         })
@@ -399,11 +415,6 @@ pub(super) fn select(store: &Store, selector: &Selector) -> Result<Vec<store::Ke
             Err(Error::Conflict(refuse(message)))
         }
     }
-}
-
-/// The fields that keys are taken from.
-fn key_fields(store: &Store) -> Result<Vec<String>, Error> {
-    Ok(store.service()?.key_headers.iter().map(|name| name.as_str().to_owned()).collect())
 }
 
 /// The step from one state of a key to another.

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use enforcer_ebpf::abi::{self, Bucket, KeyTag, Meter, Scope};
+use enforcer_ebpf::abi::{self, Bucket, KeyTag, Meter, Scope, scope};
 use enforcer_ebpf::limit::{self, Clock};
 use enforcer_ebpf::verdict::{Count, Event, Malformation, Reason};
 use jiff::{SignedDuration, Timestamp};
@@ -12,10 +12,10 @@ use super::reaper::tally::Tally;
 use super::registry::{Error, Registry, find_principal, no_principal, select};
 use super::rulebook::Tenant;
 use crate::api::{
-    Attachment, Counts, Key, KeyLimits, KeyShown, Keys, KeysShown, Limits, MapFill, PrincipalLimits, RuleUsage, Status,
-    TenantLimits, Totals,
+    Attachment, Counts, Key, KeyLimits, KeyShown, Keys, KeysShown, Limits, MapFill, PrincipalLimits, RuleUsage,
+    ServiceStatus, SharedLimits, Status, Totals,
 };
-use crate::config::{Metrics, OnRefuse, Settings};
+use crate::config::{Guarded, Metrics, OnRefuse, Settings};
 use crate::metrics::Snapshot;
 use crate::name::Selector;
 use crate::policy::LimitName;
@@ -54,8 +54,33 @@ fn listed(row: store::Key, limit: String, counts: Counts, now: Timestamp) -> Key
     }
 }
 
+/// What was counted, by [`Count::index`].
+type Counters = [u64; abi::TOTALS as usize];
+
+/// A service and its totals.
+fn service(guarded: &Guarded, totals: Totals) -> ServiceStatus {
+    let Guarded { name, ports, on_refuse, mode, head_timeout, max_open_heads, .. } = guarded;
+    let words = |reason: Reason, word: OnRefuse| (reason.as_str().to_owned(), word.as_str().to_owned());
+    let abi::Service { max_head, max_fields, max_target, max_body, .. } = guarded.service();
+    ServiceStatus {
+        name: name.clone(),
+        ports: ports.clone(),
+        mode: mode.as_str().to_owned(),
+        on_refuse: on_refuse.usual().as_str().to_owned(),
+        on_refuse_by: on_refuse.exceptions().iter().map(|(reason, word)| words(*reason, *word)).collect(),
+        head_timeout_ns: head_timeout.ns(),
+        max_open_heads: max_open_heads.get(),
+        max_head,
+        max_fields,
+        max_target,
+        max_body,
+        penalties: guarded.penalises(),
+        totals,
+    }
+}
+
 /// The totals by verdict and by reason.
-fn totals(counters: &[u64; abi::TOTALS as usize]) -> Totals {
+fn totals(counters: &Counters) -> Totals {
     let count = |count: Count| counters.get(count.index() as usize).copied().unwrap_or(0);
     let reasons =
         |kind: fn(Reason) -> Count| Reason::ALL.iter().map(move |&reason| (reason.as_str(), count(kind(reason))));
@@ -101,7 +126,7 @@ impl Registry {
     /// Whether the maps and the store can be read.
     pub(crate) fn probe(&self) -> Result<(), Error> {
         self.store.sizes()?;
-        self.tables.kernel().totals()?;
+        self.tables.kernel().totals(0)?;
         Ok(())
     }
 
@@ -177,7 +202,7 @@ impl Registry {
                 continue;
             }
             let buckets = self.tables.kernel().buckets(Scope { rule: u64::from(*scope), subject: [0; 2] })?;
-            tenants.push(TenantLimits {
+            tenants.push(SharedLimits {
                 name: tenant.clone(),
                 limit: limits.to_string(),
                 rules: rules(limits, &buckets.unwrap_or_default().limits, boot_ns, now),
@@ -196,7 +221,24 @@ impl Registry {
                 name: principal.name,
             });
         }
-        Ok(Limits { principals, tenants })
+        let mut services = Vec::new();
+        for (service, (limits, number)) in self.groups.ceilings.iter().filter(|_| name.is_none()) {
+            let rule = scope::of_service(scope::SERVICE, *number);
+            let buckets = self.tables.kernel().buckets(Scope { rule, subject: [0; 2] })?;
+            services.push(SharedLimits {
+                name: service.clone(),
+                limit: limits.to_string(),
+                rules: rules(limits, &buckets.unwrap_or_default().limits, boot_ns, now),
+            });
+        }
+        Ok(Limits { principals, tenants, services })
+    }
+
+    /// What was counted of each service.
+    fn totals<'s>(&self, settings: &'s Settings) -> Result<Vec<(&'s Guarded, Counters)>, Error> {
+        let seats = self.tables.seats();
+        let seated = settings.services.iter().filter_map(|guarded| Some((guarded, seats.get(&guarded.name)?)));
+        seated.map(|(guarded, seat)| Ok((guarded, self.tables.kernel().totals(seat.slot)?))).collect()
     }
 
     /// The state of the whole.
@@ -208,7 +250,6 @@ impl Registry {
             entries: fill.entries,
             capacity: fill.capacity,
         };
-        let words = |reason: Reason, word: OnRefuse| (reason.as_str().to_owned(), word.as_str().to_owned());
         let attachment = |attachment: &kernel::Attachment| Attachment {
             interface: attachment.interface.clone(),
             index: attachment.index,
@@ -221,24 +262,27 @@ impl Registry {
             program: attachment.program,
             taken_over: attachment.taken_over,
         };
+        let (mut services, mut together) = (Vec::new(), [0; abi::TOTALS as usize]);
+        for (guarded, counters) in self.totals(settings)? {
+            for (sum, count) in together.iter_mut().zip(counters) {
+                *sum += count;
+            }
+            services.push(service(guarded, totals(&counters)));
+        }
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             abi: abi::ABI,
             pid: std::process::id(),
             since,
-            mode: settings.mode.as_str().to_owned(),
-            on_refuse: settings.on_refuse.usual().as_str().to_owned(),
-            on_refuse_by: settings.on_refuse.exceptions().iter().map(|(reason, word)| words(*reason, *word)).collect(),
             existing: settings.existing.as_str().to_owned(),
-            head_timeout_ns: settings.head_timeout.ns(),
-            max_open_heads: settings.max_open_heads.get(),
-            ports: settings.ports.clone(),
+            services,
+            ports: settings.ports(),
             attachments: kernel.attachments().iter().map(attachment).collect(),
             warnings: kernel.warnings().into_iter().chain(answering::refused(settings, kernel)).collect(),
             default_limit: settings.default_limit.to_string(),
             keys,
             principals,
-            totals: totals(&kernel.totals()?),
+            totals: totals(&together),
             reaped: reaped.counts().map(|(cause, ended, _)| (cause.to_owned(), ended)).collect(),
             would_reap: reaped.counts().map(|(cause, _, would)| (cause.to_owned(), would)).collect(),
             maps: kernel.fill()?.into_iter().map(fill).collect(),
@@ -263,17 +307,18 @@ impl Registry {
         }
         let mut rules = Vec::new();
         for (index, rule) in &self.rules {
-            rules.push((rule.clone(), kernel.tally(*index)?));
+            rules.push((rule.service.clone(), rule.rule.clone(), kernel.tally(*index)?));
         }
         let attachments = kernel.attachments().iter();
+        let services = self.totals(settings)?.into_iter();
         Ok(Snapshot {
             rules,
             keys: keys.values().sum(),
             principals,
-            totals: kernel.totals()?,
+            totals: services.map(|(guarded, counters)| (guarded.name.clone(), counters)).collect(),
             reaped: reaped.counts().collect(),
             maps: kernel.fill()?.into_iter().map(|fill| (fill.name.to_owned(), fill.entries, fill.capacity)).collect(),
-            penalties: if settings.penalises() { self.count_penalties()? } else { 0 },
+            penalties: self.count_penalties(settings)?,
             attachments: attachments.map(|at| (at.interface.clone(), at.mode.to_string())).collect(),
         })
     }

@@ -11,16 +11,21 @@ use enforcer_ebpf::key;
 use enforcer_ebpf::limit::{self, TICK_NS};
 use jiff::Timestamp;
 
+use super::tables::Seat;
 use crate::config::Mode;
-use crate::policy::document::{self, Charge, OTHER, Plan, Policy, Principal};
+use crate::policy::document::{self, Charge, OTHER, Plan, Policy, Principal, Site};
 use crate::policy::exemptions::{self, Entry};
 use crate::policy::routes::{self, Automaton, Origin, Room, TooLarge};
 use crate::policy::service::{self, FieldName, ProxyProtocol};
 use crate::policy::{LimitName, Limits};
-use crate::store::{Placed, PlacedPrincipal, PlacedQuota};
+use crate::store::{Placed, PlacedPrincipal, PlacedQuota, PlacedSite};
 
 /// First index in [`abi::map::TALLIES`] of plans; those below are scopes'.
 const PLANS: u32 = abi::TALLIES / 2;
+/// Indices for each service: the numbers of [`scope`] below [`scope::ROUTES`].
+const EACH: u32 = scope::ROUTES as u32;
+/// First index of what services count for themselves; only those of slot 0 lie among the scopes'.
+const SERVICES: u32 = abi::TALLIES - abi::SERVICES * EACH;
 /// Share of [`abi::map::SOURCE_BUCKETS`] that may be new within the longest window: the rest is for what an LRU table
 /// holds back on each CPU.
 const ADMITTED: u32 = abi::SOURCE_BUCKETS / 4 * 3;
@@ -47,12 +52,14 @@ pub(super) struct Tenant {
     pub(super) terms: Arc<Terms>,
 }
 
-/// What principals are under beside what is said of each.
+/// What principals are under beside what is said of each, and what all requests of a service are.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Groups {
     plans: BTreeMap<String, Plan>,
     /// The tenants, with their limits in the order of their buckets.
     pub(super) tenants: BTreeMap<String, (Limits, Tenant)>,
+    /// The ceilings of services that have one, likewise, with the services' numbers.
+    pub(super) ceilings: BTreeMap<String, (Limits, u32)>,
 }
 
 impl Groups {
@@ -65,35 +72,54 @@ impl Groups {
             let terms = Terms::of(limits, LimitName::TENANT, mode, candidate.as_ref(), tally);
             (name.clone(), (limits.clone(), Tenant { scope: *scope, terms: Arc::new(terms) }))
         };
-        Self { plans: policy.plans.clone(), tenants: placed.tenants.iter().map(tenant).collect() }
+        let ceilings = placed.services.iter().filter_map(|(name, site)| {
+            let limits = site.service.ceiling.clone()?;
+            Some((name.clone(), (limits, site.number)))
+        });
+        Self {
+            plans: policy.plans.clone(),
+            tenants: placed.tenants.iter().map(tenant).collect(),
+            ceilings: ceilings.collect(),
+        }
     }
+}
+
+/// What a policy's rules come to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Rulebook {
+    /// Those of each service.
+    pub(super) chapters: Vec<Chapter>,
+    /// What lets new sources in, of all services.
+    pub(super) admission: Terms,
+    /// For which addresses which exemptions are.
+    pub(super) exempt: Vec<Entry>,
+    /// The number of each exemption, and when it ends in ns of Unix time.
+    pub(super) exemptions: Vec<(u32, u64)>,
+    /// What client ids have: the id, its number within its principal, and its limits.
+    pub(super) clients: Vec<(Client, u32, Terms)>,
+    /// Buckets that must be there before they are needed: those of all who come too late to have their own.
+    pub(super) ahead: Vec<Scope>,
 }
 
 /// What a service's rules come to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Rulebook {
+pub(super) struct Chapter {
+    /// The slot of the service.
+    pub(super) slot: u32,
     /// The rules, without slots and places.
     pub(super) rules: Ruleset,
     pub(super) source: Option<Terms>,
     pub(super) ceiling: Option<Terms>,
     pub(super) guesses: Option<Terms>,
     pub(super) preflight: Option<Terms>,
-    /// What lets new sources in.
-    pub(super) admission: Terms,
     /// The automaton; its rules have neither scope nor policy.
     pub(super) paths: Automaton,
     /// Scope, for whom, and limits of each of its rules.
     pub(super) charges: Vec<(Rule, Option<Terms>)>,
-    /// For which addresses which exemptions are.
-    pub(super) exempt: Vec<Entry>,
-    /// The number of each exemption, and when it ends in ns of Unix time.
-    pub(super) exemptions: Vec<(u32, u64)>,
     /// Whose `X-Forwarded-For` is believed.
     pub(super) proxies: Vec<Entry>,
-    /// What client ids have: the id, its number within its principal, and its limits.
-    pub(super) clients: Vec<(Client, u32, Terms)>,
-    /// Buckets that must be there before they are needed: those of all who come too late to have their own.
-    pub(super) ahead: Vec<Scope>,
+    /// ns within which as many sources may be new as have room.
+    window: u64,
 }
 
 /// A time of day as the maps have it, ns of Unix time: 0 for all before 1970, and the end of time for all that these cannot
@@ -107,10 +133,20 @@ pub(super) fn tally_of_scope(number: u64) -> u32 {
     u32::try_from(number).ok().filter(|number| *number < PLANS).unwrap_or(0)
 }
 
+/// The index in [`abi::map::TALLIES`] of what the service in a slot counts for itself, by its number in [`scope`].
+pub(super) fn tally_of_service(slot: u32, number: u64) -> u32 {
+    if slot == 0 { tally_of_scope(number) } else { SERVICES + slot * EACH + number as u32 }
+}
+
+/// All indices in [`abi::map::TALLIES`] of what the service in a slot counts for itself.
+pub(super) fn tallies_of_service(slot: u32) -> impl Iterator<Item = u32> {
+    (1..scope::ROUTES).map(move |number| tally_of_service(slot, number))
+}
+
 /// The index in [`abi::map::TALLIES`] of the plan at this place among the plans' names; 0 where there is no room.
 pub(super) fn tally_of_plan(plans: &BTreeMap<String, Plan>, plan: &str) -> u32 {
     let place = plans.keys().position(|name| name == plan).and_then(|place| u32::try_from(place).ok());
-    place.map(|place| PLANS + place).filter(|index| *index < abi::TALLIES).unwrap_or(0)
+    place.map(|place| PLANS + place).filter(|index| *index < SERVICES).unwrap_or(0)
 }
 
 impl Terms {
@@ -131,7 +167,7 @@ impl Terms {
 
     /// Those of a principal.
     pub(super) fn of_principal(groups: &Groups, said: &Principal, placed: &PlacedPrincipal, now: Timestamp) -> Self {
-        let Groups { plans, tenants } = groups;
+        let Groups { plans, tenants, ceilings: _ } = groups;
         let tenant = said.tenant.as_ref().and_then(|name| tenants.get(name)).map(|(_, tenant)| tenant.clone());
         let terms = Self::of_one(plans, said, placed, now);
         let next = terms.next.map(|(until, next)| (until, Box::new(Self { tenant: tenant.clone(), ..*next })));
@@ -167,10 +203,10 @@ fn has_override(said: &Principal, now: Timestamp) -> bool {
     }
 }
 
-/// `None` where there is nothing to charge.
-fn unless_unlimited(limits: Option<&Limits>, name: LimitName, number: u64) -> Option<Terms> {
+/// `None` where there is nothing to charge; `tally` is the index in [`abi::map::TALLIES`].
+fn unless_unlimited(limits: Option<&Limits>, name: LimitName, tally: u32) -> Option<Terms> {
     let limits = limits.filter(|limits| **limits != Limits::Unlimited)?;
-    Some(Terms::of(limits, name, Mode::Enforce, None, tally_of_scope(number)))
+    Some(Terms::of(limits, name, Mode::Enforce, None, tally))
 }
 
 /// A field's name, at most 31 bytes, as the kernel compares it.
@@ -193,27 +229,63 @@ fn spread(spread: &service::Spread) -> Spread {
 }
 
 impl Rulebook {
-    /// Of a policy with its numbers.
+    /// Of a policy with its numbers, for the services in these slots.
     ///
     /// # Errors
     /// Its paths need more room than there is.
-    pub(super) fn new(policy: &Policy, placed: &Placed, secret: [u64; 2]) -> Result<Self, TooLarge> {
+    pub(super) fn new(
+        policy: &Policy,
+        placed: &Placed,
+        seats: &BTreeMap<String, Seat>,
+        secret: [u64; 2],
+    ) -> Result<Self, TooLarge> {
         // Room for what is there beside what comes.
-        let half = Room {
+        let mut room = Room {
             states: Room::ALL.states / 2,
             edges: Room::ALL.edges / 2,
             leaves: Room::ALL.leaves / 2,
             rules: Room::ALL.rules / 2,
         };
-        let paths = routes::compile(policy, &placed.exempt, secret, half)?;
-        let charges: Vec<(Rule, Option<Terms>)> = paths
-            .rules
-            .iter()
-            .zip(&paths.origins)
-            .map(|(rule, origin)| charge(policy, placed, rule, *origin))
-            .collect();
+        let overflow = |rule| Scope { rule, subject: [0, scope::OVERFLOW] };
+        let all = |rule| Scope { rule, subject: [0; 2] };
+        let mut ahead = vec![all(scope::ADMISSION), overflow(scope::KEY), overflow(scope::CLIENT)];
+        ahead.extend(placed.tenants.values().map(|quota| all(u64::from(quota.scope))));
+        let (mut chapters, mut exempt, mut exemptions) = (Vec::new(), Vec::new(), Vec::new());
+        for (name, seat) in seats {
+            let (Some(site), Some(numbers)) = (policy.services.get(name), placed.services.get(name)) else { continue };
+            let chapter = Chapter::new(seat.slot, site, numbers, secret, room)?;
+            let Automaton { states, edges, leaves, rules, .. } = &chapter.paths;
+            room = Room {
+                states: room.states - states.len(),
+                edges: room.edges - edges.len(),
+                leaves: room.leaves - leaves.len(),
+                rules: room.rules - rules.len(),
+            };
+            ahead.push(all(scope::of_service(scope::SERVICE, seat.number)));
+            let named =
+                chapter.charges.iter().filter(|(rule, terms)| terms.is_some() && rule.per != Per::Source as u32);
+            ahead.extend(named.map(|(rule, _)| overflow(u64::from(rule.scope))));
+            exempt = exemptions::together(&exempt, &exemptions::exempt(&site.exempt, &numbers.exempt));
+            let numbers = site.exempt.iter().zip(&numbers.exempt);
+            exemptions.extend(numbers.map(|(one, &number)| (number, unix_ns(one.until))));
+            chapters.push(chapter);
+        }
+        ahead.sort_unstable();
+        ahead.dedup();
+        let window = chapters.iter().map(|chapter| chapter.window).max().unwrap_or(0);
+        let clients = clients(placed, secret);
+        Ok(Self { chapters, admission: admission(window), exempt, exemptions, clients, ahead })
+    }
+}
+
+impl Chapter {
+    /// Of the service in a slot.
+    fn new(slot: u32, site: &Site, placed: &PlacedSite, secret: [u64; 2], room: Room) -> Result<Self, TooLarge> {
+        let paths = routes::compile(site, &placed.exempt, secret, room)?;
+        let charges: Vec<(Rule, Option<Terms>)> =
+            paths.rules.iter().zip(&paths.origins).map(|(rule, origin)| charge(site, placed, rule, *origin)).collect();
         let mut flags = 0;
-        let said = &policy.service;
+        let said = &site.service;
         if said.strict_guesses {
             flags |= Ruleset::STRICT_GUESSES;
         }
@@ -229,7 +301,6 @@ impl Rulebook {
         }
         let rules = Ruleset {
             flags,
-            trusts: u64::from(!said.trusted_proxies.is_empty()),
             client_len: client.len() as u32,
             client: name_words(client),
             keys,
@@ -240,47 +311,21 @@ impl Rulebook {
             connections_of_principal: said.connections_per_principal.unwrap_or(0),
             ..Ruleset::default()
         };
-        let source = unless_unlimited(placed.service.source.as_ref(), LimitName::SOURCE, scope::SOURCE);
-        let guesses = unless_unlimited(Some(&placed.service.guesses), LimitName::GUESS, scope::GUESSES);
+        let own = |limits, name, number| unless_unlimited(limits, name, tally_of_service(slot, number));
+        let source = own(placed.service.source.as_ref(), LimitName::SOURCE, scope::SOURCE);
+        let guesses = own(Some(&placed.service.guesses), LimitName::GUESS, scope::GUESSES);
         let preflight = match &placed.service.preflight {
             Limits::Blocked => None,
-            limits => unless_unlimited(Some(limits), LimitName::PREFLIGHT, scope::PREFLIGHT),
+            limits => own(Some(limits), LimitName::PREFLIGHT, scope::PREFLIGHT),
         };
+        let ceiling = own(placed.service.ceiling.as_ref(), LimitName::SERVICE, scope::SERVICE);
         let by_source = charges.iter().filter(|(rule, _)| rule.per == Per::Source as u32);
         let by_source = by_source.filter_map(|(_, terms)| terms.as_ref());
         let windows = [&source, &guesses, &preflight].into_iter().flatten().chain(by_source).map(longest);
         let spreads = [rules.keys_of_source.window, rules.guess_penalty_ns];
-        let admission = admission(windows.chain(spreads).max().unwrap_or(0));
-        let ceiling = unless_unlimited(placed.service.ceiling.as_ref(), LimitName::SERVICE, scope::SERVICE);
-        let clients = clients(placed, secret);
-        let overflow = |rule| Scope { rule, subject: [0, scope::OVERFLOW] };
-        let mut ahead = vec![
-            Scope { rule: scope::ADMISSION, subject: [0; 2] },
-            Scope { rule: scope::SERVICE, subject: [0; 2] },
-            overflow(scope::KEY),
-            overflow(scope::CLIENT),
-        ];
-        let named = charges.iter().filter(|(rule, terms)| terms.is_some() && rule.per != Per::Source as u32);
-        ahead.extend(named.map(|(rule, _)| overflow(u64::from(rule.scope))));
-        let tenants = placed.tenants.values();
-        ahead.extend(tenants.map(|quota| Scope { rule: u64::from(quota.scope), subject: [0; 2] }));
-        ahead.dedup();
-        let exemptions = policy.exempt.iter().zip(&placed.exempt);
-        Ok(Self {
-            rules,
-            source,
-            ceiling,
-            guesses,
-            preflight,
-            admission,
-            paths,
-            charges,
-            exempt: exemptions::exempt(&policy.exempt, &placed.exempt),
-            exemptions: exemptions.map(|(one, &number)| (number, unix_ns(one.until))).collect(),
-            proxies: exemptions::proxies(&said.trusted_proxies),
-            clients,
-            ahead,
-        })
+        let window = windows.chain(spreads).max().unwrap_or(0);
+        let proxies = exemptions::proxies(&said.trusted_proxies);
+        Ok(Self { slot, rules, source, ceiling, guesses, preflight, paths, charges, proxies, window })
     }
 }
 
@@ -316,7 +361,7 @@ fn admission(within: u64) -> Terms {
 }
 
 /// A rule with its scope, and its limits.
-fn charge(policy: &Policy, placed: &Placed, rule: &Rule, origin: Origin) -> (Rule, Option<Terms>) {
+fn charge(site: &Site, placed: &PlacedSite, rule: &Rule, origin: Origin) -> (Rule, Option<Terms>) {
     let terms = |quota: &PlacedQuota, name, mode| {
         Terms::of(&quota.limits, name, mode, quota.candidate.as_ref(), tally_of_scope(u64::from(quota.scope)))
     };
@@ -328,9 +373,9 @@ fn charge(policy: &Policy, placed: &Placed, rule: &Rule, origin: Origin) -> (Rul
         }
         Origin::Route(place) => {
             let Some(quota) = &placed.routes[place] else { return (*rule, None) };
-            let (name, mode) = match &policy.routes[place].charge {
+            let (name, mode) = match &site.routes[place].charge {
                 Some(Charge::Shared(name)) => {
-                    let mode = policy.limits.get(name).map_or(Mode::Enforce, |quota| quota.mode);
+                    let mode = site.limits.get(name).map_or(Mode::Enforce, |quota| quota.mode);
                     (LimitName::of_plan(name), mode)
                 }
                 Some(Charge::Own(quota)) => (LimitName::ROUTE, quota.mode),

@@ -21,11 +21,16 @@ pub(super) async fn watch(daemon: Arc<Daemon>, mut stopped: watch::Receiver<bool
             _ = stopped.wait_for(|stop| *stop) => return,
         }
         let sweep = |registry: &mut registry::Registry| {
-            let kernel = registry.tables.kernel_mut();
-            let service = kernel.service(0)?;
-            let bounds = |slot| Ok::<_, registry::Error>(slot != 0 && kernel.ruleset(slot)?.counts_connections());
-            if bounds(service.rules)? || bounds(service.rules_trial)? {
-                kernel.sweep()?;
+            let tables = &mut registry.tables;
+            let kernel = tables.kernel();
+            let bounds = |rules| Ok::<_, registry::Error>(rules != 0 && kernel.ruleset(rules)?.counts_connections());
+            let mut is_bounded = false;
+            for seat in tables.seats().values() {
+                let service = kernel.service(seat.slot)?;
+                is_bounded |= bounds(service.rules)? || bounds(service.rules_trial)?;
+            }
+            if is_bounded {
+                tables.kernel_mut().sweep()?;
             }
             Ok(())
         };

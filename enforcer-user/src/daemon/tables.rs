@@ -4,14 +4,15 @@
 //! undone. At a start the maps, which an earlier daemon may have filled, are brought to what the store says, without
 //! touching a meter.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Instant;
 
-use enforcer_ebpf::abi::{self, Buckets, Key, KeyTag, Meter, Policy, Scope, scope};
+use enforcer_ebpf::abi::{self, Buckets, Key, KeyTag, Meter, Policy, Scope, Service, scope};
 
-use super::rulebook::{Tenant, Terms, unix_ns};
+use super::rulebook::{Tenant, Terms, tallies_of_service, unix_ns};
 use super::slots::Slots;
 use super::trial::Laid;
+use crate::config::Guarded;
 use crate::kernel::{Error, Kernel};
 use crate::store;
 
@@ -58,10 +59,21 @@ fn own_scope(KeyTag(subject): KeyTag) -> Scope {
     Scope { rule: scope::KEY, subject }
 }
 
+/// Where a service is in the maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Seat {
+    /// Index in [`abi::map::SERVICES`].
+    pub(super) slot: u32,
+    /// [`Service::number`].
+    pub(super) number: u32,
+}
+
 /// The maps, and which policy lies where in them.
 #[derive(Debug)]
 pub(super) struct Tables {
     kernel: Kernel,
+    /// The services that are guarded, by name.
+    seats: BTreeMap<String, Seat>,
     slots: Slots,
     /// The slots of the limits of keys that have some of their own.
     of_keys: HashMap<KeyTag, u32>,
@@ -72,10 +84,17 @@ pub(super) struct Tables {
 impl Tables {
     /// Brings the maps to what the store says: missing entries are made, entries that are too many are removed, and
     /// what is right already stays untouched.
-    pub(super) fn reconcile(kernel: Kernel, principals: &[(u32, Terms)], keys: &[store::Key]) -> Result<Self, Error> {
+    pub(super) fn reconcile(
+        kernel: Kernel,
+        services: &BTreeMap<String, u32>,
+        principals: &[(u32, Terms)],
+        keys: &[store::Key],
+    ) -> Result<Self, Error> {
         let slots = Slots::new(abi::POLICIES);
-        let mut tables = Self { kernel, slots, of_keys: HashMap::new(), laid: Laid::default() };
+        let (seats, laid) = (BTreeMap::new(), Laid::default());
+        let mut tables = Self { kernel, seats, slots, of_keys: HashMap::new(), laid };
         tables.recall_rules()?;
+        tables.seat(services)?;
         // Revoked keys go first: they are the ones that would be served wrongly.
         let mut wanted: HashMap<KeyTag, HeldKey> = keys.iter().map(|row| (row.tag, HeldKey::of(row))).collect();
         let mut freed = Vec::new();
@@ -102,6 +121,70 @@ impl Tables {
             tables.write_key(*tag, key)?;
         }
         Ok(tables)
+    }
+
+    /// Gives each service, with its number, the slot that an earlier daemon has left it, or one that none is in.
+    fn seat(&mut self, numbers: &BTreeMap<String, u32>) -> Result<(), Error> {
+        let mut left: HashMap<u32, u32> = HashMap::new();
+        for slot in 1..abi::SERVICES {
+            let Service { number, .. } = self.kernel.service(slot)?;
+            if number != 0 {
+                left.insert(number, slot);
+            }
+        }
+        let taken: HashSet<u32> = left.values().copied().collect();
+        let mut free = (1..abi::SERVICES / 2).filter(|slot| !taken.contains(slot));
+        for (name, &number) in numbers {
+            let slot = match left.get(&number) {
+                _ if number == 0 => 0,
+                Some(&slot) => slot,
+                None => {
+                    let slot =
+                        free.next().ok_or(Error::Full { map: abi::map::SERVICES, capacity: abi::SERVICES / 2 })?;
+                    self.kernel.clear_totals(slot)?;
+                    tallies_of_service(slot).try_for_each(|index| self.kernel.clear_tally(index))?;
+                    slot
+                }
+            };
+            self.seats.insert(name.clone(), Seat { slot, number });
+        }
+        Ok(())
+    }
+
+    /// Writes what a configuration says of the services; the rules of each stay.
+    pub(super) fn set_services(&mut self, services: &[Guarded]) -> Result<(), super::Error> {
+        for guarded in services {
+            let Some(&Seat { slot, number }) = self.seats.get(&guarded.name) else { continue };
+            let answers = self.kernel.set_answers(slot, &guarded.answers.compile()?)?;
+            let Service { rules, rules_trial, .. } = self.kernel.service(slot)?;
+            let service = Service { answers, rules, rules_trial, number, ..guarded.service() };
+            self.kernel.set_service(slot, &service)?;
+        }
+        Ok(())
+    }
+
+    /// Guards the ports of the services, and no others.
+    pub(super) fn set_ports(&mut self, services: &[Guarded]) -> Result<(), Error> {
+        let seated = services.iter().filter_map(|guarded| Some((self.seats.get(&guarded.name)?, guarded)));
+        let ports: Vec<(u32, &[u16])> = seated.map(|(seat, guarded)| (seat.slot, &guarded.ports[..])).collect();
+        self.kernel.set_ports(&ports)
+    }
+
+    /// Empties the slots of services that are not guarded any more: nothing may lead to them.
+    pub(super) fn clear_seats(&mut self) -> Result<(), Error> {
+        let taken: HashSet<u32> = self.seats.values().map(|seat| seat.slot).collect();
+        for slot in (0..abi::SERVICES).filter(|slot| !taken.contains(slot)) {
+            let Service { number, rules, answers, .. } = self.kernel.service(slot)?;
+            if number != 0 || rules != 0 {
+                self.kernel.set_service(slot, &Service { answers, ..Service::DEFAULT })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The services that are guarded, by name.
+    pub(super) fn seats(&self) -> &BTreeMap<String, Seat> {
+        &self.seats
     }
 
     /// Writes a key, and its own limits into a slot before.
@@ -143,7 +226,10 @@ impl Tables {
 
     fn forget_key(&mut self, tag: KeyTag) {
         self.kernel.remove_buckets(own_scope(tag));
-        self.kernel.remove_buckets(Scope { rule: scope::SOURCES_OF_KEY, subject: tag.0 });
+        for Seat { number, .. } in self.seats.values() {
+            let rule = scope::of_service(scope::SOURCES_OF_KEY, *number);
+            self.kernel.remove_buckets(Scope { rule, subject: tag.0 });
+        }
     }
 
     /// What a key has used of its own limits.

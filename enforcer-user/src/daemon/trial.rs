@@ -5,14 +5,13 @@ use std::collections::HashSet;
 
 use enforcer_ebpf::abi::{self, Client, Extent, Leaf, Rule, Ruleset, Share, State};
 
-use super::rulebook::{Rulebook, Terms};
+use super::rulebook::{Chapter, Rulebook, Terms};
 use super::tables::Tables;
 use crate::kernel::{Error, Paths};
 use crate::policy::Policy;
 use crate::policy::exemptions::{self, Entry};
+use crate::policy::routes::Automaton;
 
-/// The slot of the one service.
-const SERVICE: u32 = 0;
 /// What holds in TRIAL for what is only being moved over.
 const FOR_GOOD: u64 = u64::MAX;
 
@@ -46,14 +45,21 @@ struct Moved {
 /// Which slots and places a rulebook has.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Laid {
-    ruleset: u32,
+    services: Vec<LaidService>,
     policies: Vec<u32>,
     clients: Vec<(Client, Share)>,
     extents: [Extent; 3],
-    /// Entries of the exemptions, and of the proxies under the rules' bit.
+    /// Entries of the exemptions, and of the proxies under the bits of the services' rules.
     exempt: Vec<Entry>,
     proxies: Vec<Entry>,
-    /// [`Ruleset::trusts`], or what it would be if any were trusted.
+}
+
+/// Which set of rules a service is under.
+#[derive(Clone, Copy, Debug)]
+struct LaidService {
+    slot: u32,
+    ruleset: u32,
+    /// [`Ruleset::trusts`].
     trusts: u64,
 }
 
@@ -111,6 +117,9 @@ impl Tables {
         match self.write_rules(book, &mut laid) {
             Ok(()) => Ok(laid),
             Err(error) => {
+                if let Err(error) = self.leave_trial(&laid) {
+                    tracing::error!("a service keeps rules that were on trial: {error}");
+                }
                 self.take_up_rules(&laid);
                 Err(error)
             }
@@ -119,59 +128,91 @@ impl Tables {
 
     fn write_rules(&mut self, book: &Rulebook, laid: &mut Laid) -> Result<(), Error> {
         let held = self.laid().clone();
-        let mut slot = |tables: &mut Self, terms: Option<&Terms>| -> Result<u32, Error> {
-            let Some(terms) = terms else { return Ok(0) };
-            let slot = tables.place(terms)?;
-            laid.policies.push(slot);
-            Ok(slot)
-        };
-        let mut rules = book.rules;
-        rules.source = slot(self, book.source.as_ref())?;
-        rules.service = slot(self, book.ceiling.as_ref())?;
-        rules.guesses = slot(self, book.guesses.as_ref())?;
-        rules.preflight = slot(self, book.preflight.as_ref())?;
-        rules.admission = slot(self, Some(&book.admission))?;
-        let mut charges = Vec::with_capacity(book.charges.len());
-        for (rule, terms) in &book.charges {
-            charges.push(Rule { policy: slot(self, terms.as_ref())?, ..*rule });
-        }
         let mut shares = Vec::with_capacity(book.clients.len());
         for (client, number, terms) in &book.clients {
-            shares.push((*client, Share { policy: slot(self, Some(terms))?, number: *number }));
+            shares.push((*client, Share { policy: self.lay_terms(Some(terms), laid)?, number: *number }));
         }
-        let [states, leaves, numbers] = laid.places(book, &held);
-        let placed = book.paths.placed(&states, &leaves, &numbers);
-        let paths = Paths {
-            states: states.iter().copied().zip(placed.states).collect::<Vec<(u32, State)>>(),
-            edges: placed.edges,
-            leaves: leaves.iter().copied().zip(placed.leaves).collect::<Vec<(u32, Leaf)>>(),
-            rules: numbers.iter().copied().zip(charges).collect(),
-        };
-        rules.routes = states.first().copied().unwrap_or(0);
-        rules.extents = laid.extents;
         for scope in &book.ahead {
             self.kernel_mut().open_buckets(*scope)?;
         }
         for (number, until) in &book.exemptions {
             self.kernel_mut().set_exemption(*number, *until)?;
         }
-        let kernel = self.kernel_mut();
-        kernel.set_paths(&paths)?;
-        laid.trusts = if held.trusts == 1 { 2 } else { 1 };
-        rules.trusts *= laid.trusts;
+        laid.extents = places(book, &held);
+        let mut next = laid.extents.map(|extent| extent.first);
+        let mut free = held.free_rulesets();
+        let mut bits = held.free_bits();
+        for chapter in &book.chapters {
+            let rules = self.lay_chapter(chapter, &book.admission, &mut next, laid)?;
+            let full = Error::Full { map: abi::map::RULESETS, capacity: abi::RULESETS };
+            let ruleset = free.next().ok_or(full)?;
+            let trusts = match chapter.proxies.is_empty() {
+                true => 0,
+                false => bits.next().ok_or(Error::Full { map: abi::map::PROXIES, capacity: u64::BITS })?,
+            };
+            let proxies = chapter.proxies.iter().map(|entry| Entry { value: entry.value * trusts, ..*entry });
+            laid.proxies = exemptions::together(&laid.proxies, &proxies.collect::<Vec<_>>());
+            self.kernel_mut().set_ruleset(ruleset, &Ruleset { trusts, ..rules })?;
+            laid.services.push(LaidService { slot: chapter.slot, ruleset, trusts });
+        }
         laid.exempt.clone_from(&book.exempt);
-        laid.proxies = book.proxies.iter().map(|entry| Entry { value: entry.value * laid.trusts, ..*entry }).collect();
+        let kernel = self.kernel_mut();
         kernel.set_exempt(&exemptions::together(&held.exempt, &laid.exempt))?;
         kernel.set_proxies(&exemptions::together(&held.proxies, &laid.proxies))?;
         for (client, share) in &shares {
             kernel.set_client(*client, *share)?;
         }
         laid.clients = shares;
-        let ruleset = held.ruleset % (abi::RULESETS - 1) + 1;
-        kernel.set_ruleset(ruleset, &rules)?;
-        laid.ruleset = ruleset;
-        let service = kernel.service(SERVICE)?;
-        kernel.set_service(SERVICE, &abi::Service { rules_trial: ruleset, ..service })
+        for LaidService { slot, ruleset, .. } in &laid.services {
+            let service = kernel.service(*slot)?;
+            kernel.set_service(*slot, &abi::Service { rules_trial: *ruleset, ..service })?;
+        }
+        Ok(())
+    }
+
+    /// Writes the paths of a service behind those before, and what its rules name; the rules, without what depends on other
+    /// services.
+    fn lay_chapter(
+        &mut self,
+        chapter: &Chapter,
+        admission: &Terms,
+        next: &mut [u32; 3],
+        laid: &mut Laid,
+    ) -> Result<Ruleset, Error> {
+        let mut rules = chapter.rules;
+        rules.source = self.lay_terms(chapter.source.as_ref(), laid)?;
+        rules.service = self.lay_terms(chapter.ceiling.as_ref(), laid)?;
+        rules.guesses = self.lay_terms(chapter.guesses.as_ref(), laid)?;
+        rules.preflight = self.lay_terms(chapter.preflight.as_ref(), laid)?;
+        rules.admission = self.lay_terms(Some(admission), laid)?;
+        let mut charges = Vec::with_capacity(chapter.charges.len());
+        for (rule, terms) in &chapter.charges {
+            charges.push(Rule { policy: self.lay_terms(terms.as_ref(), laid)?, ..*rule });
+        }
+        rules.extents = std::array::from_fn(|list| {
+            let extent = Extent { first: next[list], len: sizes(chapter)[list] };
+            next[list] += extent.len;
+            extent
+        });
+        let [states, leaves, numbers] =
+            rules.extents.map(|Extent { first, len }| (first..first + len).collect::<Vec<_>>());
+        rules.routes = states.first().copied().unwrap_or(0);
+        let placed = chapter.paths.placed(&states, &leaves, &numbers);
+        self.kernel_mut().set_paths(&Paths {
+            states: states.iter().copied().zip(placed.states).collect::<Vec<(u32, State)>>(),
+            edges: placed.edges,
+            leaves: leaves.iter().copied().zip(placed.leaves).collect::<Vec<(u32, Leaf)>>(),
+            rules: numbers.iter().copied().zip(charges).collect(),
+        })?;
+        Ok(rules)
+    }
+
+    /// A slot for terms that a rulebook names; 0 for none.
+    fn lay_terms(&mut self, terms: Option<&Terms>, laid: &mut Laid) -> Result<u32, Error> {
+        let Some(terms) = terms else { return Ok(0) };
+        let slot = self.place(terms)?;
+        laid.policies.push(slot);
+        Ok(slot)
     }
 
     /// Gives a rulebook's slots back, and what leads on from its states.
@@ -201,9 +242,10 @@ impl Tables {
         for index in &removed {
             self.withdraw(*index)?;
         }
-        let service = self.kernel().service(SERVICE)?;
-        let service = abi::Service { rules: rules.ruleset, rules_trial: 0, ..service };
-        self.kernel_mut().set_service(SERVICE, &service)?;
+        for LaidService { slot, ruleset, .. } in &rules.services {
+            let service = self.kernel().service(*slot)?;
+            self.kernel_mut().set_service(*slot, &abi::Service { rules: *ruleset, rules_trial: 0, ..service })?;
+        }
         self.kernel_mut().set_trial(0)?;
         for Moved { from, .. } in principals {
             self.displace(from);
@@ -221,13 +263,21 @@ impl Tables {
     /// Ends what is on trial.
     pub(super) fn revert(&mut self, switch: Switch) -> Result<(), Error> {
         self.kernel_mut().set_trial(0)?;
-        let service = self.kernel().service(SERVICE)?;
-        self.kernel_mut().set_service(SERVICE, &abi::Service { rules_trial: 0, ..service })?;
+        self.leave_trial(&switch.rules)?;
         self.take_up(&switch.principals);
         self.take_up_rules(&switch.rules);
         self.set_prefixes()?;
         for (client, share) in self.laid().clients.clone() {
             self.kernel_mut().set_client(client, share)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the rules that lay ready away from the services.
+    fn leave_trial(&mut self, laid: &Laid) -> Result<(), Error> {
+        for LaidService { slot, .. } in &laid.services {
+            let service = self.kernel().service(*slot)?;
+            self.kernel_mut().set_service(*slot, &abi::Service { rules_trial: 0, ..service })?;
         }
         Ok(())
     }
@@ -242,42 +292,85 @@ impl Tables {
     /// Takes note of the rules that an earlier daemon has left, and of the slots that they name, lest those are given out
     /// while requests are judged by them; ends what it had on trial.
     pub(super) fn recall_rules(&mut self) -> Result<(), Error> {
-        let service = self.kernel().service(SERVICE)?;
-        let Ruleset { extents, trusts, source, service: ceiling, guesses, preflight, admission, .. } =
-            self.kernel().ruleset(service.rules)?;
         let clients = self.kernel().clients()?;
-        let [.., rules] = extents;
-        let mut policies = vec![source, ceiling, guesses, preflight, admission];
-        for place in rules.first..rules.first.saturating_add(rules.len).min(abi::RULES) {
-            policies.push(self.kernel().rule(place)?.policy);
+        let mut policies: Vec<u32> = clients.iter().map(|(_, share)| share.policy).collect();
+        let (mut services, mut extents) = (Vec::new(), [Extent::default(); 3]);
+        for slot in 0..abi::SERVICES {
+            let service = self.kernel().service(slot)?;
+            if service.rules == 0 {
+                continue;
+            }
+            let rules = self.kernel().ruleset(service.rules)?;
+            policies.extend([rules.source, rules.service, rules.guesses, rules.preflight, rules.admission]);
+            let [.., places] = rules.extents;
+            for place in places.first..places.first.saturating_add(places.len).min(abi::RULES) {
+                policies.push(self.kernel().rule(place)?.policy);
+            }
+            extents = std::array::from_fn(|list| over_both(extents[list], rules.extents[list]));
+            services.push(LaidService { slot, ruleset: service.rules, trusts: rules.trusts });
         }
-        policies.extend(clients.iter().map(|(_, share)| share.policy));
         for slot in &policies {
             self.adopt(*slot)?;
         }
+        let trusted = services.iter().fold(0, |bits, service| bits | service.trusts);
         let [exempt, mut proxies] = self.kernel().prefixes()?;
         for entry in &mut proxies {
-            entry.value &= trusts;
+            entry.value &= trusted;
         }
-        *self.laid_mut() = Laid { ruleset: service.rules, policies, clients, extents, exempt, proxies, trusts };
-        self.kernel_mut().set_service(SERVICE, &abi::Service { rules_trial: 0, ..service })?;
+        *self.laid_mut() = Laid { services, policies, clients, extents, exempt, proxies };
+        for slot in 0..abi::SERVICES {
+            let service = self.kernel().service(slot)?;
+            if service.rules_trial != 0 {
+                self.kernel_mut().set_service(slot, &abi::Service { rules_trial: 0, ..service })?;
+            }
+        }
         self.kernel_mut().set_trial(0)
     }
 }
 
 impl Laid {
-    /// Places for a rulebook's states, leaves and rules, beside those of the one that holds.
-    fn places(&mut self, book: &Rulebook, held: &Self) -> [Vec<u32>; 3] {
-        let counts = [book.paths.states.len(), book.paths.leaves.len(), book.paths.rules.len()];
-        let rooms = [abi::STATES, abi::LEAVES, abi::RULES];
-        std::array::from_fn(|list| {
-            let len = counts[list] as u32;
-            let Extent { first, len: before } = held.extents[list];
-            // Behind those that hold, or from the first on: a rulebook has half of the room at most.
-            let behind = first + before;
-            let begin = if len <= rooms[list].saturating_sub(behind.max(1)) { behind.max(1) } else { 1 };
-            self.extents[list] = Extent { first: begin, len };
-            (begin..begin + len).collect()
-        })
+    /// Sets of rules that no service is under, longest free first.
+    fn free_rulesets(&self) -> impl Iterator<Item = u32> + use<> {
+        let held: HashSet<u32> = self.services.iter().map(|service| service.ruleset).collect();
+        let last = self.services.iter().map(|service| service.ruleset).max().unwrap_or(0);
+        let around = (0..abi::RULESETS - 1).map(move |place| (last + place) % (abi::RULESETS - 1) + 1);
+        around.filter(move |ruleset| !held.contains(ruleset))
+    }
+
+    /// Values of [`Ruleset::trusts`] that no rules have.
+    fn free_bits(&self) -> impl Iterator<Item = u64> + use<> {
+        let held = self.services.iter().fold(0, |bits, service| bits | service.trusts);
+        (0..u64::BITS).map(|bit| 1 << bit).filter(move |bit| held & bit == 0)
+    }
+}
+
+/// How many states, leaves and rules a service has.
+fn sizes(chapter: &Chapter) -> [u32; 3] {
+    let Automaton { states, leaves, rules, .. } = &chapter.paths;
+    [states.len(), leaves.len(), rules.len()].map(|len| len as u32)
+}
+
+/// Places for a rulebook's states, leaves and rules, beside those of the one that holds.
+fn places(book: &Rulebook, held: &Laid) -> [Extent; 3] {
+    let rooms = [abi::STATES, abi::LEAVES, abi::RULES];
+    std::array::from_fn(|list| {
+        let len = book.chapters.iter().map(|chapter| sizes(chapter)[list]).sum();
+        let Extent { first, len: before } = held.extents[list];
+        // Behind those that hold, or from the first on: a rulebook has half of the room at most.
+        let behind = (first + before).max(1);
+        Extent { first: if len <= rooms[list].saturating_sub(behind) { behind } else { 1 }, len }
+    })
+}
+
+/// The entries from the first of either to the last: what services have lies side by side.
+fn over_both(one: Extent, other: Extent) -> Extent {
+    match (one.len, other.len) {
+        (0, _) => other,
+        (_, 0) => one,
+        _ => {
+            let first = one.first.min(other.first);
+            let end = (one.first + one.len).max(other.first.saturating_add(other.len));
+            Extent { first, len: end - first }
+        }
     }
 }

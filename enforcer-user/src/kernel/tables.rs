@@ -19,7 +19,7 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray},
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues},
 };
 use enforcer_ebpf::abi::{self, Answer, Bucket, Buckets, Key, KeyTag, Meter, Policy, Principal, Service, map};
 use enforcer_ebpf::judge::explain::Explanation;
@@ -188,33 +188,38 @@ impl Kernel {
         self.tables.clock.clone()
     }
 
-    /// Guards exactly these TCP ports with the service in `slot`; its other ports become unguarded, and connections to
-    /// them that were kept end.
+    /// Guards exactly these TCP ports, each with the service in its slot. All others become unguarded, and connections that
+    /// were kept end where nobody goes on keeping them. No port that stays or goes to another service is unguarded meanwhile.
     ///
     /// # Errors
-    /// A slot beyond the end of the map, or a failed write. Ports are added before others are taken away.
-    pub fn set_ports(&mut self, slot: u32, ports: &[u16]) -> Result<(), Error> {
-        check(map::SERVICES, slot, abi::SERVICES)?;
-        let Tables { ports: table, guarded, connections, .. } = &mut self.tables;
-        let mut write = |port: u16, guarded: &mut u32, value: u32| {
-            table.set(u32::from(port), value, 0).map_err(|error| failed(map::PORTS, "written", error))?;
-            *guarded = value;
-            Ok::<(), Error>(())
-        };
-        let wanted = slot + 1;
-        for &port in ports {
-            if let Some(guarded) = guarded.get_mut(usize::from(port)).filter(|guarded| **guarded != wanted) {
-                write(port, guarded, wanted)?;
+    /// A slot beyond the end of the map, or a failed read or write. Ports are added before others are taken away.
+    pub fn set_ports(&mut self, services: &[(u32, &[u16])]) -> Result<(), Error> {
+        let (mut wanted, mut kept) = (vec![0; usize::from(u16::MAX) + 1], vec![false; usize::from(u16::MAX) + 1]);
+        for (slot, ports) in services {
+            let keeps = self.service(*slot)?.flags & Service::KEEP != 0;
+            for port in *ports {
+                wanted[usize::from(*port)] = slot + 1;
+                kept[usize::from(*port)] = keeps;
             }
         }
-        let others = (0..=u16::MAX).zip(&mut *guarded);
-        let mut others: Vec<_> = others.filter(|(port, of)| **of == wanted && !ports.contains(port)).collect();
-        if others.is_empty() {
+        let Tables { ports: table, guarded, connections, .. } = &mut self.tables;
+        let changed = (0..=u16::MAX).filter(|&port| guarded[usize::from(port)] != wanted[usize::from(port)]);
+        // Only where a port was guarded can connections have been kept.
+        let is_lost = |port: u16| guarded[usize::from(port)] != 0 && !kept[usize::from(port)];
+        let (lost, others): (Vec<u16>, Vec<u16>) = changed.partition(|&port| is_lost(port));
+        let mut write = |ports: &[u16]| {
+            for &port in ports {
+                let value = wanted[usize::from(port)];
+                table.set(u32::from(port), value, 0).map_err(|error| failed(map::PORTS, "written", error))?;
+                guarded[usize::from(port)] = value;
+            }
+            Ok(())
+        };
+        write(&others)?;
+        if lost.is_empty() {
             return Ok(());
         }
-        let unguarded: Vec<u16> = others.iter().map(|(port, _)| *port).collect();
-        let is_of = |one: &Followed| unguarded.contains(&one.local.port());
-        kept::end_with(connections, is_of, || others.iter_mut().try_for_each(|(port, of)| write(*port, of, 0)))
+        kept::end_with(connections, |one| lost.contains(&one.local.port()), || write(&lost))
     }
 
     /// All keys.
@@ -339,17 +344,35 @@ impl Kernel {
         Ok(())
     }
 
-    /// The counts of all that happened, by [`enforcer_ebpf::verdict::Count::index`], summed over the CPUs.
+    /// The counts of all that happened to the service in a slot, by [`enforcer_ebpf::verdict::Count::index`], summed over
+    /// the CPUs; in slot 0 what happened to none, too.
     ///
     /// # Errors
-    /// A failed read.
-    pub fn totals(&self) -> Result<[u64; abi::TOTALS as usize], Error> {
+    /// A slot beyond the end of the map, or a failed read.
+    pub fn totals(&self, slot: u32) -> Result<[u64; abi::TOTALS as usize], Error> {
+        check(map::TOTALS, slot, abi::SERVICES)?;
         let mut totals = [0u64; abi::TOTALS as usize];
-        for (index, total) in (0u32..).zip(&mut totals) {
+        for (index, total) in (slot * abi::TOTALS..).zip(&mut totals) {
             let counts = self.tables.totals.get(&index, 0).map_err(|error| failed(map::TOTALS, "read", error))?;
             *total = counts.iter().fold(0, |sum, &count| sum.wrapping_add(count));
         }
         Ok(totals)
+    }
+
+    /// Sets those counts to nothing, for a slot that is another service's from now on.
+    ///
+    /// # Errors
+    /// A slot beyond the end of the map, or a failed read or write.
+    pub fn clear_totals(&mut self, slot: u32) -> Result<(), Error> {
+        check(map::TOTALS, slot, abi::SERVICES)?;
+        let totals = &mut self.tables.totals;
+        for index in slot * abi::TOTALS..(slot + 1) * abi::TOTALS {
+            let counts = totals.get(&index, 0).map_err(|error| failed(map::TOTALS, "read", error))?;
+            let none = PerCpuValues::try_from(vec![0; counts.len()]);
+            let none = none.map_err(|error| failed(map::TOTALS, "written", error.into()))?;
+            totals.set(index, none, 0).map_err(|error| failed(map::TOTALS, "written", error))?;
+        }
+        Ok(())
     }
 
     /// How full the maps are: KEYS, PRINCIPALS, POLICIES, FLOWS, BUCKETS, SOURCE_BUCKETS, SIGHTINGS, ROUTES, CLIENTS,

@@ -6,7 +6,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::document::{
-    Charge, Exemption, MODES, Override, PERS, Plan, Policy, Principal, Public, Quota, Route, Terms, word,
+    Charge, DEFAULT_SERVICE, Exemption, MODES, Override, PERS, Plan, Policy, Principal, Public, Quota, Route, Site,
+    Terms, word,
 };
 use super::service::{ACTIONS, KeyHeader, PROXY_PROTOCOLS, Service, Spread, Time};
 use crate::prefix::Prefix;
@@ -15,7 +16,7 @@ use crate::prefix::Prefix;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Subject {
-    /// The service as a whole; it has no name.
+    /// A service as a whole; it has no name of its own.
     Service,
     /// A plan.
     Plan,
@@ -65,9 +66,11 @@ pub enum Action {
 /// One thing that differs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
+    /// The service that it is of; `None` for what all of them share.
+    pub service: Option<String>,
     /// What it is.
     pub subject: Subject,
-    /// Which one.
+    /// Which one; of a service as a whole nothing.
     pub name: String,
     /// What becomes of it.
     pub action: Action,
@@ -88,8 +91,16 @@ pub struct Field {
 
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { subject, name, action, fields } = self;
-        f.write_str(subject.as_str())?;
+        let Self { service, subject, name, action, fields } = self;
+        // The one that needs no name is told without.
+        if let Some(service) = service.as_ref().filter(|name| *name != DEFAULT_SERVICE) {
+            write!(f, "service {service}")?;
+            if *subject != Subject::Service {
+                write!(f, " {}", subject.as_str())?;
+            }
+        } else {
+            f.write_str(subject.as_str())?;
+        }
         if !name.is_empty() {
             write!(f, " {name}")?;
         }
@@ -119,22 +130,36 @@ type Told = Vec<(String, String)>;
 #[must_use]
 pub fn diff(old: &Policy, new: &Policy) -> Vec<Change> {
     let mut changes = Vec::new();
-    if old.service != new.service {
-        let fields = fields(service(&old.service), service(&new.service));
-        changes.push(Change { subject: Subject::Service, name: String::new(), action: Action::Changed, fields });
+    let none = Site::default();
+    let names: BTreeSet<&String> = old.services.keys().chain(new.services.keys()).collect();
+    let sites = names.iter().map(|&name| {
+        let of = |policy: &'_ Policy| policy.services.get(name).cloned().unwrap_or_else(|| none.clone());
+        (name, of(old), of(new))
+    });
+    let sites: Vec<_> = sites.collect();
+    for (name, old, new) in &sites {
+        if old.service != new.service {
+            let fields = fields(service(&old.service), service(&new.service));
+            let (service, subject) = (Some((*name).clone()), Subject::Service);
+            changes.push(Change { service, subject, name: String::new(), action: Action::Changed, fields });
+        }
     }
     let name = |name: &String| name.clone();
-    each(Subject::Plan, by_name(&old.plans), by_name(&new.plans), |key, _| name(key), plan, &mut changes);
-    each(Subject::Tenant, by_name(&old.tenants), by_name(&new.tenants), |key, _| name(key), plan, &mut changes);
+    let mut shared = Changes { service: None, changes: &mut changes };
+    shared.each(Subject::Plan, by_name(&old.plans), by_name(&new.plans), |key, _| name(key), plan);
+    shared.each(Subject::Tenant, by_name(&old.tenants), by_name(&new.tenants), |key, _| name(key), plan);
     let principals = (by_name(&old.principals), by_name(&new.principals));
-    each(Subject::Principal, principals.0, principals.1, |key, _| name(key), principal, &mut changes);
-    each(Subject::Limit, by_name(&old.limits), by_name(&new.limits), |key, _| name(key), quota, &mut changes);
-    let routes = (by(&old.routes, Route::identity), by(&new.routes, Route::identity));
-    each(Subject::Route, routes.0, routes.1, |_, one| one.to_string(), route, &mut changes);
-    let paths = (by(&old.public, Public::identity), by(&new.public, Public::identity));
-    each(Subject::Public, paths.0, paths.1, |_, one| one.to_string(), public, &mut changes);
-    let exempt = (by(&old.exempt, Exemption::identity), by(&new.exempt, Exemption::identity));
-    each(Subject::Exempt, exempt.0, exempt.1, |_, one| one.to_string(), exemption, &mut changes);
+    shared.each(Subject::Principal, principals.0, principals.1, |key, _| name(key), principal);
+    for (of, old, new) in &sites {
+        let mut own = Changes { service: Some(of), changes: &mut changes };
+        own.each(Subject::Limit, by_name(&old.limits), by_name(&new.limits), |key, _| name(key), quota);
+        let routes = (by(&old.routes, Route::identity), by(&new.routes, Route::identity));
+        own.each(Subject::Route, routes.0, routes.1, |_, one| one.to_string(), route);
+        let paths = (by(&old.public, Public::identity), by(&new.public, Public::identity));
+        own.each(Subject::Public, paths.0, paths.1, |_, one| one.to_string(), public);
+        let exempt = (by(&old.exempt, Exemption::identity), by(&new.exempt, Exemption::identity));
+        own.each(Subject::Exempt, exempt.0, exempt.1, |_, one| one.to_string(), exemption);
+    }
     changes
 }
 
@@ -146,30 +171,38 @@ fn by<T>(all: &[T], identity: impl Fn(&T) -> String) -> BTreeMap<String, &T> {
     all.iter().map(|one| (identity(one), one)).collect()
 }
 
-fn each<K: Ord + Clone, T: PartialEq>(
-    subject: Subject,
-    old: BTreeMap<K, &T>,
-    new: BTreeMap<K, &T>,
-    name: impl Fn(&K, &T) -> String,
-    told: impl Fn(&T) -> Told,
-    changes: &mut Vec<Change>,
-) {
-    let gone = old.keys().filter(|key| !new.contains_key(key)).cloned();
-    let all: BTreeSet<K> = gone.chain(new.keys().cloned()).collect();
-    for key in all {
-        let change = match (old.get(&key), new.get(&key)) {
-            (Some(old), Some(new)) if old == new => continue,
-            (Some(old), Some(new)) => (name(&key, new), Action::Changed, fields(told(old), told(new))),
-            (None, Some(new)) => {
-                // Its name says the path.
-                let told = told(new).into_iter().filter(|(field, _)| field != PATH).collect();
-                (name(&key, new), Action::Added, fields(Vec::new(), told))
-            }
-            (Some(old), None) => (name(&key, old), Action::Removed, Vec::new()),
-            (None, None) => continue,
-        };
-        let (name, action, fields) = change;
-        changes.push(Change { subject, name, action, fields });
+/// What differs so far, and of which service what comes next is.
+struct Changes<'c> {
+    service: Option<&'c String>,
+    changes: &'c mut Vec<Change>,
+}
+
+impl Changes<'_> {
+    fn each<K: Ord + Clone, T: PartialEq>(
+        &mut self,
+        subject: Subject,
+        old: BTreeMap<K, &T>,
+        new: BTreeMap<K, &T>,
+        name: impl Fn(&K, &T) -> String,
+        told: impl Fn(&T) -> Told,
+    ) {
+        let gone = old.keys().filter(|key| !new.contains_key(key)).cloned();
+        let all: BTreeSet<K> = gone.chain(new.keys().cloned()).collect();
+        for key in all {
+            let change = match (old.get(&key), new.get(&key)) {
+                (Some(old), Some(new)) if old == new => continue,
+                (Some(old), Some(new)) => (name(&key, new), Action::Changed, fields(told(old), told(new))),
+                (None, Some(new)) => {
+                    // Its name says the path.
+                    let told = told(new).into_iter().filter(|(field, _)| field != PATH).collect();
+                    (name(&key, new), Action::Added, fields(Vec::new(), told))
+                }
+                (Some(old), None) => (name(&key, old), Action::Removed, Vec::new()),
+                (None, None) => continue,
+            };
+            let (name, action, fields) = change;
+            self.changes.push(Change { service: self.service.cloned(), subject, name, action, fields });
+        }
     }
 }
 
@@ -346,6 +379,21 @@ mod tests {
     }
 
     #[test]
+    fn names_the_service_that_a_change_is_of() {
+        let old = "[[service]]\nname = \"api\"\nceiling = \"9/s\"\n[[service.route]]\npath = \"/a\"\ncost = 2\n";
+        let new =
+            "[[service]]\nname = \"api\"\n[[service]]\nname = \"web\"\n[[service.route]]\npath = \"/a\"\ncost = 2\n";
+        assert_eq!(
+            told(old, new),
+            [
+                "service api: ceiling 9/second → none",
+                "service api route /a removed",
+                "service web route /a added: cost 2",
+            ]
+        );
+    }
+
+    #[test]
     fn the_order_of_limits_is_no_change() {
         assert_eq!(told("[plan.g]\nlimit = \"1/s; 9/day\"", "[plan.g]\nlimit = \"9/day; 1/s\""), Vec::<String>::new());
     }
@@ -353,7 +401,7 @@ mod tests {
     #[test]
     fn is_told_as_json_too() {
         let changes = diff(&policy("[plan.g]\nlimit = \"1/s\""), &policy("[plan.g]\nlimit = \"2/s\""));
-        let json = r#"[{"subject":"plan","name":"g","action":"changed","fields":[{"field":"limit","from":"1/second","to":"2/second"}]}]"#;
+        let json = r#"[{"service":null,"subject":"plan","name":"g","action":"changed","fields":[{"field":"limit","from":"1/second","to":"2/second"}]}]"#;
         assert_eq!(serde_json::to_string(&changes).expect("JSON"), json);
         assert_eq!(serde_json::from_str::<Vec<Change>>(json).expect("changes"), changes);
     }

@@ -1,4 +1,5 @@
-//! All that an operator can say about one service: plans, principals, limits, routes, and what needs no key.
+//! All that an operator can say about the services of a machine: plans and principals, which they share, and of each
+//! service its limits, its routes, and what needs no key.
 //!
 //! A [`Policy`] is a value. It comes from a file or out of the store, two of them have a difference, and whichever way it
 //! was made, what it refers to is there: [`Policy::merged`] and the reading of files see to that. Limits in it are in the
@@ -43,17 +44,29 @@ pub(crate) fn word<T: Copy + PartialEq>(words: &[(&'static str, T)], value: T) -
     words.iter().find(|(_, known)| *known == value).map_or("", |(word, _)| word)
 }
 
+/// The name of the service of a configuration that names none. Its number is 0.
+pub const DEFAULT_SERVICE: &str = "default";
+/// Most services at once.
+pub const MAX_SERVICES: usize = abi::SERVICES_MOST as usize;
+
 /// A whole policy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
-    /// What holds for the service as a whole.
-    pub service: Service,
+    /// What is said of each service, by name; of one that is not there, nothing.
+    pub services: BTreeMap<String, Site>,
     /// Plans, by name.
     pub plans: BTreeMap<String, Plan>,
     /// Tenants, by name: likewise, but all principals of one share the limits.
     pub tenants: BTreeMap<String, Plan>,
     /// Principals, by name.
     pub principals: BTreeMap<String, Principal>,
+}
+
+/// What is said of one service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Site {
+    /// What holds for it as a whole.
+    pub service: Service,
     /// Limits that routes share, by name.
     pub limits: BTreeMap<String, Quota>,
     /// Routes, sorted; no two for the same path and method.
@@ -75,7 +88,7 @@ pub struct Plan {
     pub mode: Mode,
 }
 
-/// One principal.
+/// One principal, which is the same to all services.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Principal {
     /// Where its limits come from.
@@ -309,7 +322,7 @@ pub enum Conflict {
     },
     /// A principal that keeps what it has, whose clients are not told apart any more.
     #[error(
-        "principal {principal}, which the file does not name, has clients: keep `client_id` in [service], or name the \
+        "principal {principal}, which the file does not name, has clients: keep `client_id` in a service, or name the \
          principal"
     )]
     Clients {
@@ -339,7 +352,7 @@ impl Policy {
             if let Some(tenant) = principal.tenant.as_ref().filter(|&tenant| !self.tenants.contains_key(tenant)) {
                 conflicts.push(Conflict::Tenant { principal: name.clone(), tenant: tenant.clone() });
             }
-            if !principal.clients.is_empty() && self.service.client_id.is_none() {
+            if !principal.clients.is_empty() && !self.tells_clients_apart() {
                 conflicts.push(Conflict::Clients { principal: name.clone() });
             }
             self.principals.insert(name.clone(), principal.clone());
@@ -350,30 +363,49 @@ impl Policy {
         if conflicts.is_empty() { Ok(self) } else { Err(conflicts) }
     }
 
+    /// Whether a field tells clients apart, in any service.
+    #[must_use]
+    pub fn tells_clients_apart(&self) -> bool {
+        self.services.values().any(|site| site.service.client_id.is_some())
+    }
+
+    /// This policy with something said of each of these services: of those that it does not name, what holds by default.
+    #[must_use]
+    pub fn with_services<'n>(mut self, names: impl IntoIterator<Item = &'n String>) -> Self {
+        for name in names {
+            self.services.entry(name.clone()).or_default();
+        }
+        self
+    }
+
     /// This policy with all limits in their own order; [`crate::store`] has them in that of their buckets.
     #[must_use]
     pub(crate) fn into_canonical(mut self) -> Self {
         let canonical = |limits: &mut Limits| *limits = std::mem::replace(limits, Limits::Blocked).canonical();
-        let Self { service, plans, tenants, principals: _, limits, routes, public, exempt: _ } = &mut self;
-        let own = routes.iter_mut().filter_map(|route| match &mut route.charge {
-            Some(Charge::Own(quota)) => Some(quota),
-            Some(Charge::Shared(_)) | None => None,
-        });
-        for Quota { limits, candidate, .. } in limits.values_mut().chain(own) {
-            canonical(limits);
-            candidate.iter_mut().for_each(canonical);
+        let Self { services, plans, tenants, principals: _ } = &mut self;
+        for Site { service, limits, routes, public, exempt: _ } in services.values_mut() {
+            let own = routes.iter_mut().filter_map(|route| match &mut route.charge {
+                Some(Charge::Own(quota)) => Some(quota),
+                Some(Charge::Shared(_)) | None => None,
+            });
+            for Quota { limits, candidate, .. } in limits.values_mut().chain(own) {
+                canonical(limits);
+                candidate.iter_mut().for_each(canonical);
+            }
+            let Service { ceiling, source, guesses, preflight, .. } = service;
+            ceiling.iter_mut().chain(source).chain([guesses, preflight]).for_each(canonical);
+            public.iter_mut().for_each(|public| canonical(&mut public.limits));
         }
         for Plan { limits, candidate, .. } in plans.values_mut().chain(tenants.values_mut()) {
             canonical(limits);
             candidate.iter_mut().for_each(canonical);
         }
-        let Service { ceiling, source, guesses, preflight, .. } = service;
-        ceiling.iter_mut().chain(source).chain([guesses, preflight]).for_each(canonical);
-        public.iter_mut().for_each(|public| canonical(&mut public.limits));
         self
     }
+}
 
-    /// Brings what has no order of its own into the one of [`Policy`]'s fields.
+impl Site {
+    /// Brings what has no order of its own into the one of its fields.
     pub(crate) fn sort(&mut self) {
         self.routes.sort_by_cached_key(|route| (route.path.clone(), route.methods));
         self.public.sort_by_cached_key(|public| (public.path.clone(), public.reach, public.methods));

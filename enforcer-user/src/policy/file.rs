@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, HashSet};
 use toml::de::{DeTable, DeValue};
 
 use super::Policy;
-use super::document::Plan;
+use super::document::{DEFAULT_SERVICE, MAX_EXEMPTIONS, MAX_SERVICES, Plan, Site};
 use fields::{Fields, table};
 use problem::Report;
 pub use problem::{Problem, Problems};
@@ -50,9 +50,16 @@ pub fn parse(file: &str, text: &str) -> Result<Policy, Problems> {
 struct Names<'t> {
     plans: HashSet<&'t str>,
     tenants: HashSet<&'t str>,
-    limits: HashSet<&'t str>,
     /// Whether anything tells a principal's clients apart.
     clients: bool,
+}
+
+/// The names of the tables of a section.
+fn names<'t>(fields: &Fields<'t, '_>, section: &str) -> HashSet<&'t str> {
+    match fields.get(section).map(|value| value.get_ref()) {
+        Some(DeValue::Table(table)) => table.keys().map(|key| key.get_ref().as_ref()).collect(),
+        _ => HashSet::new(),
+    }
 }
 
 fn read(document: &DeTable<'_>, policy: &mut Policy, report: &mut Report<'_>) {
@@ -60,29 +67,90 @@ fn read(document: &DeTable<'_>, policy: &mut Policy, report: &mut Report<'_>) {
     if let Ok(None) = file.number("version", VERSION..=VERSION, report) {
         file.refuse("version", "it is missing", "version = 1", report);
     }
-    let names = |section: &str| match file.get(section).map(|value| value.get_ref()) {
-        Some(DeValue::Table(table)) => table.keys().map(|key| key.get_ref().as_ref()).collect(),
-        _ => HashSet::new(),
-    };
-    let mut section = |value| {
-        let fields = service::fields(table(value, "service", report)?, file.place("service"), report);
-        service::read(&fields, report)
-    };
-    if let Some(Ok(service)) = file.get("service").map(&mut section) {
-        policy.service = service;
-    }
     let clients = match file.get("service").map(|value| value.get_ref()) {
         Some(DeValue::Table(table)) => table.contains_key("client_id"),
+        Some(DeValue::Array(array)) => {
+            array.iter().any(|one| one.get_ref().as_table().is_some_and(|table| table.contains_key("client_id")))
+        }
         _ => false,
     };
-    let names = Names { plans: names("plan"), tenants: names("tenant"), limits: names("limit"), clients };
+    let names = Names { plans: names(&file, "plan"), tenants: names(&file, "tenant"), clients };
     policy.plans = named(&file, "plan", report, plan);
     policy.tenants = named(&file, "tenant", report, plan);
     policy.principals = named(&file, "principal", report, |fields, report| principals::read(fields, &names, report));
     principals::count(&file, report);
-    policy.limits = named(&file, "limit", report, rules::quota);
-    rules::read(&file, &names, policy, report);
-    policy.sort();
+    match file.get("service").map(|value| value.get_ref()) {
+        Some(DeValue::Array(_)) => services(&file, policy, report),
+        _ => one_service(&file, policy, report),
+    }
+    let exempt: usize = policy.services.values().map(|site| site.exempt.len()).sum();
+    if exempt > MAX_EXEMPTIONS {
+        let message = format!("{exempt} exemptions of all services together");
+        report.refuse(file.place("service"), message, format!("at most {MAX_EXEMPTIONS}"));
+    }
+}
+
+/// The sections that stand in a service where there are several, and alone where there is one.
+const OF_SERVICE: [&str; 4] = ["limit", "route", "public", "exempt"];
+
+/// The one service, whose name needs not be said.
+fn one_service(file: &Fields<'_, '_>, policy: &mut Policy, report: &mut Report<'_>) {
+    let mut site = Site::default();
+    if let Some(value) = file.get("service") {
+        let Ok(table) = table(value, "service", report) else { return };
+        let fields = service::fields(table, file.place("service"), &[], report);
+        if let Ok(service) = service::read(&fields, report) {
+            site.service = service;
+        }
+    }
+    rules::read(file, &mut site, report);
+    if file.has("service") || OF_SERVICE.iter().any(|section| file.has(section)) {
+        policy.services.insert(DEFAULT_SERVICE.to_owned(), site);
+    }
+}
+
+/// The services of `[[service]]`, each with its name.
+fn services(file: &Fields<'_, '_>, policy: &mut Policy, report: &mut Report<'_>) {
+    for section in OF_SERVICE.iter().filter(|section| file.has(section)) {
+        let accepted = format!("it in the [[service]] that it is for, as `service.{section}`");
+        file.refuse(section, "where there are several services it is of none", accepted, report);
+    }
+    let array = file.get("service").and_then(|value| value.get_ref().as_array());
+    for element in array.into_iter().flatten() {
+        let Ok(table) = table(element, "service", report) else { continue };
+        let known = ["name"].into_iter().chain(OF_SERVICE).collect::<Vec<_>>();
+        let fields = service::fields(table, element.span(), &known, report);
+        let name = service_name(&fields, policy, report);
+        let service = service::read(&fields, report);
+        let mut site = Site::default();
+        rules::read(&fields, &mut site, report);
+        if let (Ok(name), Ok(service)) = (name, service) {
+            policy.services.insert(name, Site { service, ..site });
+        }
+    }
+    if policy.services.len() > MAX_SERVICES {
+        let message = format!("{} of them", policy.services.len());
+        file.refuse("service", message, format!("at most {MAX_SERVICES} [[service]]"), report);
+    }
+}
+
+/// The name of a service, which no other has.
+fn service_name(
+    fields: &Fields<'_, '_>,
+    policy: &Policy,
+    report: &mut Report<'_>,
+) -> Result<String, problem::Reported> {
+    let accepted = format!("the name that the service has in the configuration, {}", crate::name::ACCEPTED);
+    let Some((span, name)) = fields.text("name", &accepted, report)? else {
+        return Err(fields.refuse("name", "it is missing", accepted, report));
+    };
+    if let Err(error) = crate::name::check(name) {
+        return Err(report.refuse(span, format!("service.name: {error}"), accepted));
+    }
+    if policy.services.contains_key(name) {
+        return Err(report.refuse(span, format!("service.name: {name:?} stands twice"), "one [[service]] for each"));
+    }
+    Ok(name.to_owned())
 }
 
 /// The tables of a section by their names, such as `[plan.gold]`.

@@ -7,13 +7,12 @@
 
 mod automaton;
 
-use super::Policy;
-use super::document::{Exemption, Public, Route};
+use super::document::{Exemption, Public, Route, Site};
 use super::path::Pattern;
 
 pub use automaton::{Automaton, Origin, Room, TooLarge, compile};
 
-/// What holds for a path and method, as places in the lists of the [`Policy`].
+/// What holds for a path and method, as places in the lists of the [`Site`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Resolution {
     /// The exemptions; each is for its sources alone.
@@ -27,18 +26,18 @@ pub struct Resolution {
 /// What holds for a path, by its decoded segments ([`super::path::segments`]), and the number of a method
 /// ([`enforcer_ebpf::http::method`]).
 #[must_use]
-pub fn resolve(policy: &Policy, path: &[Vec<u8>], method: u32) -> Resolution {
+pub fn resolve(site: &Site, path: &[Vec<u8>], method: u32) -> Resolution {
     let is_for = |one: &Exemption| one.methods.has(method) && one.path.matches(one.reach, path);
-    let exempt = policy.exempt.iter().enumerate().filter(|(_, one)| is_for(one)).map(|(place, _)| place).collect();
+    let exempt = site.exempt.iter().enumerate().filter(|(_, one)| is_for(one)).map(|(place, _)| place).collect();
     let is_public = |one: &Public| one.methods.has(method) && one.path.matches(one.reach, path);
-    let public = policy.public.iter().enumerate().filter(|(_, one)| is_public(one));
+    let public = site.public.iter().enumerate().filter(|(_, one)| is_public(one));
     // An exact path goes before one that reaches beneath itself.
     let public = public.min_by(|(_, a), (_, b)| a.path.precedence(&b.path).then(a.reach.cmp(&b.reach)));
     if let Some((place, _)) = public {
         return Resolution { exempt, public: Some(place), route: None };
     }
     let is_route = |one: &Route| one.methods.has(method) && one.path.leads_to(path);
-    let routes = policy.routes.iter().enumerate().filter(|(_, one)| is_route(one));
+    let routes = site.routes.iter().enumerate().filter(|(_, one)| is_route(one));
     let route = routes.min_by(|(_, a), (_, b)| Pattern::precedence(&a.path, &b.path)).map(|(place, _)| place);
     Resolution { exempt, public: None, route }
 }

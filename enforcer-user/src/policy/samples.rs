@@ -11,7 +11,9 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::Limits;
-use super::document::{Charge, Exemption, OTHER, Override, Plan, Policy, Principal, Public, Quota, Route, Terms};
+use super::document::{
+    Charge, DEFAULT_SERVICE, Exemption, OTHER, Override, Plan, Policy, Principal, Public, Quota, Route, Site, Terms,
+};
 use super::method::Methods;
 use super::path::{Pattern, Reach};
 use super::service::{ACTIONS, PROXY_PROTOCOLS, ProxyProtocol, Service, Spread};
@@ -188,35 +190,47 @@ fn once<T>(all: Vec<T>, path: impl Fn(&T) -> String, methods: impl Fn(&T) -> Met
     all.into_iter().filter(is_new).collect()
 }
 
-/// Any policy that a file could say.
+/// What is said of a service.
+pub(crate) fn site() -> impl Strategy<Value = Site> {
+    (service(), btree_map(name(), quota(), 0..4)).prop_flat_map(|(service, limits)| {
+        let shared: Vec<_> = limits.keys().cloned().collect();
+        (vec(route(shared), 0..8), vec(public(), 0..5), vec(exemption(), 0..5)).prop_map(
+            move |(routes, public, exempt)| {
+                let mut site = Site {
+                    service: service.clone(),
+                    limits: limits.clone(),
+                    routes: once(routes, |one| one.path.identity(), |one| one.methods),
+                    public: once(public, |one| format!("{:?}{}", one.reach, one.path.identity()), |one| one.methods),
+                    exempt: once(exempt, Exemption::identity, |one| one.methods),
+                };
+                site.sort();
+                site
+            },
+        )
+    })
+}
+
+/// Any policy that a file could say; where principals have clients, a field tells them apart.
 pub(crate) fn policy() -> impl Strategy<Value = Policy> {
     let plans = || {
         let plan = (any_limits(), option::of(any_limits()), mode());
         let plan = plan.prop_map(|(limits, candidate, mode)| Plan { limits, candidate, mode });
         btree_map(name(), plan, 0..4)
     };
-    let names = (plans(), plans(), btree_map(name(), quota(), 0..4));
-    names.prop_flat_map(|(plans, tenants, limits)| {
+    let names = prop_oneof![Just(DEFAULT_SERVICE.to_owned()), name()];
+    let services = prop_oneof![
+        site().prop_map(|site| BTreeMap::from([(DEFAULT_SERVICE.to_owned(), site)])),
+        btree_map(names, site(), 1..4),
+    ];
+    (plans(), plans(), services).prop_flat_map(|(plans, tenants, services)| {
         let under: Vec<_> = plans.keys().cloned().collect();
         let of: Vec<_> = tenants.keys().cloned().collect();
-        let shared: Vec<_> = limits.keys().cloned().collect();
-        let paths = (vec(route(shared), 0..8), vec(public(), 0..5), vec(exemption(), 0..5));
-        (service(), btree_map(name(), principal(under, of), 0..5), paths).prop_map(
-            move |(service, principals, (routes, public, exempt))| {
-                let mut policy = Policy {
-                    service,
-                    plans: plans.clone(),
-                    tenants: tenants.clone(),
-                    principals,
-                    limits: limits.clone(),
-                    routes: once(routes, |one| one.path.identity(), |one| one.methods),
-                    public: once(public, |one| format!("{:?}{}", one.reach, one.path.identity()), |one| one.methods),
-                    exempt: once(exempt, Exemption::identity, |one| one.methods),
-                };
-                policy.sort();
-                policy
-            },
-        )
+        btree_map(name(), principal(under, of), 0..5).prop_map(move |principals| Policy {
+            services: services.clone(),
+            plans: plans.clone(),
+            tenants: tenants.clone(),
+            principals,
+        })
     })
 }
 

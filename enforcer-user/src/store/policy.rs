@@ -13,8 +13,8 @@ use rusqlite::{Row, ToSql, params};
 use super::{Error, Store, timestamp};
 use crate::policy::Limits;
 use crate::policy::document::{
-    Charge, Exemption, MAX_EXEMPTIONS, MODES, OTHER, Override, PERS, Plan, Policy, Principal, Public, Quota, Route,
-    Terms, tail, word,
+    Charge, DEFAULT_SERVICE, Exemption, MAX_EXEMPTIONS, MODES, OTHER, Override, PERS, Plan, Policy, Principal, Public,
+    Quota, Route, Site, Terms, tail, word,
 };
 use crate::policy::method::Methods;
 use crate::policy::path::{Pattern, Reach};
@@ -23,19 +23,28 @@ use crate::policy::service::{ACTIONS, PROXY_PROTOCOLS, Service, Spread};
 /// A policy's numbers, and its limits in the order of their buckets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Placed {
-    /// Limits of the service.
-    pub service: PlacedService,
+    /// The services of which something is said, by name.
+    pub services: BTreeMap<String, PlacedSite>,
     /// All principals, by name.
     pub principals: BTreeMap<String, PlacedPrincipal>,
     /// Tenants, by name.
     pub tenants: BTreeMap<String, PlacedQuota>,
+}
+
+/// A service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PlacedSite {
+    /// [`enforcer_ebpf::abi::Service::number`].
+    pub number: u32,
+    /// Its limits as a whole.
+    pub service: PlacedService,
     /// Named limits, by name.
     pub limits: BTreeMap<String, PlacedQuota>,
-    /// What each of [`Policy::routes`] is charged to, its own or a named limit; `None` if only its cost is of interest.
+    /// What each of [`Site::routes`] is charged to, its own or a named limit; `None` if only its cost is of interest.
     pub routes: Vec<Option<PlacedQuota>>,
-    /// What each of [`Policy::public`] is charged to.
+    /// What each of [`Site::public`] is charged to.
     pub public: Vec<PlacedQuota>,
-    /// The number of each of [`Policy::exempt`], 0 to 63: its bit in the rules of paths.
+    /// The number of each of [`Site::exempt`], 0 to 63: its bit in the rules of paths, which no service's other has.
     pub exempt: Vec<u32>,
 }
 
@@ -123,8 +132,10 @@ struct Rows {
     policy: Policy,
     seats: HashMap<String, Seat>,
     scopes: HashMap<String, u32>,
-    /// The number of each exemption.
-    exempt: Vec<u32>,
+    /// The number of each service that there ever was.
+    numbers: HashMap<String, u32>,
+    /// The number of each exemption, by its service.
+    exempt: HashMap<String, Vec<u32>>,
 }
 
 /// Limits in the order of the buckets of those before, if there were any.
@@ -143,20 +154,36 @@ fn settled_quota(quota: &Quota, before: Option<&Quota>) -> Quota {
     }
 }
 
-fn limit_identity(name: &str) -> String {
-    format!("limit {name}")
-}
-
 fn tenant_identity(name: &str) -> String {
     format!("tenant {name}")
 }
 
-fn route_identity(route: &Route) -> String {
-    format!("route {}", route.identity())
+/// What scopes of one service are known by.
+#[derive(Clone, Copy)]
+struct Identities<'n> {
+    service: &'n str,
 }
 
-fn public_identity(public: &Public) -> String {
-    format!("public {}", public.identity())
+impl Identities<'_> {
+    /// Those of the service that needs no name have none, and so those of before there were several.
+    fn of(self, what: impl std::fmt::Display) -> String {
+        match self.service {
+            DEFAULT_SERVICE => what.to_string(),
+            service => format!("service {service} {what}"),
+        }
+    }
+
+    fn limit(self, name: &str) -> String {
+        self.of(format_args!("limit {name}"))
+    }
+
+    fn route(self, route: &Route) -> String {
+        self.of(format_args!("route {}", route.identity()))
+    }
+
+    fn public(self, public: &Public) -> String {
+        self.of(format_args!("public {}", public.identity()))
+    }
 }
 
 impl Store {
@@ -255,9 +282,10 @@ impl Store {
 
     fn write_rules(&self, old: &Rows, new: &Rows) -> Result<(), Error> {
         let connection = &self.connection;
-        let Policy { service, plans, tenants, principals: _, limits, routes, public, exempt } = &new.policy;
-        if *service != old.policy.service {
-            self.write_service(service)?;
+        let Policy { services, plans, tenants, principals: _ } = &new.policy;
+        for (name, number) in new.numbers.iter().filter(|(name, _)| !old.numbers.contains_key(*name)) {
+            let mut statement = connection.prepare_cached("INSERT INTO services (number, name) VALUES (?1, ?2)")?;
+            statement.execute(params![number, name])?;
         }
         for (identity, number) in new.scopes.iter().filter(|(identity, _)| !old.scopes.contains_key(*identity)) {
             let mut statement = connection.prepare_cached("INSERT INTO scopes (number, identity) VALUES (?1, ?2)")?;
@@ -274,19 +302,32 @@ impl Store {
             }
         }
         // Few rows, and nothing but each other refers to them.
-        connection.execute_batch("DELETE FROM routes; DELETE FROM limits; DELETE FROM public; DELETE FROM exempt;")?;
+        connection.execute_batch(
+            "DELETE FROM routes; DELETE FROM quotas; DELETE FROM public; DELETE FROM exempt; DELETE FROM sites;",
+        )?;
+        for (name, site) in services {
+            let number = new.number(name)?;
+            self.write_service(number, &site.service)?;
+            self.write_site(number, site, new.exempt.get(name).map_or(&[][..], Vec::as_slice))?;
+        }
+        Ok(())
+    }
+
+    fn write_site(&self, service: u32, site: &Site, numbers: &[u32]) -> Result<(), Error> {
+        let connection = &self.connection;
+        let Site { service: _, limits, routes, public, exempt } = site;
         for (name, quota) in limits {
             let mut statement = connection.prepare_cached(
-                "INSERT INTO limits (name, limits, per, candidate, mode) VALUES (?1, ?2, ?3, ?4, ?5)",
+                "INSERT INTO quotas (service, name, limits, per, candidate, mode) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
             )?;
             let Quota { limits, per, candidate, mode } = quota;
             let (per, mode) = (word(&PERS, *per), word(&MODES, *mode));
-            statement.execute(params![name, limits.to_string(), per, text(candidate.as_ref()), mode])?;
+            statement.execute(params![service, name, limits.to_string(), per, text(candidate.as_ref()), mode])?;
         }
         for Route { path, methods, charge, cost } in routes {
             let mut statement = connection.prepare_cached(
-                "INSERT INTO routes (path, methods, limits, per, candidate, mode, shared, cost)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                "INSERT INTO routes (service, path, methods, limits, per, candidate, mode, shared, cost)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
             )?;
             let (own, shared) = match charge {
                 Some(Charge::Own(quota)) => (Some(quota), None),
@@ -294,6 +335,7 @@ impl Store {
                 None => (None, None),
             };
             statement.execute(params![
+                service,
                 path.to_string(),
                 methods.bits(),
                 text(own.map(|own| &own.limits)),
@@ -305,23 +347,24 @@ impl Store {
             ])?;
         }
         for Public { path, reach, methods, limits } in public {
-            let mut statement =
-                connection.prepare_cached("INSERT INTO public (path, methods, limits) VALUES (?1, ?2, ?3)")?;
+            let mut statement = connection
+                .prepare_cached("INSERT INTO public (service, path, methods, limits) VALUES (?1, ?2, ?3, ?4)")?;
             let path = format!("{path}{}", tail(path, *reach));
-            statement.execute(params![path, methods.bits(), limits.to_string()])?;
+            statement.execute(params![service, path, methods.bits(), limits.to_string()])?;
         }
-        for (Exemption { path, reach, methods, sources, until, reason }, number) in exempt.iter().zip(&new.exempt) {
+        for (Exemption { path, reach, methods, sources, until, reason }, number) in exempt.iter().zip(numbers) {
             let mut statement = connection.prepare_cached(
-                "INSERT INTO exempt (number, path, methods, sources, until, reason) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                "INSERT INTO exempt (number, service, path, methods, sources, until, reason)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
             )?;
             let path = format!("{path}{}", tail(path, *reach));
             let sources = joined(sources);
-            statement.execute(params![number, path, methods.bits(), sources, until.as_second(), reason])?;
+            statement.execute(params![number, service, path, methods.bits(), sources, until.as_second(), reason])?;
         }
         Ok(())
     }
 
-    fn write_service(&self, service: &Service) -> Result<(), Error> {
+    fn write_service(&self, number: u32, service: &Service) -> Result<(), Error> {
         let Service {
             ceiling,
             source,
@@ -339,13 +382,14 @@ impl Store {
             sources_per_key,
         } = service;
         let mut statement = self.connection.prepare_cached(
-            "INSERT OR REPLACE INTO service (id, ceiling, source, guesses, guess_penalty_ms, strict_guesses, preflight,
-                 key_headers, client_id, trusted_proxies, proxy_protocol, connections_per_source, connections_per_principal,
-                 keys_most, keys_within_ms, keys_action, sources_most, sources_within_ms, sources_action)
-             VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
+            "INSERT INTO sites (service, ceiling, source, guesses, guess_penalty_ms, strict_guesses, preflight, key_headers,
+                 client_id, trusted_proxies, proxy_protocol, connections_per_source, connections_per_principal, keys_most,
+                 keys_within_ms, keys_action, sources_most, sources_within_ms, sources_action)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)",
         )?;
         let action = |spread: &Spread| word(&ACTIONS, spread.action);
         statement.execute(params![
+            number,
             text(ceiling.as_ref()),
             text(source.as_ref()),
             guesses.to_string(),
@@ -433,7 +477,6 @@ impl Store {
 
     fn rows(&self) -> Result<Rows, Error> {
         let mut rows = Rows::default();
-        rows.policy.service = self.service()?;
         rows.policy.plans = self.plans()?;
         rows.policy.tenants = self.each("tenants", "name", plan)?.into_iter().collect();
         for (name, (seat, said)) in self.seats(None)? {
@@ -442,19 +485,40 @@ impl Store {
             }
             rows.seats.insert(name, seat);
         }
-        let named = |row: &Row<'_>| Ok((row.get::<_, String>("name")?, quota(row)?));
-        rows.policy.limits = self.each("limits", "name", named)?.into_iter().collect();
-        rows.policy.routes = self.each("routes", "path", route)?;
-        rows.policy.public = self.each("public", "path", public)?;
-        rows.policy.exempt = self.each("exempt", "path", |row| Ok(exemption(row)?.1))?;
+        let number = |row: &Row<'_>| Ok((row.get::<_, String>("name")?, row.get("number")?));
+        rows.numbers = self.each("services", "name", number)?.into_iter().collect();
+        let names: HashMap<u32, String> = rows.numbers.iter().map(|(name, number)| (*number, name.clone())).collect();
+        let of = |row: &Row<'_>| {
+            let number: u32 = row.get("service")?;
+            names.get(&number).cloned().ok_or_else(|| Wrong::Value(format!("there is no service {number}")))
+        };
+        let services = &mut rows.policy.services;
+        for (name, service) in self.each("sites", "service", |row| Ok((of(row)?, service(row)?)))? {
+            services.insert(name, Site { service, ..Site::default() });
+        }
+        let named = |row: &Row<'_>| Ok((of(row)?, row.get::<_, String>("name")?, quota(row)?));
+        for (of, name, quota) in self.each("quotas", "name", named)? {
+            services.entry(of).or_default().limits.insert(name, quota);
+        }
+        for (of, route) in self.each("routes", "path", |row| Ok((of(row)?, route(row)?)))? {
+            services.entry(of).or_default().routes.push(route);
+        }
+        for (of, public) in self.each("public", "path", |row| Ok((of(row)?, public(row)?)))? {
+            services.entry(of).or_default().public.push(public);
+        }
         // Places change when the rows are sorted, identities do not.
-        let numbers =
-            self.each("exempt", "path", |row| exemption(row).map(|(number, one)| (one.identity(), number)))?;
-        let numbers: HashMap<_, _> = numbers.into_iter().collect();
+        let mut numbers: HashMap<(String, String), u32> = HashMap::new();
+        for (of, (number, one)) in self.each("exempt", "path", |row| Ok((of(row)?, exemption(row)?)))? {
+            numbers.insert((of.clone(), one.identity()), number);
+            services.entry(of).or_default().exempt.push(one);
+        }
         let scope = |row: &Row<'_>| Ok((row.get::<_, String>("identity")?, row.get("number")?));
         rows.scopes = self.each("scopes", "identity", scope)?.into_iter().collect();
-        rows.policy.sort();
-        rows.exempt = rows.policy.exempt.iter().filter_map(|one| numbers.get(&one.identity()).copied()).collect();
+        for (name, site) in services {
+            site.sort();
+            let number = |one: &Exemption| numbers.get(&(name.clone(), one.identity())).copied();
+            rows.exempt.insert(name.clone(), site.exempt.iter().filter_map(number).collect());
+        }
         Ok(rows)
     }
 
@@ -474,17 +538,22 @@ impl Store {
         Ok(self.each("plans", "name", plan)?.into_iter().collect())
     }
 
-    /// What the service itself says.
+    /// What each service says of itself, by name.
     ///
     /// # Errors
     /// The store cannot be read, or holds what this program would not have written.
-    pub fn service(&self) -> Result<Service, Error> {
-        let mut statement = self.connection.prepare_cached("SELECT * FROM service")?;
+    pub fn services(&self) -> Result<BTreeMap<String, Service>, Error> {
+        let mut statement = self.connection.prepare_cached(
+            "SELECT services.name AS name, sites.* FROM sites JOIN services ON services.number = sites.service",
+        )?;
         let mut rows = statement.query([])?;
-        match rows.next()? {
-            Some(row) => service(row).map_err(|wrong| wrong.of(|| "the service".into())),
-            None => Ok(Service::default()),
+        let mut all = BTreeMap::new();
+        while let Some(row) = rows.next()? {
+            let name: String = row.get("name")?;
+            let service = service(row).map_err(|wrong| wrong.of(|| format!("service `{name}`")))?;
+            all.insert(name, service);
         }
+        Ok(all)
     }
 
     /// The principals, with those that are removed, or the one of a name.
@@ -598,17 +667,30 @@ impl Rows {
     fn succeeded_by(&self, policy: &Policy) -> Result<Self, Error> {
         let mut scopes = self.scopes.clone();
         let mut next = scopes.values().max().map_or(scope::ROUTES as u32, |last| last.saturating_add(1));
-        let own = |route: &Route| matches!(route.charge, Some(Charge::Own(_)));
-        let routes = policy.routes.iter().filter(|route| own(route)).map(route_identity);
-        let named = policy.limits.keys().map(|name| limit_identity(name));
+        let mut numbers = self.numbers.clone();
+        let mut free = numbers.values().max().map_or(0, |last| last.saturating_add(1));
+        for name in policy.services.keys() {
+            if let Entry::Vacant(place) = numbers.entry(name.clone()) {
+                place.insert(free);
+                free = free.checked_add(1).ok_or(Error::Exhausted("services"))?;
+            }
+        }
+        let sites = || policy.services.iter().map(|(name, site)| (Identities { service: name }, site));
+        let named = sites().flat_map(|(of, site)| site.limits.keys().map(move |name| of.limit(name)));
         let tenants = policy.tenants.keys().map(|name| tenant_identity(name));
-        for identity in named.chain(tenants).chain(routes).chain(policy.public.iter().map(public_identity)) {
+        let routes = sites().flat_map(|(of, site)| {
+            let own = site.routes.iter().filter(|route| matches!(route.charge, Some(Charge::Own(_))));
+            own.map(move |route| of.route(route))
+        });
+        let public = sites().flat_map(|(of, site)| site.public.iter().map(move |public| of.public(public)));
+        let identities: Vec<String> = named.chain(tenants).chain(routes).chain(public).collect();
+        for identity in identities {
             if let Entry::Vacant(place) = scopes.entry(identity) {
                 place.insert(next);
                 next = next.checked_add(1).ok_or(Error::Exhausted("limits of paths"))?;
             }
         }
-        let Policy { service, plans, tenants, principals: _, limits, routes, public, exempt } = policy;
+        let Policy { services, plans, tenants, principals } = policy;
         let old = &self.policy;
         let tenant = |(name, one): (&String, &Plan)| {
             let Plan { limits, candidate, mode } = one;
@@ -618,102 +700,144 @@ impl Rows {
             let candidate = candidate.as_ref().map(|candidate| settled(candidate, of));
             (name.clone(), Plan { limits, candidate, mode: *mode })
         };
-        let before: HashMap<_, _> = old.routes.iter().map(|route| (route.identity(), route)).collect();
-        let route = |route: &Route| {
-            let before = before.get(&route.identity()).and_then(|before| before.charge.as_ref());
-            let charge = route.charge.as_ref().map(|charge| match (charge, before) {
-                (Charge::Own(quota), Some(Charge::Own(before))) => Charge::Own(settled_quota(quota, Some(before))),
-                (Charge::Own(quota), _) => Charge::Own(settled_quota(quota, None)),
-                (Charge::Shared(name), _) => Charge::Shared(name.clone()),
-            });
-            Route { charge, ..route.clone() }
-        };
-        let paths: HashMap<_, _> = old.public.iter().map(|public| (public.identity(), &public.limits)).collect();
-        let public = public.iter().map(|public| {
-            let limits = settled(&public.limits, paths.get(&public.identity()).copied());
-            Public { limits, ..public.clone() }
+        let unsaid = Site::default();
+        let sites = services.iter().map(|(name, site)| {
+            let before = old.services.get(name).unwrap_or(&unsaid);
+            (name.clone(), settled_site(site, before))
         });
-        let optional = |limits: &Option<Limits>, before: &Option<Limits>| {
-            limits.as_ref().map(|limits| settled(limits, before.as_ref()))
-        };
         let new = Policy {
-            service: Service {
-                ceiling: optional(&service.ceiling, &old.service.ceiling),
-                source: optional(&service.source, &old.service.source),
-                guesses: settled(&service.guesses, Some(&old.service.guesses)),
-                preflight: settled(&service.preflight, Some(&old.service.preflight)),
-                ..service.clone()
-            },
+            services: sites.collect(),
             plans: plans.clone(),
             tenants: tenants.iter().map(tenant).collect(),
-            principals: policy.principals.clone(),
-            limits: limits.iter().map(|(name, one)| (name.clone(), settled_quota(one, old.limits.get(name)))).collect(),
-            routes: routes.iter().map(route).collect(),
-            public: public.collect(),
-            exempt: exempt.clone(),
+            principals: principals.clone(),
         };
-        let exempt = self.exemptions(exempt)?;
-        Ok(Self { policy: new, seats: self.seats.clone(), scopes, exempt })
+        let exempt = self.exemptions(services)?;
+        Ok(Self { policy: new, seats: self.seats.clone(), scopes, numbers, exempt })
     }
 
     /// The numbers of exemptions. One that stays, its end too, keeps its own; a new one takes none that another had just now while
     /// there are others, since the program may still go by what that was for.
-    fn exemptions(&self, exempt: &[Exemption]) -> Result<Vec<u32>, Error> {
-        let told_by = |one: &Exemption| (one.identity(), one.until);
-        let old = self.policy.exempt.iter().map(told_by).zip(self.exempt.iter().copied());
-        let old: HashMap<_, _> = old.collect();
-        let known: Vec<_> = exempt.iter().map(|one| old.get(&told_by(one)).copied()).collect();
-        let kept: HashSet<_> = known.iter().flatten().copied().collect();
+    fn exemptions(&self, services: &BTreeMap<String, Site>) -> Result<HashMap<String, Vec<u32>>, Error> {
+        let told_by = |name: &str, one: &Exemption| (name.to_owned(), one.identity(), one.until);
+        let mut old = HashMap::new();
+        for (name, site) in &self.policy.services {
+            let numbers = self.exempt.get(name).into_iter().flatten().copied();
+            old.extend(site.exempt.iter().map(|one| told_by(name, one)).zip(numbers));
+        }
+        let all = services.iter().flat_map(|(name, site)| site.exempt.iter().map(move |one| (name, one)));
+        let known: Vec<_> = all.map(|(name, one)| (name, old.get(&told_by(name, one)).copied())).collect();
+        let kept: HashSet<_> = known.iter().filter_map(|(_, number)| *number).collect();
         let had: HashSet<_> = old.values().copied().collect();
         let all = 0..MAX_EXEMPTIONS as u32;
         let fresh = all.clone().filter(|number| !had.contains(number));
         let mut free = fresh.chain(all.filter(|number| had.contains(number) && !kept.contains(number)));
-        let number = |known: Option<u32>| known.or_else(|| free.next()).ok_or(Error::Exhausted("exemptions"));
-        known.into_iter().map(number).collect()
+        let mut numbers: HashMap<String, Vec<u32>> = HashMap::new();
+        for (name, known) in known {
+            let number = known.or_else(|| free.next()).ok_or(Error::Exhausted("exemptions"))?;
+            numbers.entry(name.clone()).or_default().push(number);
+        }
+        Ok(numbers)
+    }
+
+    /// The number of a service.
+    fn number(&self, name: &str) -> Result<u32, Error> {
+        self.numbers.get(name).copied().ok_or_else(|| numberless(format!("service `{name}`")))
+    }
+
+    /// The number of a scope.
+    fn scope(&self, identity: String) -> Result<u32, Error> {
+        self.scopes.get(&identity).copied().ok_or_else(|| numberless(identity))
     }
 
     fn placed(&self, now: Timestamp) -> Result<Placed, Error> {
-        let Policy { service, plans, tenants, principals, limits, routes, public, exempt: _ } = &self.policy;
-        let missing = |identity: String| Error::Row { row: identity, reason: "it has no number".into() };
-        let scope = |identity: String| self.scopes.get(&identity).copied().ok_or_else(|| missing(identity));
-        let quota = |identity, quota: &Quota| {
-            let Quota { limits, candidate, .. } = quota.clone();
-            Ok::<_, Error>(PlacedQuota { scope: scope(identity)?, limits, candidate })
-        };
+        let Policy { services, plans, tenants, principals } = &self.policy;
         let mut shared = BTreeMap::new();
         for (name, Plan { limits, candidate, mode: _ }) in tenants {
             let (limits, candidate) = (limits.clone(), candidate.clone());
-            shared.insert(name.clone(), PlacedQuota { scope: scope(tenant_identity(name))?, limits, candidate });
+            let scope = self.scope(tenant_identity(name))?;
+            shared.insert(name.clone(), PlacedQuota { scope, limits, candidate });
         }
-        let mut named = BTreeMap::new();
-        for (name, one) in limits {
-            named.insert(name.clone(), quota(limit_identity(name), one)?);
-        }
-        let route = |route: &Route| match &route.charge {
-            Some(Charge::Own(own)) => quota(route_identity(route), own).map(Some),
-            Some(Charge::Shared(name)) => named.get(name).cloned().map(Some).ok_or_else(|| missing(name.clone())),
-            None => Ok(None),
-        };
-        let routes = routes.iter().map(route).collect::<Result<_, _>>()?;
-        let public = public.iter().map(|public| {
-            let limits = public.limits.clone();
-            Ok::<_, Error>(PlacedQuota { scope: scope(public_identity(public))?, limits, candidate: None })
-        });
-        let public = public.collect::<Result<_, _>>()?;
         let mut placed = BTreeMap::new();
         for (name, principal) in principals {
-            let seat = self.seats.get(name).ok_or_else(|| missing(name.clone()))?;
+            let seat = self.seats.get(name).ok_or_else(|| numberless(name.clone()))?;
             placed.insert(name.clone(), seat.placed(name, principal, plans, now)?);
         }
-        Ok(Placed {
-            service: PlacedService::of(service),
-            principals: placed,
-            tenants: shared,
+        let mut sites = BTreeMap::new();
+        for (name, site) in services {
+            sites.insert(name.clone(), self.placed_site(name, site)?);
+        }
+        Ok(Placed { services: sites, principals: placed, tenants: shared })
+    }
+
+    fn placed_site(&self, name: &str, site: &Site) -> Result<PlacedSite, Error> {
+        let of = Identities { service: name };
+        let quota = |identity, quota: &Quota| {
+            let Quota { limits, candidate, .. } = quota.clone();
+            Ok::<_, Error>(PlacedQuota { scope: self.scope(identity)?, limits, candidate })
+        };
+        let mut named = BTreeMap::new();
+        for (name, one) in &site.limits {
+            named.insert(name.clone(), quota(of.limit(name), one)?);
+        }
+        let route = |route: &Route| match &route.charge {
+            Some(Charge::Own(own)) => quota(of.route(route), own).map(Some),
+            Some(Charge::Shared(name)) => named.get(name).cloned().map(Some).ok_or_else(|| numberless(name.clone())),
+            None => Ok(None),
+        };
+        let routes = site.routes.iter().map(route).collect::<Result<_, _>>()?;
+        let public = site.public.iter().map(|public| {
+            let limits = public.limits.clone();
+            Ok::<_, Error>(PlacedQuota { scope: self.scope(of.public(public))?, limits, candidate: None })
+        });
+        let public = public.collect::<Result<_, _>>()?;
+        Ok(PlacedSite {
+            number: self.number(name)?,
+            service: PlacedService::of(&site.service),
             limits: named,
             routes,
             public,
-            exempt: self.exempt.clone(),
+            exempt: self.exempt.get(name).cloned().unwrap_or_default(),
         })
+    }
+}
+
+fn numberless(row: String) -> Error {
+    Error::Row { row, reason: "it has no number".into() }
+}
+
+/// What is said of a service, with limits in the order of the buckets of those before.
+fn settled_site(site: &Site, old: &Site) -> Site {
+    let Site { service, limits, routes, public, exempt } = site;
+    let before: HashMap<_, _> = old.routes.iter().map(|route| (route.identity(), route)).collect();
+    let route = |route: &Route| {
+        let before = before.get(&route.identity()).and_then(|before| before.charge.as_ref());
+        let charge = route.charge.as_ref().map(|charge| match (charge, before) {
+            (Charge::Own(quota), Some(Charge::Own(before))) => Charge::Own(settled_quota(quota, Some(before))),
+            (Charge::Own(quota), _) => Charge::Own(settled_quota(quota, None)),
+            (Charge::Shared(name), _) => Charge::Shared(name.clone()),
+        });
+        Route { charge, ..route.clone() }
+    };
+    let paths: HashMap<_, _> = old.public.iter().map(|public| (public.identity(), &public.limits)).collect();
+    let public = public.iter().map(|public| {
+        let limits = settled(&public.limits, paths.get(&public.identity()).copied());
+        Public { limits, ..public.clone() }
+    });
+    let optional = |limits: &Option<Limits>, before: &Option<Limits>| {
+        limits.as_ref().map(|limits| settled(limits, before.as_ref()))
+    };
+    Site {
+        service: Service {
+            ceiling: optional(&service.ceiling, &old.service.ceiling),
+            source: optional(&service.source, &old.service.source),
+            guesses: settled(&service.guesses, Some(&old.service.guesses)),
+            preflight: settled(&service.preflight, Some(&old.service.preflight)),
+            ..service.clone()
+        },
+        limits: limits.iter().map(|(name, one)| (name.clone(), settled_quota(one, old.limits.get(name)))).collect(),
+        routes: routes.iter().map(route).collect(),
+        public: public.collect(),
+        exempt: exempt.clone(),
     }
 }
 

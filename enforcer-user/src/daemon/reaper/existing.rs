@@ -4,28 +4,38 @@ use std::collections::HashSet;
 
 use super::destroy;
 use super::tally::{Cause, Tally};
-use crate::config::{Existing, Mode, Settings};
+use crate::config::{Existing, Guarded, Mode};
 use crate::kernel::{Followed, Kernel};
+use crate::policy::document::DEFAULT_SERVICE;
 use crate::sockets::{self, Connection, Error, State};
 
-/// Deals with connections to the guarded ports that are older than the guard, and says in one line how many there are.
+/// Deals with connections to the ports of a service that are older than the guard, and says in one line how many there are.
 /// To be called once, right after an attachment that took over nothing.
 ///
 /// # Errors
 /// The sockets cannot be listed, or connections not be ended at all.
-pub(in crate::daemon) fn end_existing(settings: &Settings, kernel: &Kernel, tally: &Tally) -> Result<(), Error> {
+pub(in crate::daemon) fn end_existing(
+    service: &Guarded,
+    existing: Existing,
+    kernel: &Kernel,
+    tally: &Tally,
+) -> Result<(), Error> {
     // The sockets first: what one of them receives after the attachment is in the table before.
-    let connections = sockets::connections(&settings.ports)?;
+    let connections = sockets::connections(&service.ports)?;
     let unknown = unknown(&connections, &kernel.connections().all());
+    let of = match service.name.as_str() {
+        DEFAULT_SERVICE => String::new(),
+        name => format!("{name}: "),
+    };
     let older = match unknown.len() {
         0 => {
-            tracing::info!("no connection is older than the guard and in the middle of its stream");
+            tracing::info!("{of}no connection is older than the guard and in the middle of its stream");
             return Ok(());
         }
-        1 => "1 connection is older than the guard and in the middle of its stream".to_owned(),
-        count => format!("{count} connections are older than the guard and in the middle of their streams"),
+        1 => format!("{of}1 connection is older than the guard and in the middle of its stream"),
+        count => format!("{of}{count} connections are older than the guard and in the middle of their streams"),
     };
-    match (settings.mode, settings.existing) {
+    match (service.mode, existing) {
         (Mode::Observe, _) => {
             unknown.iter().for_each(|_| tally.would_end(Cause::Existing));
             tracing::info!("{older}: left alone, since this observes");

@@ -5,7 +5,8 @@ use std::fmt::{self, Write as _};
 use super::VERSION;
 use crate::config::Mode;
 use crate::policy::document::{
-    Charge, Exemption, MODES, Override, PERS, Plan, Policy, Principal, Public, Quota, Route, Terms, tail, word,
+    Charge, DEFAULT_SERVICE, Exemption, MODES, Override, PERS, Plan, Policy, Principal, Public, Quota, Route, Site,
+    Terms, tail, word,
 };
 use crate::policy::method::Methods;
 use crate::policy::service::{ACTIONS, PROXY_PROTOCOLS, Service, Spread, Time};
@@ -14,9 +15,14 @@ impl Policy {
     /// This policy as a file that [`super::parse`] reads as it.
     #[must_use]
     pub fn export(&self) -> String {
-        let Self { service, plans, tenants, principals, limits, routes, public, exempt } = self;
+        let Self { services, plans, tenants, principals } = self;
         let mut text = Text(format!("version = {VERSION}\n"));
-        text.service(service);
+        // One that has the name of all that have none is told without it.
+        let only = services.get(DEFAULT_SERVICE).filter(|_| services.len() == 1);
+        if let Some(Site { service, .. }) = only {
+            text.table("service");
+            text.service(service);
+        }
         for (section, all) in [("plan", plans), ("tenant", tenants)] {
             for (name, Plan { limits, candidate, mode }) in all {
                 text.table(&format!("{section}.{}", key(name)));
@@ -28,24 +34,16 @@ impl Policy {
         for (name, one) in principals {
             text.principal(name, one);
         }
-        for (name, one) in limits {
-            text.table(&format!("limit.{}", key(name)));
-            text.quota(one);
-        }
-        routes.iter().for_each(|one| text.route(one));
-        for Public { path, reach, methods, limits } in public {
-            text.entry("public");
-            text.string("path", format_args!("{path}{}", tail(path, *reach)));
-            text.methods(*methods);
-            text.string("limit", limits);
-        }
-        for Exemption { path, reach, methods, sources, until, reason } in exempt {
-            text.entry("exempt");
-            text.string("path", format_args!("{path}{}", tail(path, *reach)));
-            text.methods(*methods);
-            text.list("sources", sources);
-            text.plain("until", until);
-            text.string("reason", reason);
+        match only {
+            Some(site) => text.rules("", site),
+            None => {
+                for (name, site) in services {
+                    text.entry("service");
+                    text.string("name", name);
+                    text.service(&site.service);
+                    text.rules("service.", site);
+                }
+            }
         }
         text.0
     }
@@ -132,7 +130,6 @@ impl Text {
             keys_per_source,
             sources_per_key,
         } = service;
-        self.table("service");
         self.maybe("ceiling", ceiling.as_ref());
         self.maybe("source", source.as_ref());
         self.string("guesses", guesses);
@@ -195,9 +192,35 @@ impl Text {
         self.string("mode", word::<Mode>(&MODES, *mode));
     }
 
+    /// The sections of a service; `of` is what stands before their names.
+    fn rules(&mut self, of: &str, site: &Site) {
+        let Site { service: _, limits, routes, public, exempt } = site;
+        for (name, one) in limits {
+            self.table(&format!("{of}limit.{}", key(name)));
+            self.quota(one);
+        }
+        for one in routes {
+            self.entry(&format!("{of}route"));
+            self.route(one);
+        }
+        for Public { path, reach, methods, limits } in public {
+            self.entry(&format!("{of}public"));
+            self.string("path", format_args!("{path}{}", tail(path, *reach)));
+            self.methods(*methods);
+            self.string("limit", limits);
+        }
+        for Exemption { path, reach, methods, sources, until, reason } in exempt {
+            self.entry(&format!("{of}exempt"));
+            self.string("path", format_args!("{path}{}", tail(path, *reach)));
+            self.methods(*methods);
+            self.list("sources", sources);
+            self.plain("until", until);
+            self.string("reason", reason);
+        }
+    }
+
     fn route(&mut self, route: &Route) {
         let Route { path, methods, charge, cost } = route;
-        self.entry("route");
         self.string("path", path);
         self.methods(*methods);
         match charge {

@@ -104,7 +104,7 @@ fn clients(
         wrong = Some(fields.refuse("clients", format!("{declared} client ids"), accepted, report));
     }
     if !table.is_empty() && !names.clients {
-        let accepted = "`client_id` in [service], the field that tells them apart";
+        let accepted = "`client_id` in a service, the field that tells them apart";
         wrong = Some(fields.refuse("clients", "nothing tells clients apart", accepted, report));
     }
     wrong.map_or(Ok(clients), Err)

@@ -1,6 +1,6 @@
 //! The sections `[limit.NAME]`, `[[route]]`, `[[public]]` and `[[exempt]]`.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 
 use enforcer_ebpf::abi::PREFIXES;
@@ -10,10 +10,9 @@ use toml::de::DeValue;
 use super::fields::{Fields, Read, table};
 use super::principals::among;
 use super::problem::{Report, Reported};
-use super::{Named, Names};
-use crate::policy::Policy;
+use super::{Named, named, names};
 use crate::policy::document::{
-    Charge, Exemption, MAX_EXEMPTIONS, MAX_PUBLIC, MAX_ROUTES, MODES, PERS, Public, Quota, Route,
+    Charge, Exemption, MAX_EXEMPTIONS, MAX_PUBLIC, MAX_ROUTES, MODES, PERS, Public, Quota, Route, Site,
 };
 use crate::policy::method::Methods;
 use crate::policy::path::{Pattern, Reach};
@@ -47,11 +46,14 @@ fn quota_of(fields: &Fields<'_, '_>, report: &mut Report<'_>) -> Read<Quota> {
     }))
 }
 
-pub(super) fn read(file: &Fields<'_, '_>, names: &Names<'_>, policy: &mut Policy, report: &mut Report<'_>) {
-    let routes = entries(file, "route", MAX_ROUTES, report, |fields, report| route(fields, names, report));
-    policy.routes = once(routes, |one| one.path.identity(), |one| one.methods, "a route", report);
+/// Reads them out of what they stand in: the file, or a service.
+pub(super) fn read(file: &Fields<'_, '_>, site: &mut Site, report: &mut Report<'_>) {
+    site.limits = named(file, "limit", report, quota);
+    let limits = names(file, "limit");
+    let routes = entries(file, "route", MAX_ROUTES, report, |fields, report| route(fields, &limits, report));
+    site.routes = once(routes, |one| one.path.identity(), |one| one.methods, "a route", report);
     let public = entries(file, "public", MAX_PUBLIC, report, public);
-    policy.public = once(
+    site.public = once(
         public,
         |one| format!("{:?}{}", one.reach, one.path.identity()),
         |one| one.methods,
@@ -65,7 +67,8 @@ pub(super) fn read(file: &Fields<'_, '_>, names: &Names<'_>, policy: &mut Policy
         let message = format!("{prefixes} sources of all exemptions together");
         file.refuse("exempt", message, format!("at most {}", PREFIXES - 1), report);
     }
-    policy.exempt = once(exempt, Exemption::identity, |one| one.methods, "an exemption", report);
+    site.exempt = once(exempt, Exemption::identity, |one| one.methods, "an exemption", report);
+    site.sort();
 }
 
 /// The tables of an array, each with its place.
@@ -132,13 +135,13 @@ fn once<T>(
     all
 }
 
-fn route(fields: &Fields<'_, '_>, names: &Names<'_>, report: &mut Report<'_>) -> Result<Route, Reported> {
+fn route(fields: &Fields<'_, '_>, limits: &HashSet<&str>, report: &mut Report<'_>) -> Result<Route, Reported> {
     let path = required(fields, "path", "a path such as \"/search\"", report, |fields, report| {
         fields.path_of("path", Pattern::parse, report)
     });
     let methods = methods(fields, report);
     let own = quota_of(fields, report);
-    let shared = shared(fields, names, report);
+    let shared = shared(fields, limits, report);
     let cost = fields.number("cost", 1..=MAX_COST as u32, report);
     let (has_limit, has_use) = (fields.has("limit"), fields.has("use"));
     let mut wrong = None;
@@ -170,12 +173,12 @@ fn route(fields: &Fields<'_, '_>, names: &Names<'_>, report: &mut Report<'_>) ->
 }
 
 /// The named limit that a route uses.
-fn shared(fields: &Fields<'_, '_>, names: &Names<'_>, report: &mut Report<'_>) -> Read<String> {
+fn shared(fields: &Fields<'_, '_>, limits: &HashSet<&str>, report: &mut Report<'_>) -> Read<String> {
     let Some((span, name)) = fields.text("use", "the name of a limit", report)? else { return Ok(None) };
-    if names.limits.contains(name) {
+    if limits.contains(name) {
         return Ok(Some(name.to_owned()));
     }
-    Err(report.refuse(span, format!("route.use: there is no limit {name:?}"), among(&names.limits, "limit")))
+    Err(report.refuse(span, format!("route.use: there is no limit {name:?}"), among(limits, "limit")))
 }
 
 fn public(fields: &Fields<'_, '_>, report: &mut Report<'_>) -> Result<Public, Reported> {

@@ -1,4 +1,4 @@
-//! The section `[service]`.
+//! The section `[service]`, or one of `[[service]]`.
 
 use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
@@ -36,8 +36,15 @@ const PENALTY: RangeInclusive<Duration> = Duration::ZERO..=DAY;
 /// The window of a [`Spread`].
 const WITHIN: RangeInclusive<Duration> = Duration::from_secs(1)..=DAY;
 
-pub(super) fn fields<'t, 'f>(table: &'t DeTable<'f>, span: Range<usize>, report: &mut Report<'_>) -> Fields<'t, 'f> {
-    Fields::new(table, "service".into(), span, &FIELDS, report)
+/// The fields, with `more` that the caller reads.
+pub(super) fn fields<'t, 'f>(
+    table: &'t DeTable<'f>,
+    span: Range<usize>,
+    more: &[&str],
+    report: &mut Report<'_>,
+) -> Fields<'t, 'f> {
+    let known: Vec<&str> = more.iter().copied().chain(FIELDS).collect();
+    Fields::new(table, "service".into(), span, &known, report)
 }
 
 pub(super) fn read(fields: &Fields<'_, '_>, report: &mut Report<'_>) -> Result<Service, Reported> {

@@ -96,30 +96,83 @@ fn wrong(text: &str) -> Vec<String> {
 #[test]
 fn reads_every_field() {
     let policy = read(FULL);
-    assert_eq!(policy.service.ceiling.as_ref().map(ToString::to_string).as_deref(), Some("5000/second"));
-    assert_eq!(policy.service.client_id.as_ref().map(|name| name.as_str()), Some("x-client-id"));
-    assert_eq!((policy.service.connections_per_source, policy.service.trusted_proxies.len()), (Some(100), 1));
+    let site = &policy.services[DEFAULT_SERVICE];
+    assert_eq!(site.service.ceiling.as_ref().map(ToString::to_string).as_deref(), Some("5000/second"));
+    assert_eq!(site.service.client_id.as_ref().map(|name| name.as_str()), Some("x-client-id"));
+    assert_eq!((site.service.connections_per_source, site.service.trusted_proxies.len()), (Some(100), 1));
     assert_eq!(policy.plans["gold"].limits.to_string(), "500000/month; 1000/minute");
     let alice = &policy.principals["alice"];
     let until = Some("2026-12-01T00:00:00Z".parse().expect("a time"));
     let instead = Some(Override { limits: "2000/minute".parse().expect("a limit"), until });
     assert_eq!(alice.terms, Terms::Plan { plan: "gold".into(), instead });
     assert_eq!(alice.clients.keys().collect::<Vec<_>>(), ["mobile", "other"]);
-    let routes: Vec<_> = policy.routes.iter().map(|route| (route.to_string(), route.cost)).collect();
+    let routes: Vec<_> = site.routes.iter().map(|route| (route.to_string(), route.cost)).collect();
     assert_eq!(routes, [("/a/{id}".to_owned(), 1), ("/search GET,POST".into(), 5)]);
-    assert_eq!(policy.routes[1].charge, Some(Charge::Shared("search".into())));
-    assert_eq!(policy.public[0].to_string(), "/health GET");
-    assert_eq!(policy.exempt[0].to_string(), "/health/* GET from 10.0.0.0/8");
-    assert_eq!(policy.exempt[0].until.to_string(), "2026-12-31T23:00:00Z");
+    assert_eq!(site.routes[1].charge, Some(Charge::Shared("search".into())));
+    assert_eq!(site.public[0].to_string(), "/health GET");
+    assert_eq!(site.exempt[0].to_string(), "/health/* GET from 10.0.0.0/8");
+    assert_eq!(site.exempt[0].until.to_string(), "2026-12-31T23:00:00Z");
     assert_eq!(parse("p.toml", &policy.export()), Ok(policy));
 }
 
 #[test]
 fn what_is_not_said_has_the_defaults() {
     assert_eq!(read("version = 1"), Policy::default());
-    assert_eq!(read("version = 1\n[service]\ntrusted_proxies = []").service, Service::default());
-    let off = read("version = 1\n[service.keys_per_source]\naction = \"off\"");
-    assert_eq!((off.service.keys_per_source.action, off.service.keys_per_source.most), (None, 20));
+    let service = |text: &str| read(text).services[DEFAULT_SERVICE].service.clone();
+    assert_eq!(service("version = 1\n[service]\ntrusted_proxies = []"), Service::default());
+    let off = service("version = 1\n[service.keys_per_source]\naction = \"off\"").keys_per_source;
+    assert_eq!((off.action, off.most), (None, 20));
+}
+
+#[test]
+fn each_service_has_its_sections() {
+    let policy = read(
+        "version = 1\n[plan.gold]\nlimit = \"1/s\"\n[[service]]\nname = \"api\"\nceiling = \"9/s\"\n\
+         [service.keys_per_source]\naction = \"off\"\n[service.limit.s]\nlimit = \"1/s\"\n[[service.route]]\npath = \"/a\"\n\
+         use = \"s\"\n[[service]]\nname = \"web\"\n[[service.public]]\npath = \"/a\"\nlimit = \"2/s\"\n",
+    );
+    let (api, web) = (&policy.services["api"], &policy.services["web"]);
+    assert_eq!((api.routes.len(), api.public.len(), api.limits.len()), (1, 0, 1));
+    assert_eq!((web.routes.len(), web.public.len(), web.limits.len()), (0, 1, 0));
+    assert_eq!((api.service.keys_per_source.action, &web.service), (None, &Service::default()));
+    assert_eq!(parse("p.toml", &policy.export()), Ok(policy));
+}
+
+#[test]
+fn what_is_of_no_service_or_of_two_is_refused() {
+    let service = |name: &str| format!("[[service]]\nname = \"{name}\"\n");
+    for (text, message) in [
+        (service("a") + &service("a"), "p.toml:5:8: service.name: \"a\" stands twice"),
+        ("[[service]]\nceiling = \"1/s\"\n".to_owned(), "p.toml:2:1: service.name: it is missing"),
+        (service("a b"), "p.toml:3:8: service.name: this is not a name"),
+        (
+            service("a") + "[[route]]\npath = \"/x\"\ncost = 2\n",
+            "p.toml:4:3: route: where there are several services it is of none",
+        ),
+        (
+            // The limits of one service are not another's.
+            service("a")
+                + "[service.limit.s]\nlimit = \"1/s\"\n"
+                + &service("b")
+                + "[[service.route]]\npath = \"/x\"\nuse = \"s\"\n",
+            "p.toml:10:7: route.use: there is no limit \"s\"",
+        ),
+        (service("a") + "port = 1\n", "p.toml:4:1: \"port\" is no field of `service`"),
+        ((0..16).map(|number| service(&format!("s{number}"))).collect(), "p.toml:2:3: service: 16 of them"),
+    ] {
+        let error = parse("p.toml", &format!("version = 1\n{text}")).expect_err(&text).to_string();
+        assert!(error.starts_with(message), "{text}: {error}");
+    }
+    let exempt = |name: &str, count: u32| {
+        let one = |number: u32| {
+            format!(
+                "[[service.exempt]]\npath = \"/{number}\"\nsources = [\"::1\"]\nuntil = 2030-01-01T00:00:00Z\nreason = \"r\"\n"
+            )
+        };
+        service(name) + &(0..count).map(one).collect::<String>()
+    };
+    let error = parse("p.toml", &format!("version = 1\n{}{}", exempt("a", 60), exempt("b", 5))).expect_err("too many");
+    assert!(error.to_string().contains("65 exemptions of all services together; accepted: at most 64"), "{error}");
 }
 
 #[test]
@@ -343,7 +396,7 @@ fn refuses_what_is_unknown_or_contradicts_itself() {
             "{text}\nexpected: {expected}\nfound:    {found:#?}"
         );
     }
-    assert_eq!(read(&format!("version = 1\n{}", many(64, &exemption))).exempt.len(), 64);
+    assert_eq!(read(&format!("version = 1\n{}", many(64, &exemption))).services[DEFAULT_SERVICE].exempt.len(), 64);
 }
 
 #[test]

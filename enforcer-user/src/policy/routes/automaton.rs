@@ -1,4 +1,4 @@
-//! The automaton of a policy's paths, by subset construction.
+//! The automaton of a service's paths, by subset construction.
 //!
 //! A state stands for what the segments so far have come to: the patterns that they lead into, each at its place, and for
 //! each method the rule that holds unless a longer pattern is completed. Patterns are completed in the order of their
@@ -11,7 +11,7 @@ use std::fmt;
 use enforcer_ebpf::abi::{self, Edge, Leaf, Per, Rule, State};
 use enforcer_ebpf::key;
 
-use crate::policy::document::{Charge, Policy};
+use crate::policy::document::{Charge, Site};
 use crate::policy::method::Methods;
 use crate::policy::path::{Pattern, Reach, Segment};
 
@@ -41,9 +41,9 @@ impl Room {
 /// What a rule's limits and scope come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Origin {
-    /// This of [`Policy::routes`].
+    /// This of [`Site::routes`].
     Route(usize),
-    /// This of [`Policy::public`].
+    /// This of [`Site::public`].
     Public(usize),
     /// Exemptions alone: whoever they are not for has no rule of the path.
     Exempt,
@@ -171,15 +171,15 @@ impl Situation {
     }
 }
 
-/// Turns the paths of a policy into an automaton. Tags of segments are under `secret`; `bits` has the number of each
+/// Turns the paths of a service into an automaton. Tags of segments are under `secret`; `bits` has the number of each
 /// exemption, by its place.
 ///
 /// # Errors
 /// It would not fit into `room`.
-pub fn compile(policy: &Policy, bits: &[u32], secret: [u64; 2], room: Room) -> Result<Automaton, TooLarge> {
-    let paths = paths(policy, bits, secret);
+pub fn compile(site: &Site, bits: &[u32], secret: [u64; 2], room: Room) -> Result<Automaton, TooLarge> {
+    let paths = paths(site, bits, secret);
     let mut construction = Construction {
-        policy,
+        site,
         paths: &paths,
         room,
         numbers: HashMap::new(),
@@ -192,7 +192,7 @@ pub fn compile(policy: &Policy, bits: &[u32], secret: [u64; 2], room: Room) -> R
     Ok(construction.automaton)
 }
 
-fn paths<'p>(policy: &'p Policy, bits: &[u32], secret: [u64; 2]) -> Vec<Path<'p>> {
+fn paths<'p>(site: &'p Site, bits: &[u32], secret: [u64; 2]) -> Vec<Path<'p>> {
     let path = |pattern: &'p Pattern, reach, methods, subject| {
         let tags = pattern.segments().iter().map(|segment| match segment {
             Segment::Literal(bytes) => Some(key::tag(secret, bytes).0),
@@ -200,11 +200,11 @@ fn paths<'p>(policy: &'p Policy, bits: &[u32], secret: [u64; 2]) -> Vec<Path<'p>
         });
         Path { pattern, reach, methods, subject, tags: tags.collect() }
     };
-    let routes = policy.routes.iter().enumerate();
+    let routes = site.routes.iter().enumerate();
     let routes = routes.map(|(place, one)| path(&one.path, Reach::Beneath, one.methods, Subject::Route(place)));
-    let public = policy.public.iter().enumerate();
+    let public = site.public.iter().enumerate();
     let public = public.map(|(place, one)| path(&one.path, one.reach, one.methods, Subject::Public(place)));
-    let exempt = policy.exempt.iter().zip(bits);
+    let exempt = site.exempt.iter().zip(bits);
     let exempt = exempt.map(|(one, &bit)| path(&one.path, one.reach, one.methods, Subject::Exempt(1 << (bit & 63))));
     let mut all: Vec<_> = routes.chain(public).chain(exempt).collect();
     // Those that are completed together are taken in this order, and the last one holds.
@@ -213,7 +213,7 @@ fn paths<'p>(policy: &'p Policy, bits: &[u32], secret: [u64; 2]) -> Vec<Path<'p>
 }
 
 struct Construction<'c> {
-    policy: &'c Policy,
+    site: &'c Site,
     paths: &'c [Path<'c>],
     room: Room,
     /// Number of each situation's state.
@@ -333,7 +333,7 @@ impl Construction<'_> {
         let (origin, per, cost, flags) = match (public, route) {
             (Some(place), _) => (Origin::Public(place as usize), Per::Source, 1, Rule::PUBLIC),
             (None, Some(place)) => {
-                let route = &self.policy.routes[place as usize];
+                let route = &self.site.routes[place as usize];
                 (Origin::Route(place as usize), self.per(&route.charge), route.cost, 0)
             }
             (None, None) if exempt == 0 => return Ok(0),
@@ -353,7 +353,7 @@ impl Construction<'_> {
     fn per(&self, charge: &Option<Charge>) -> Per {
         match charge {
             Some(Charge::Own(quota)) => quota.per,
-            Some(Charge::Shared(name)) => self.policy.limits.get(name).map_or(Per::Principal, |quota| quota.per),
+            Some(Charge::Shared(name)) => self.site.limits.get(name).map_or(Per::Principal, |quota| quota.per),
             None => Per::Principal,
         }
     }

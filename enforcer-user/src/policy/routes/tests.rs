@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::*;
-use crate::policy::document::Charge;
+use crate::policy::document::{Charge, DEFAULT_SERVICE, Site};
 use crate::policy::method::Methods;
 use crate::policy::path::segments;
 use crate::policy::{file, samples};
@@ -30,7 +30,7 @@ impl Machine {
         Self { automaton, edges }
     }
 
-    fn of(policy: &Policy) -> Self {
+    fn of(policy: &Site) -> Self {
         let bits: Vec<u32> = (0..policy.exempt.len() as u32).collect();
         Self::new(compile(policy, &bits, SECRET, Room::ALL).expect("fits"))
     }
@@ -109,18 +109,20 @@ impl Lookup for Machine {
     }
 }
 
-fn policy(rules: &str) -> Policy {
-    file::parse("p.toml", &format!("version = 1\n{rules}")).unwrap_or_else(|problems| panic!("{problems}"))
+fn policy(rules: &str) -> Site {
+    let policy = file::parse("p.toml", &format!("version = 1\n{rules}"));
+    let mut policy = policy.unwrap_or_else(|problems| panic!("{problems}"));
+    policy.services.remove(DEFAULT_SERVICE).expect("a service")
 }
 
 /// A policy of routes that differ in their costs, which count from 2.
-fn routes(paths: &[&str]) -> Policy {
+fn routes(paths: &[&str]) -> Site {
     let entry = |(place, path)| format!("[[route]]\npath = \"{path}\"\ncost = {}\n", place + 2);
     policy(&paths.iter().enumerate().map(entry).collect::<String>())
 }
 
 /// The path of the route that holds.
-fn found(policy: &Policy, path: &str, method: u32) -> Option<String> {
+fn found(policy: &Site, path: &str, method: u32) -> Option<String> {
     let path = segments(path.as_bytes()).expect("a path");
     let (resolution, _) = Machine::of(policy).resolution(&path, method);
     assert_eq!(resolution, resolve(policy, &path, method));
@@ -203,7 +205,7 @@ fn rules_say_what_they_are_and_whom_they_are_not_for() {
 
 #[test]
 fn without_paths_there_is_nothing_to_look_at() {
-    let machine = Machine::of(&Policy::default());
+    let machine = Machine::of(&Site::default());
     assert_eq!((machine.automaton.first(), machine.automaton == Automaton::default()), (0, true));
 }
 
@@ -315,7 +317,7 @@ proptest! {
 
     #[test]
     fn the_automaton_finds_what_looking_at_all_paths_finds(
-        policy in samples::policy(),
+        policy in samples::site(),
         paths in vec((path(), 0u32..8), 32),
     ) {
         let machine = Machine::of(&policy);
@@ -339,7 +341,7 @@ proptest! {
 
     #[test]
     fn a_request_is_read_as_its_path_is(
-        policy in samples::policy(),
+        policy in samples::site(),
         targets in vec((target(), select(&["GET", "HEAD", "POST", "OPTIONS", "PROPFIND", "get"][..])), 16),
     ) {
         let machine = Machine::of(&policy);

@@ -71,11 +71,12 @@ fn numbers_are_never_given_to_another() {
     );
     let placed = fixture.write(&first);
     let scopes =
-        |placed: &Placed| placed.routes.iter().map(|one| one.as_ref().map(|one| one.scope)).collect::<Vec<_>>();
-    assert_eq!(
-        (placed.limits["s"].scope, scopes(&placed), placed.public[0].scope),
-        (16, vec![Some(17), Some(16), None], 18)
-    );
+        |site: &PlacedSite| site.routes.iter().map(|one| one.as_ref().map(|one| one.scope)).collect::<Vec<_>>();
+    let numbers = |placed: &Placed| {
+        let site = &placed.services[DEFAULT_SERVICE];
+        (site.limits["s"].scope, scopes(site), site.public[0].scope)
+    };
+    assert_eq!(numbers(&placed), (16, vec![Some(17), Some(16), None], 18));
     let index = |placed: &Placed, name: &str| placed.principals[name].index;
     assert_eq!((index(&placed, "a"), index(&placed, "b")), (1, 2));
     let clients = |placed: &Placed| {
@@ -89,7 +90,8 @@ fn numbers_are_never_given_to_another() {
          [principal.a]\nlimit = \"1/s\"\n[principal.a.clients]\ny = \"1/s\"\n[principal.c]\nlimit = \"1/s\"\n",
     );
     let placed = fixture.write(&second);
-    assert_eq!((placed.limits["t"].scope, scopes(&placed)), (19, vec![Some(20)]));
+    let site = &placed.services[DEFAULT_SERVICE];
+    assert_eq!((site.limits["t"].scope, scopes(site)), (19, vec![Some(20)]));
     assert_eq!((index(&placed, "a"), index(&placed, "c")), (1, 3));
     assert_eq!(clients(&placed), [("y".to_owned(), 2)]);
     assert_eq!(fixture.store.principal("b").expect("read"), None);
@@ -98,12 +100,10 @@ fn numbers_are_never_given_to_another() {
     // What was there before has its number back; the name of a segment is no part of it.
     let fixture = fixture.reopened();
     let mut third = first.clone();
-    third.routes[0].path = Pattern::parse("/a/{other}").expect("a path");
+    third.services.get_mut(DEFAULT_SERVICE).expect("a service").routes[0].path =
+        Pattern::parse("/a/{other}").expect("a path");
     let placed = fixture.write(&third);
-    assert_eq!(
-        (placed.limits["s"].scope, scopes(&placed), placed.public[0].scope),
-        (16, vec![Some(17), Some(16), None], 18)
-    );
+    assert_eq!(numbers(&placed), (16, vec![Some(17), Some(16), None], 18));
     assert_eq!((index(&placed, "a"), index(&placed, "b")), (1, 2));
     assert_eq!(clients(&placed), [("other".to_owned(), 0), ("x".into(), 1)]);
     assert_eq!(fixture.read(), (third, placed));
@@ -118,8 +118,8 @@ fn exemptions_keep_their_numbers_and_take_fresh_ones() {
     let write = |paths: &[&str]| {
         let policy = policy(&paths.iter().map(|path| exemption(path)).collect::<String>());
         let placed = fixture.write(&policy);
-        let names = policy.exempt.iter().map(|one| one.path.to_string());
-        names.zip(placed.exempt).collect::<Vec<_>>()
+        let names = policy.services[DEFAULT_SERVICE].exempt.iter().map(|one| one.path.to_string());
+        names.zip(placed.services[DEFAULT_SERVICE].exempt.clone()).collect::<Vec<_>>()
     };
     let pair = |path: &str, number: u32| (path.to_owned(), number);
     assert_eq!(write(&["/b", "/c"]), [pair("/b", 0), pair("/c", 1)]);
@@ -152,15 +152,16 @@ fn a_changed_limit_keeps_its_bucket() {
     let placed = fixture.write(&second);
     let (limit, candidate) = (limits("90/minute; 6/second; 7/hour"), Some(limits("8/second; 7/day")));
     let quota = |scope| PlacedQuota { scope, limits: limit.clone(), candidate: candidate.clone() };
-    assert_eq!(placed.limits["s"], quota(16));
-    assert_eq!(placed.routes, [Some(quota(17))]);
-    assert_eq!(placed.public[0].limits, limit);
+    let site = &placed.services[DEFAULT_SERVICE];
+    assert_eq!(site.limits["s"], quota(16));
+    assert_eq!(site.routes, [Some(quota(17))]);
+    assert_eq!(site.public[0].limits, limit);
     let alice = &placed.principals["a"];
     assert_eq!((&alice.limits, &alice.candidate, &alice.clients["x"].limits), (&limit, &candidate, &limit));
     let all = Some(limit.clone());
     let service = PlacedService { ceiling: all.clone(), source: all, guesses: limit.clone(), preflight: limit };
     // The defaults were there before, by the minute too.
-    assert_eq!(placed.service, service);
+    assert_eq!(site.service, service);
     assert_eq!(fixture.reopened().read(), (second, placed));
 }
 
@@ -232,6 +233,63 @@ fn limits_that_are_set_stand_in_the_place_of_the_plans() {
     fixture.store.set_limits(1, &limits("7/second")).expect("set");
     let instead = Some(Override { limits: limits("7/second"), until: None });
     assert_eq!(fixture.read().0.principals["a"].terms, Terms::Plan { plan: "g".into(), instead });
+}
+
+#[test]
+fn services_share_no_number_and_keep_their_own() {
+    let fixture = Fixture::new();
+    let service = |name: &str, exempt: &str| {
+        format!(
+            "[[service]]\nname = \"{name}\"\n[service.limit.s]\nlimit = \"1/s\"\n[[service.route]]\npath = \"/a\"\n\
+             limit = \"1/s\"\n[[service.public]]\npath = \"/p\"\nlimit = \"1/s\"\n[[service.exempt]]\npath = \"{exempt}\"\n\
+             sources = [\"::1\"]\nuntil = 2030-01-01T00:00:00Z\nreason = \"r\"\n"
+        )
+    };
+    let all = |placed: &Placed| {
+        let of = |site: &PlacedSite| {
+            let route = site.routes[0].as_ref().map(|one| one.scope);
+            (site.number, site.limits["s"].scope, route, site.public[0].scope, site.exempt.clone())
+        };
+        placed.services.iter().map(|(name, site)| (name.clone(), of(site))).collect::<Vec<_>>()
+    };
+    let both = policy(&(service("api", "/x") + &service("default", "/x")));
+    let placed = fixture.write(&both);
+    let api = ("api".to_owned(), (1, 16, Some(18), 20, vec![0]));
+    assert_eq!(all(&placed), [api.clone(), ("default".into(), (0, 17, Some(19), 21, vec![1]))]);
+    // One that goes and comes again is the same; one that is new has a number that nobody had.
+    let fixture = fixture.reopened();
+    fixture.write(&policy(&service("default", "/x")));
+    let placed = fixture.write(&policy(&(service("api", "/x") + &service("web", "/x"))));
+    assert_eq!(all(&placed)[0].1.0, 1);
+    assert_eq!(all(&placed)[1], ("web".into(), (2, 22, Some(23), 24, vec![2])));
+    assert_eq!((all(&placed)[0].1.1, all(&placed)[0].1.2), (api.1.1, api.1.2));
+}
+
+#[test]
+fn a_store_of_one_service_is_taken_over_with_its_numbers() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("store.db");
+    let older = rusqlite::Connection::open(&path).expect("opens");
+    // The schema before there were several services.
+    super::super::MIGRATIONS[..4].iter().for_each(|one| older.execute_batch(one).expect("migrates"));
+    let rows = "
+        INSERT INTO service (id, ceiling, guesses, guess_penalty_ms, strict_guesses, preflight, trusted_proxies,
+            proxy_protocol, keys_most, keys_within_ms, keys_action, sources_most, sources_within_ms, sources_action)
+            VALUES (1, '9/second', '10/minute', 300000, 0, '60/minute', '', 'off', 20, 600000, 'alert', 25, 600000, 'alert');
+        INSERT INTO scopes (number, identity) VALUES (16, 'limit s'), (17, 'route /b *'), (18, 'public /p *');
+        INSERT INTO limits (name, limits, per, mode) VALUES ('s', '1/second', 'principal', 'enforce');
+        INSERT INTO routes (path, methods, shared, cost) VALUES ('/a', 255, 's', 2);
+        INSERT INTO public (path, methods, limits) VALUES ('/p', 255, '1/second');
+        INSERT INTO exempt (number, path, methods, sources, until, reason) VALUES (7, '/x', 255, '::1', 1900000000, 'r');
+        PRAGMA application_id = 1701733987; PRAGMA user_version = 4;
+    ";
+    older.execute_batch(rows).expect("written");
+    drop(older);
+    let (policy, _) = Store::open(&path).expect("migrates").policy(now()).expect("read");
+    let expected = "version = 1\n[service]\nceiling = \"9/second\"\n[limit.s]\nlimit = \"1/second\"\n[[route]]\npath = \"/a\"\n\
+                    use = \"s\"\ncost = 2\n[[public]]\npath = \"/p\"\nlimit = \"1/second\"\n[[exempt]]\npath = \"/x\"\n\
+                    sources = [\"::1\"]\nuntil = 2030-03-17T17:46:40Z\nreason = \"r\"\n";
+    assert_eq!(Ok(policy.export()), file::parse("p.toml", expected).map(|policy| policy.export()));
 }
 
 #[test]
