@@ -79,7 +79,7 @@ pub fn is_mistyped(value: &[u8]) -> bool {
 /// The most bits of chance that a key can hold, to be judged by [`STRONG_BITS`].
 ///
 /// Each character counts as one drawn from the smallest usual alphabet that the key is written in: binary and the like
-/// (fewer than 8 characters, of which each counts), decimal and hexadecimal digits, letters of one case, with digits or
+/// (fewer than 6 characters, of which each counts), decimal and hexadecimal digits, letters of one case, with digits or
 /// without, letters of both and digits, and all else as base 64. Hyphens between hexadecimal digits count
 /// nothing. A stretch that repeats an earlier one, or that counts up or down (`abcdefgh`), counts as one character if its
 /// characters would be worth 32 bits or more. Words are not known, nor how a key was made: what has fewer bits than this says
@@ -132,7 +132,7 @@ fn alphabet(value: &[u8]) -> usize {
     let distinct = seen.iter().filter(|&&seen| seen).count();
     let all = |accepts: fn(&u8) -> bool| value.iter().all(accepts);
     match () {
-        () if distinct < 8 => distinct,
+        () if distinct < 6 => distinct,
         () if all(u8::is_ascii_digit) => 10,
         () if all(u8::is_ascii_hexdigit) => 16,
         () if all(u8::is_ascii_lowercase) || all(u8::is_ascii_uppercase) => 26,
@@ -241,10 +241,12 @@ mod tests {
     #[test]
     fn no_key_that_was_drawn_at_random_is_taken_for_a_weak_one() {
         for (alphabet, length) in [
-            (&b"0123456789abcdef"[..], 32),
+            // Long enough to be strong if all happen to be decimal, too.
+            (&b"0123456789abcdef"[..], 39),
             (b"0123456789", 39),
             (b"abcdefghijklmnopqrstuvwxyz", 28),
-            (&ALPHABET[..], 22),
+            // Long enough to be strong if it happens to have one case.
+            (&ALPHABET[..], 25),
         ] {
             for _ in 0..2_000 {
                 let mut key = vec![0u8; length];

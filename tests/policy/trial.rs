@@ -122,6 +122,8 @@ fn a_policy_on_trial_is_kept_or_ended_and_nothing_else_changes_meanwhile() -> Re
     let send = |count| site.flood(v4(1), count, |_| keyed("/", &key));
     for (end, limit) in [("rollback", "20/hour"), ("confirm", "10/hour")] {
         let ran = with_policy(&enforcer, &["apply", "--confirm", "60s", "-f"], NARROW)?;
+        let status = enforcer.json(&["status"])?;
+        ensure!(status["warnings"].to_string().contains("a policy is on trial"), "{status}");
         ensure!(ran.code == 0, "{}", ran.stderr);
         let ran = enforcer.run(&["limit", "set", "tenant", "1/second"])?;
         ensure!(ran.code != 0 && ran.stderr.contains("on trial"), "a limit changed: {}", ran.stderr);

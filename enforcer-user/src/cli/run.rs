@@ -43,7 +43,7 @@ pub(super) struct Arguments {
 
     /// TCP port to guard, for plaintext HTTP/1.1; repeat it, or separate several by commas
     ///
-    /// Where the file has several [[service]], each has its ports there.
+    /// Where the file has several `[[service]]`, each has its ports there.
     #[arg(long = "port", env = "ENFORCER_PORT", value_name = "N", value_delimiter = ',', hide_env_values = true)]
     ports: Vec<u16>,
 

@@ -57,6 +57,15 @@ fn listed(row: store::Key, limit: String, counts: Counts, now: Timestamp) -> Key
 /// What was counted, by [`Count::index`].
 type Counters = [u64; abi::TOTALS as usize];
 
+/// What says that a policy is on trial for so many ns yet.
+fn on_trial(left: u64) -> String {
+    format!(
+        "a policy is on trial for {} s yet: `enforcer confirm` keeps it, `enforcer rollback` ends it; `limits` and \
+         `export` tell what holds after that time",
+        left.div_ceil(1_000_000_000)
+    )
+}
+
 /// A service and its totals.
 fn service(guarded: &Guarded, totals: Totals) -> ServiceStatus {
     let Guarded { name, ports, on_refuse, mode, head_timeout, max_open_heads, .. } = guarded;
@@ -278,7 +287,12 @@ impl Registry {
             services,
             ports: settings.ports(),
             attachments: kernel.attachments().iter().map(attachment).collect(),
-            warnings: kernel.warnings().into_iter().chain(answering::refused(settings, kernel)).collect(),
+            warnings: kernel
+                .warnings()
+                .into_iter()
+                .chain(answering::refused(settings, kernel))
+                .chain(self.trial.as_ref().map(|trial| on_trial(trial.until.saturating_sub(kernel::now()))))
+                .collect(),
             default_limit: settings.default_limit.to_string(),
             keys,
             principals,

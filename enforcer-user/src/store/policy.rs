@@ -257,12 +257,13 @@ impl Store {
         seat.placed(name, principal, &plans, now)
     }
 
-    /// The principals whose limits in place of their plan's were to hold until `now` or before.
+    /// The principals whose limits in place of their plan's were to hold until a second that is over at `now`: the program
+    /// ends them within it.
     ///
     /// # Errors
     /// The store cannot be read.
     pub fn overridden_until(&self, now: Timestamp) -> Result<Vec<String>, Error> {
-        let mut statement = self.connection.prepare_cached("SELECT name FROM principals WHERE until <= ?1")?;
+        let mut statement = self.connection.prepare_cached("SELECT name FROM principals WHERE until < ?1")?;
         Ok(statement.query_map([now.as_second()], |row| row.get(0))?.collect::<Result<_, _>>()?)
     }
 
