@@ -219,9 +219,9 @@ mod tests {
             ("9f86d081884c7d659a2feaa0c55ad01", 124.0),
             ("zQ8kM2vN7xR4tL9wB1yH6c", 131.0),
             ("zQ8kM2vN7xR4tL9wB1yH6", 125.0),
-            ("password", 22.5),
+            ("password", 37.6),
             // A word four times is a word and a character.
-            ("passwordpasswordpasswordpassword", 25.3),
+            ("passwordpasswordpasswordpassword", 42.3),
             ("aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", 0.0),
             ("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", 17.9),
             ("zyxwvutsrqponmlkjihgfedcba9876543210", 10.3),
