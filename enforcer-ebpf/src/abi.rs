@@ -453,7 +453,7 @@ pub mod scope {
     pub const SOURCES_OF_KEY: u64 = 9;
     /// The first number of routes, named limits and tenants.
     pub const ROUTES: u64 = 16;
-    /// The subject's second word for all sources that are not let in: no address family. The first is [`Service::number`].
+    /// The subject's second word for all sources that are not let in: no address family. The first is [`super::Service::number`].
     pub const OVERFLOW: u64 = u64::MAX;
 
     /// The number of a rule that the service of this [`super::Service::number`] counts for itself.

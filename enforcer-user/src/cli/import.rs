@@ -163,7 +163,7 @@ mod tests {
         assert_eq!(
             error,
             format!(
-                "line 3, key: it could be guessed: it can have 36 bits at most, and so can those of 1 lines more; --weak takes \
+                "line 3, key: it could be guessed: it can have 48 bits at most, and so can those of 1 lines more; --weak takes \
                  such keys all the same; accepted: {}",
                 credential::STRONG
             )
