@@ -17,6 +17,12 @@ const BESIDES: usize = 10;
 /// acknowledges late.
 const AGAIN: usize = 10;
 
+/// Of how many segments one may be overtaken by a later one: a host hands what two CPUs send on to a third as it comes.
+const OVERTAKEN: usize = 50;
+
+/// More bytes than any side of a connection sends here.
+const MOST: usize = 1 << 24;
+
 /// A frame from the server's side.
 pub(crate) struct FromServer {
     at: Instant,
@@ -70,16 +76,18 @@ impl Frames {
         Ok(())
     }
 
-    /// Fails if a checksum or a length was wrong, anything but the client ended the connection, a byte of either side came
-    /// before an earlier one or changed, or more was sent again than timers do where a worker takes its time.
+    /// Fails if a checksum or a length was wrong, anything but the client ended the connection, a byte of either side
+    /// changed or never came, or more was sent again or overtaken than a host brings about whose worker takes its time.
     pub(crate) fn expect_orderly(&self) -> Result<()> {
         let wrong = self.from_server.iter().find(|from| !from.right || from.segment.rst);
         ensure!(wrong.is_none(), "a wrong frame, or a RST: {:?}", wrong.map(|from| &from.segment));
         ensure!(self.from_client.iter().any(|segment| segment.fin), "the client has not ended it");
         let from_server: Vec<&Received> = self.from_server.iter().map(|from| &from.segment).collect();
         for (side, segments) in [("server", from_server), ("client", self.from_client.iter().collect())] {
-            let again = stream(&segments).with_context(|| format!("from the {side}"))?;
-            ensure!(again <= segments.len() / AGAIN, "{again} segments of the {side}'s {} again", segments.len());
+            let Stream { again, overtaken } = Stream::of(&segments).with_context(|| format!("from the {side}"))?;
+            let all = segments.len();
+            ensure!(again <= all / AGAIN, "{again} segments of the {side}'s {all} came again");
+            ensure!(overtaken <= all / OVERTAKEN, "{overtaken} segments of the {side}'s {all} were overtaken");
         }
         Ok(())
     }
@@ -95,30 +103,49 @@ impl Frames {
     }
 }
 
-/// Puts a side's segments together; how many came again.
-fn stream(segments: &[&Received]) -> Result<usize> {
-    let Some((first, rest)) = segments.split_first().filter(|(first, _)| first.syn) else {
-        bail!("its SYN is missing")
-    };
-    let (mut bytes, mut acknowledged, mut again) = (Vec::<u8>::new(), rest.first().map_or(0, |second| second.ack), 0);
-    for segment in rest.iter().filter(|segment| !segment.rst) {
-        let Received { seq, ack, payload, .. } = segment;
-        let told = || format!("{seq} to {}, acknowledging {ack}", seq.wrapping_add(payload.len() as u32));
-        ensure!(ack.wrapping_sub(acknowledged) as i32 >= 0, "{acknowledged} was acknowledged before {}", told());
-        acknowledged = *ack;
-        let at = seq.wrapping_sub(first.seq).wrapping_sub(1) as usize;
-        // A FIN is behind the last byte.
-        // Behind the FIN there is an acknowledgment at most.
-        ensure!(
-            at <= bytes.len() + usize::from(payload.is_empty()),
-            "after {} bytes, {at} come before {}",
-            bytes.len(),
-            told()
-        );
-        let known = bytes.len().saturating_sub(at).min(payload.len());
-        ensure!(bytes.get(at..at + known).unwrap_or_default() == &payload[..known], "other bytes in {}", told());
-        again += usize::from(known > 0);
-        bytes.extend(&payload[known..]);
+/// One side's segments, put together.
+struct Stream {
+    /// Segments with bytes that had come before.
+    again: usize,
+    /// Segments that came behind a later one, by their bytes or by what they acknowledge.
+    overtaken: usize,
+}
+
+impl Stream {
+    /// Fails if the SYN is missing, a byte came twice and was another, or one never came.
+    fn of(segments: &[&Received]) -> Result<Self> {
+        let Some((first, rest)) = segments.split_first().filter(|(first, _)| first.syn) else {
+            bail!("its SYN is missing")
+        };
+        let mut stream = Self { again: 0, overtaken: 0 };
+        let mut bytes = Vec::<Option<u8>>::new();
+        let mut acknowledged = rest.first().map_or(0, |second| second.ack);
+        for segment in rest.iter().filter(|segment| !segment.rst) {
+            let Received { seq, ack, payload, .. } = segment;
+            let told = || format!("{seq} to {}, acknowledging {ack}", seq.wrapping_add(payload.len() as u32));
+            let at = seq.wrapping_sub(first.seq).wrapping_sub(1) as usize;
+            ensure!(at <= MOST, "outside of the stream: {}", told());
+            let end = at + payload.len();
+            let behind = end < bytes.len() || ack.wrapping_sub(acknowledged).cast_signed() < 0;
+            if !behind {
+                acknowledged = *ack;
+            }
+            // Behind a FIN an acknowledgment without bytes is one further.
+            if payload.is_empty() {
+                stream.overtaken += usize::from(behind);
+                continue;
+            }
+            bytes.resize(bytes.len().max(end), None);
+            let places = &mut bytes[at..end];
+            let known = places.iter().flatten().count();
+            let same = places.iter().zip(payload).all(|(place, byte)| place.is_none_or(|known| known == *byte));
+            ensure!(same, "other bytes in {}", told());
+            places.iter_mut().zip(payload).for_each(|(place, byte)| *place = Some(*byte));
+            stream.again += usize::from(known > 0);
+            stream.overtaken += usize::from(behind && known == 0);
+        }
+        let missing = bytes.iter().position(Option::is_none);
+        ensure!(missing.is_none(), "of {} bytes the one at {missing:?} never came", bytes.len());
+        Ok(stream)
     }
-    Ok(again)
 }
