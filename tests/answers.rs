@@ -184,7 +184,7 @@ fn a_client_that_waits_as_long_as_it_is_told_is_served() -> Result<()> {
             let ([_, address], [_, url]) = (site.addresses(), site.urls(""));
             let key = site.enforcer.add_key(name, rule)?;
             let request = [Request::get("/", Some(field(&key)))];
-            let send = || Client::Curl.run(site.link.client(), &[url.clone()], &request);
+            let send = || Client::Curl.run(site.link.client(), std::slice::from_ref(&url), &request);
             // It takes its time to start: what there is has been used up before.
             let use_up = || (0..count).try_for_each(|_| exchange(address, &get("/", Some(&key))).map(drop));
             let next = |_| site.link.client().run(use_up).and_then(|()| send());

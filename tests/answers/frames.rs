@@ -149,3 +149,42 @@ impl Stream {
         Ok(stream)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+
+    use super::*;
+
+    fn segment(seq: u32, payload: &[u8]) -> Received {
+        let nobody = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        Received {
+            source: nobody,
+            destination: nobody,
+            seq,
+            ack: 1,
+            syn: seq == 0,
+            has_ack: true,
+            fin: false,
+            rst: false,
+            timestamp: None,
+            payload: payload.to_vec(),
+        }
+    }
+
+    #[test]
+    fn a_stream_may_be_repeated_and_overtaken_but_not_changed_nor_cut() -> Result<()> {
+        let of = |segments: &[(u32, &[u8])]| {
+            let segments: Vec<Received> = segments.iter().map(|(seq, payload)| segment(*seq, payload)).collect();
+            Stream::of(&segments.iter().collect::<Vec<_>>()).map(|Stream { again, overtaken }| (again, overtaken))
+        };
+        let (syn, a, b, c) = ((0, &b""[..]), (1, &b"aa"[..]), (3, &b"bb"[..]), (5, &b"cc"[..]));
+        assert_eq!(of(&[syn, a, b, c, (7, b""), (8, b"")])?, (0, 0));
+        assert_eq!(of(&[syn, a, c, b])?, (0, 1));
+        assert_eq!(of(&[syn, a, b, a, c])?, (1, 0));
+        assert!(of(&[syn, a, c]).is_err(), "bytes that never came");
+        assert!(of(&[syn, a, b, (3, b"bc"), c]).is_err(), "bytes that changed");
+        assert!(of(&[a, b]).is_err(), "a stream without its SYN");
+        Ok(())
+    }
+}
