@@ -169,6 +169,9 @@ pub struct PolicyApplied {
 pub struct PolicyText {
     /// The policy that holds, as a file.
     pub text: String,
+    /// Until when it is on trial; absent if it holds for good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_trial_until: Option<Timestamp>,
 }
 
 /// `GET /v1/plan`
@@ -527,6 +530,9 @@ pub struct Limits {
     /// The ceilings of services that have one, by name; none where one principal was asked for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub services: Vec<SharedLimits>,
+    /// Until when a policy is on trial, whose limits these are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_trial_until: Option<Timestamp>,
 }
 
 /// The limit that all principals of a tenant share, or all requests of a service, and what is left of it.
@@ -688,6 +694,9 @@ pub struct Status {
     pub attachments: Vec<Attachment>,
     /// What has changed since the start so that only the next start can follow, and what is asked for and cannot be.
     pub warnings: Vec<String>,
+    /// Until when a policy is on trial.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_trial_until: Option<Timestamp>,
     /// The limit of a new principal that is given none.
     pub default_limit: String,
     /// Registered keys, disabled ones included.

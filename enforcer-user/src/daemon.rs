@@ -169,6 +169,7 @@ pub async fn run(settings: Settings, log: bool, shutdown: impl Future<Output = (
     let held = Registry::load(&store, &names, now).map_err(unlaid)?;
     let keys = store.keys_by_tag()?;
     let began = Instant::now();
+    let on_trial = kernel.trial()?;
     let mut tables = Tables::reconcile(kernel, &held.services, &held.terms, &keys)?;
     let (keys, principals, time) = (keys.len(), held.terms.len(), began.elapsed().as_millis());
     tracing::info!("brought the maps to {keys} keys and {principals} principals in {time} ms");
@@ -180,6 +181,7 @@ pub async fn run(settings: Settings, log: bool, shutdown: impl Future<Output = (
     tables.set_ports(&settings.services)?;
     tables.settle(switch)?;
     tables.clear_seats()?;
+    let trial = Registry::resume_trial(&store, &mut tables, secret, on_trial, now).map_err(unlaid)?;
     tables.kernel_mut().attach(&options)?;
     answering::fall_back(&settings, &mut tables)?;
     if log && let Some(logger) = tables.kernel_mut().logger() {
@@ -206,7 +208,7 @@ pub async fn run(settings: Settings, log: bool, shutdown: impl Future<Output = (
         default_limit: settings.default_limit.clone(),
         groups: held.groups,
         rules: named,
-        trial: None,
+        trial,
     };
     let (stop, stopped) = watch::channel(false);
     let registry = Mutex::new(Some(registry));

@@ -5,6 +5,7 @@
 //! unless it is committed, so that the daemon can change the maps in between.
 
 mod policy;
+mod trial;
 
 use std::collections::HashMap;
 use std::fs;
@@ -20,6 +21,7 @@ use crate::credential;
 use crate::name::Selector;
 use crate::policy::Limits;
 pub use policy::{Placed, PlacedClient, PlacedPrincipal, PlacedQuota, PlacedService, PlacedSite};
+pub use trial::StoredTrial;
 
 /// Each brings the schema from its index to the next; never change one that was released.
 const MIGRATIONS: &[&str] = &[
@@ -218,6 +220,15 @@ const MIGRATIONS: &[&str] = &[
     -- A column that is added cannot refer to another table.
     ALTER TABLE public ADD COLUMN service INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE exempt ADD COLUMN service INTEGER NOT NULL DEFAULT 0;
+",
+    "
+    CREATE TABLE trial (
+        id        INTEGER PRIMARY KEY CHECK (id = 1),
+        -- ns of CLOCK_BOOTTIME, as a signed number.
+        until     INTEGER NOT NULL,
+        -- As a file says it.
+        policy    TEXT NOT NULL
+    ) STRICT;
 ",
 ];
 

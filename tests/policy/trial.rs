@@ -1,7 +1,7 @@
 //! Policies that are tried: they end by themselves, or are kept.
 
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use enforcer_tests::client::Ending;
@@ -123,17 +123,127 @@ fn a_policy_on_trial_is_kept_or_ended_and_nothing_else_changes_meanwhile() -> Re
     for (end, limit) in [("rollback", "20/hour"), ("confirm", "10/hour")] {
         let ran = with_policy(&enforcer, &["apply", "--confirm", "60s", "-f"], NARROW)?;
         let status = enforcer.json(&["status"])?;
-        ensure!(status["warnings"].to_string().contains("a policy is on trial"), "{status}");
         ensure!(ran.code == 0, "{}", ran.stderr);
+        ensure!(status["warnings"].to_string().contains("a policy is on trial until"), "{status}");
+        let [export, limits, keys] =
+            [&["export"][..], &["limits"], &["key", "ls"]].map(|command| enforcer.json(command));
+        let (export, limits, keys) = (export?, limits?, keys?);
+        for told in [&status, &export, &limits] {
+            ensure!(told["on_trial_until"].is_string(), "nothing says that it is on trial: {told}");
+        }
+        let text = export["text"].as_str().context("a text")?;
+        ensure!(text.starts_with("# a policy is on trial until") && text.contains("10/hour"), "{text}");
+        ensure!(limits["principals"][0]["limit"] == "10/hour", "what holds is another limit: {limits}");
+        ensure!(keys["keys"][0]["limit"] == "10/hour", "what holds is another limit: {keys}");
+        ensure!(enforcer.cli(&["limits", "tenant"])?.contains("on trial until"), "{}", enforcer.cli(&["limits"])?);
         let ran = enforcer.run(&["limit", "set", "tenant", "1/second"])?;
         ensure!(ran.code != 0 && ran.stderr.contains("on trial"), "a limit changed: {}", ran.stderr);
         enforcer.cli(&[end])?;
         ensure!(enforcer.cli(&["export"])?.contains(limit), "behind {end}: {}", enforcer.cli(&["export"])?);
+        ensure!(!enforcer.cli(&["limits"])?.contains("on trial"), "behind {end}: {}", enforcer.cli(&["limits"])?);
     }
     ensure!(send(12)? == statuses([(200, 10), (429, 2)]), "confirmed");
     apply(&enforcer, WIDE)?;
     ensure!(send(12)? == statuses([(200, 10), (429, 2)]), "raised: the count stays");
     let ran = enforcer.run(&["confirm"])?;
     ensure!(ran.code != 0 && ran.stderr.contains("no policy is on trial"), "{}", ran.stderr);
+    Ok(())
+}
+
+#[test]
+fn a_trial_goes_on_behind_a_restart_and_is_kept_or_ends_at_its_own_time() -> Result<()> {
+    let site = Site::new(Way::VethNative)?;
+    let _origin = site.serve("routes", Workers::Sync(2))?;
+    let mut enforcer = site.guard(WIDE)?;
+    let key = add_key(&enforcer, "tenant")?;
+    let send = |count| site.flood(v4(1), count, |_| keyed("/", &key));
+    let route = format!("{NARROW}\n[[route]]\npath = \"/one\"\nlimit = \"3/hour\"");
+    let on_route = |count| site.flood(v4(1), count, |_| keyed("/one", &key));
+    let tried = |enforcer: &Enforcer<'_>, time: &str| -> Result<()> {
+        let ran = with_policy(enforcer, &["apply", "--confirm", time, "-f"], &route)?;
+        ensure!(ran.code == 0, "{}", ran.stderr);
+        Ok(())
+    };
+
+    tried(&enforcer, "20s")?;
+    let began = Instant::now();
+    let before = on_route(2)?;
+    ensure!(before == statuses([(200, 2)]), "on trial: {before:?}");
+    for signal in [Signal::SIGKILL, Signal::SIGTERM] {
+        enforcer.stop(signal)?;
+        enforcer.start()?;
+        ensure!(enforcer.log()?.contains("goes on behind this start"), "{}", enforcer.log()?);
+        let status = enforcer.json(&["status"])?;
+        ensure!(status["warnings"].to_string().contains("a policy is on trial"), "{status}");
+    }
+    ensure!(on_route(2)? == statuses([(200, 1), (429, 1)]), "the count of its route is another's behind a start");
+    ensure!(send(9)? == statuses([(200, 7), (429, 2)]), "its limit does not hold behind a start");
+    let ran = enforcer.run(&["limit", "set", "tenant", "1/second"])?;
+    ensure!(ran.code != 0 && ran.stderr.contains("on trial"), "a limit changed: {}", ran.stderr);
+    ensure!(began.elapsed() < Duration::from_secs(20), "the machine is too slow for this test");
+    sleep(Duration::from_millis(21_500).saturating_sub(began.elapsed()));
+    ensure!(send(12)? == statuses([(200, 10), (429, 2)]), "behind its own time");
+    ensure!(enforcer.run(&["confirm"])?.stderr.contains("no policy is on trial"), "it can be kept behind its time");
+
+    tried(&enforcer, "60s")?;
+    enforcer.stop(Signal::SIGKILL)?;
+    enforcer.start()?;
+    ensure!(send(1)? == statuses([(429, 1)]), "20 of 10 are used");
+    enforcer.cli(&["confirm"])?;
+    ensure!(enforcer.cli(&["export"])?.contains("10/hour"), "{}", enforcer.cli(&["export"])?);
+    ensure!(send(1)? == statuses([(429, 1)]), "confirmed");
+
+    tried_and_taken_back(&enforcer)?;
+    enforcer.stop(Signal::SIGKILL)?;
+    enforcer.start()?;
+    let status = enforcer.json(&["status"])?;
+    ensure!(!status["warnings"].to_string().contains("on trial"), "what was taken back goes on: {status}");
+    Ok(())
+}
+
+/// Tries a policy, and takes it back.
+fn tried_and_taken_back(enforcer: &Enforcer<'_>) -> Result<()> {
+    let ran = with_policy(enforcer, &["apply", "--confirm", "60s", "-f"], WIDE)?;
+    ensure!(ran.code == 0, "{}", ran.stderr);
+    enforcer.cli(&["rollback"])?;
+    Ok(())
+}
+
+#[test]
+fn what_a_dead_daemon_had_on_trial_is_no_part_of_the_next_trial() -> Result<()> {
+    let site = Site::new(Way::VethNative)?;
+    let _origin = site.serve("plain", Workers::Sync(2))?;
+    let mut enforcer = site.guard(WIDE)?;
+    let key = add_key(&enforcer, "tenant")?;
+    let ran = with_policy(&enforcer, &["apply", "--confirm", "2s", "-f"], "[principal.tenant]\nlimit = \"1/hour\"")?;
+    ensure!(ran.code == 0, "{}", ran.stderr);
+    enforcer.stop(Signal::SIGKILL)?;
+    sleep(Duration::from_secs(3));
+    enforcer.start()?;
+    let other = format!("[service]\nceiling = \"1000/hour\"\n{WIDE}");
+    let ran = with_policy(&enforcer, &["apply", "--confirm", "60s", "-f"], &other)?;
+    ensure!(ran.code == 0, "{}", ran.stderr);
+    let sent = site.flood(v4(1), 22, |_| keyed("/", &key))?;
+    ensure!(sent == statuses([(200, 20), (429, 2)]), "the tenant is judged by what is over: {sent:?}");
+    Ok(())
+}
+
+#[test]
+fn principals_that_are_new_wait_for_the_end_of_a_trial() -> Result<()> {
+    let site = Site::new(Way::VethNative)?;
+    let enforcer = site.guard(WIDE)?;
+    add_key(&enforcer, "tenant")?;
+    let both = format!("{NARROW}\n[principal.other]\nlimit = \"5/hour\"");
+    let ran = with_policy(&enforcer, &["apply", "--confirm", "60s", "-f"], &both)?;
+    ensure!(ran.code == 0, "{}", ran.stderr);
+    for name in ["other", "third"] {
+        let ran = enforcer.run(&["key", "add", name])?;
+        ensure!(ran.code != 0 && ran.stderr.contains("on trial"), "{name} has come: {}", ran.stderr);
+    }
+    add_key(&enforcer, "tenant")?;
+    enforcer.cli(&["confirm"])?;
+    for name in ["other", "third"] {
+        add_key(&enforcer, name)?;
+    }
     Ok(())
 }

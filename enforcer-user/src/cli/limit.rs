@@ -95,14 +95,18 @@ impl ListArguments {
     }
 }
 
-fn show(Listing { principals, tenants, services }: &Listing) -> String {
+fn show(Listing { principals, tenants, services, on_trial_until }: &Listing) -> String {
     if principals.is_empty() {
         return "There are no principals yet: `enforcer key add NAME` makes one with its first key.\n".to_owned();
     }
-    table(
+    let mut shown = table(
         ["NAME", "LIMIT", "USED", "REMAINING", "RESET", "KEYS"],
         shared("service", services).chain(shared("tenant", tenants)).chain(principals.iter().flat_map(rows)),
-    )
+    );
+    if let Some(until) = on_trial_until {
+        shown.push_str(&format!("\nThese are the limits of a policy on trial until {until}.\n"));
+    }
+    shown
 }
 
 fn shared<'l>(what: &'l str, all: &'l [SharedLimits]) -> impl Iterator<Item = [comfy_table::Cell; 6]> + 'l {
@@ -188,6 +192,7 @@ mod tests {
                 PrincipalLimits { own: keys, ..principal("alice", "100/minute; 10/second", rules) },
                 principal("root", "unlimited", vec![]),
             ],
+            on_trial_until: None,
         };
         assert_eq!(
             show(&listing),
@@ -199,6 +204,11 @@ mod tests {
              alice, key 0a1b2c3d (ci)  20/minute       5         15     1s     -\n\
              alice, key 4e5f6a7b       blocked         -          -      -     -\n\
              root                      unlimited       -          -      -     1\n"
+        );
+        let tried = show(&Listing { on_trial_until: Some(Timestamp::UNIX_EPOCH), ..listing });
+        assert!(
+            tried.ends_with("\n\nThese are the limits of a policy on trial until 1970-01-01T00:00:00Z.\n"),
+            "{tried}"
         );
     }
 }

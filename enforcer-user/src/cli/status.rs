@@ -200,6 +200,7 @@ mod tests {
             ports: vec![8000, 8001],
             attachments: vec![attachment("eth0", None), attachment("lo", Some("no clsact"))],
             warnings: vec!["lo forwards now".into()],
+            on_trial_until: None,
             default_limit: "100/minute".into(),
             keys: 2,
             principals: 1,

@@ -5,21 +5,21 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::{SignedDuration, Timestamp, Unit};
 use tokio::sync::watch;
 
 use super::forecast::RuleName;
 use super::registry::{Error, Registry};
 use super::rulebook::{Groups, Rulebook, Terms};
-use super::tables::Seat;
-use super::trial::{Change, Trial};
+use super::tables::{Seat, Tables};
+use super::trial::{Change, Switch, Trial};
 use super::{Daemon, forecast};
 use crate::api::{ApplyPolicy, PolicyApplied, PolicyText, Refusal};
 use crate::kernel;
 use crate::policy::document::Policy;
 use crate::policy::routes::TooLarge;
 use crate::policy::{diff, file};
-use crate::store::{Placed, Store};
+use crate::store::{Placed, PlacedPrincipal, Principal, Store, StoredTrial};
 
 /// Longest time for which a policy is on trial, in seconds.
 pub(crate) const MOST_ON_TRIAL: u64 = 86_400;
@@ -134,42 +134,77 @@ impl Registry {
             let message = "shares of client ids change, and these cannot be tried: apply them without --confirm first";
             return Err(Error::Conflict(Refusal::of("confirm_seconds", message, "no time")));
         }
+        if let Some(seconds) = *confirm_seconds {
+            let until = kernel::now().saturating_add(seconds.saturating_mul(1_000_000_000));
+            let Self { store, tables, secret, .. } = self;
+            let trial = begin_trial(store, tables, *secret, (&current, &held), (wanted, until), now)?;
+            let ends = trial.ends();
+            self.trial = Some(trial);
+            return Ok(answer(Some(ends)));
+        }
         let change = self.store.begin()?;
-        let placed = self.store.write_policy(&wanted, now)?;
-        let book = Rulebook::new(&wanted, &placed, &seats, self.secret).map_err(|error| too_large(&error))?;
-        let before = terms(&Groups::of(&current, &held), &current, &held, now);
-        let after = terms(&Groups::of(&wanted, &placed), &wanted, &placed, now);
-        let removed = before.keys().filter(|index| !after.contains_key(index)).copied().collect();
-        let changed = after.into_iter().filter(|(index, terms)| before.get(index) != Some(terms));
-        let changed: Vec<Change> =
-            changed.map(|(index, terms)| Change { index, is_new: !before.contains_key(&index), terms }).collect();
-        let switch = self.tables.lay_out(&book, &changed, removed)?;
-        let Some(seconds) = *confirm_seconds else {
-            if let Err(error) = change.commit() {
-                self.tables.revert(switch)?;
-                return Err(error.into());
+        let (placed, switch) = lay_out(&self.store, &mut self.tables, self.secret, (&current, &held), &wanted, now)?;
+        if let Err(error) = change.commit() {
+            self.tables.revert(switch)?;
+            return Err(error.into());
+        }
+        self.follow(&wanted, &placed)?;
+        self.tables.switch(None)?;
+        self.tables.settle(switch)?;
+        Ok(answer(None))
+    }
+
+    /// Goes on with what an earlier daemon has left on trial until then, in ns of CLOCK_BOOTTIME. From when the maps were
+    /// brought to the store until here what held before holds.
+    pub(super) fn resume_trial(
+        store: &Store,
+        tables: &mut Tables,
+        secret: [u64; 2],
+        until: u64,
+        now: Timestamp,
+    ) -> Result<Option<Trial>, Error> {
+        let Some(StoredTrial { until: stored, text }) = store.trial()? else { return Ok(None) };
+        let policy = match file::parse("the policy on trial", &text) {
+            Ok(policy) if stored == until && until > kernel::now() => policy,
+            Ok(_) => {
+                tracing::warn!("the policy on trial was not confirmed in time: what held before holds again");
+                store.forget_trial()?;
+                return Ok(None);
             }
-            self.follow(&wanted, &placed)?;
-            self.tables.switch(None)?;
-            self.tables.settle(switch)?;
-            return Ok(answer(None));
+            Err(problems) => {
+                tracing::error!("the policy on trial cannot be read, and what held before holds again: {problems}");
+                store.forget_trial()?;
+                return Ok(None);
+            }
         };
-        // The store goes on saying what holds once the time is over.
-        drop(change);
-        let until = kernel::now().saturating_add(seconds.saturating_mul(1_000_000_000));
-        self.tables.switch(Some(until))?;
-        self.trial = Some(Trial { policy: wanted, until, switch });
-        let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
-        Ok(answer(now.checked_add(SignedDuration::from_secs(seconds)).ok()))
+        if !policy.services.keys().eq(tables.seats().keys()) {
+            tracing::warn!("other services are guarded than when the policy on trial was applied: it ends");
+            store.forget_trial()?;
+            return Ok(None);
+        }
+        let (current, held) = of_services(store, policy.services.keys(), now)?;
+        match begin_trial(store, tables, secret, (&current, &held), (policy, until), now) {
+            Ok(trial) => {
+                tracing::warn!("{}: it goes on behind this start", trial.told());
+                Ok(Some(trial))
+            }
+            Err(error) => {
+                tracing::error!("the policy on trial cannot go on, and what held before holds again: {error}");
+                store.forget_trial()?;
+                Ok(None)
+            }
+        }
     }
 
     /// Keeps what is on trial.
     pub(crate) fn confirm(&mut self, now: Timestamp) -> Result<(), Error> {
         self.end_trial()?;
-        let Some(Trial { policy, switch, .. }) = self.trial.take() else { return Err(not_on_trial()) };
+        let Some(Trial { policy, .. }) = &self.trial else { return Err(not_on_trial()) };
         let change = self.store.begin()?;
-        let placed = self.store.write_policy(&policy, now)?;
+        let placed = self.store.write_policy(policy, now)?;
+        self.store.forget_trial()?;
         change.commit()?;
+        let Some(Trial { policy, switch, .. }) = self.trial.take() else { return Err(not_on_trial()) };
         self.follow(&policy, &placed)?;
         Ok(self.tables.settle(switch)?)
     }
@@ -187,6 +222,9 @@ impl Registry {
 
     /// Ends what is on trial.
     pub(crate) fn roll_back(&mut self) -> Result<(), Error> {
+        if self.trial.is_some() {
+            self.store.forget_trial()?;
+        }
         let Some(Trial { switch, .. }) = self.trial.take() else { return Err(not_on_trial()) };
         Ok(self.tables.revert(switch)?)
     }
@@ -200,10 +238,20 @@ impl Registry {
         Ok(())
     }
 
+    /// What is on trial, while it holds.
+    pub(super) fn on_trial(&self) -> Option<&Trial> {
+        self.trial.as_ref().filter(|trial| trial.until > kernel::now())
+    }
+
     /// The policy that holds, as a file.
     pub(crate) fn export_policy(&self, now: Timestamp) -> Result<PolicyText, Error> {
-        let (policy, _) = self.policy(now)?;
-        Ok(PolicyText { text: policy.export() })
+        match self.on_trial() {
+            Some(trial) => {
+                let text = format!("# {}\n{}", trial.told(), trial.policy.export());
+                Ok(PolicyText { text, on_trial_until: Some(trial.ends()) })
+            }
+            None => Ok(PolicyText { text: self.policy(now)?.0.export(), on_trial_until: None }),
+        }
     }
 }
 
@@ -227,6 +275,75 @@ pub(super) async fn watch(daemon: Arc<Daemon>, mut stopped: watch::Receiver<bool
             Err(Error::Stopping) => return,
             Err(error) => tracing::error!("limits whose time is over could not be cleared away: {error}"),
         }
+    }
+}
+
+/// Lays out a policy beside the one that holds, inside a change of the store that has begun; its numbers.
+fn lay_out(
+    store: &Store,
+    tables: &mut Tables,
+    secret: [u64; 2],
+    (current, held): (&Policy, &Placed),
+    wanted: &Policy,
+    now: Timestamp,
+) -> Result<(Placed, Switch), Error> {
+    let placed = store.write_policy(wanted, now)?;
+    let book = Rulebook::new(wanted, &placed, tables.seats(), secret).map_err(|error| too_large(&error))?;
+    let before = terms(&Groups::of(current, held), current, held, now);
+    let after = terms(&Groups::of(wanted, &placed), wanted, &placed, now);
+    let removed = before.keys().filter(|index| !after.contains_key(index)).copied().collect();
+    let changed = after.into_iter().filter(|(index, terms)| before.get(index) != Some(terms));
+    let changed: Vec<Change> =
+        changed.map(|(index, terms)| Change { index, is_new: !before.contains_key(&index), terms }).collect();
+    let switch = tables.lay_out(&book, &changed, removed)?;
+    Ok((placed, switch))
+}
+
+/// Lets a policy hold until then, in ns of CLOCK_BOOTTIME, and notes it for a daemon that takes over.
+fn begin_trial(
+    store: &Store,
+    tables: &mut Tables,
+    secret: [u64; 2],
+    before: (&Policy, &Placed),
+    (policy, until): (Policy, u64),
+    now: Timestamp,
+) -> Result<Trial, Error> {
+    let change = store.begin()?;
+    let (placed, switch) = lay_out(store, tables, secret, before, &policy, now)?;
+    // The store goes on saying what holds once the time is over.
+    drop(change);
+    // Noted first: what is noted and does not hold is forgotten at the next start, and the other way round it would end.
+    let noted = store.set_trial(&StoredTrial { until, text: policy.export() });
+    if let Err(error) = noted.map_err(Error::from).and_then(|()| Ok(tables.switch(Some(until))?)) {
+        tables.revert(switch)?;
+        return Err(error);
+    }
+    let groups = Groups::of(&policy, &placed);
+    Ok(Trial { policy, placed, groups, until, switch })
+}
+
+impl Trial {
+    /// The principal of this name, as the policy has it.
+    pub(super) fn principal(&self, name: &str) -> Option<Principal> {
+        let PlacedPrincipal { index, limits, .. } = self.placed.principals.get(name)?;
+        let tenant = self.policy.principals.get(name)?.tenant.clone();
+        Some(Principal { index: *index, name: name.to_owned(), limits: limits.clone(), tenant })
+    }
+
+    /// When it ends by itself.
+    pub(super) fn ends(&self) -> Timestamp {
+        let left = i64::try_from(self.until.saturating_sub(kernel::now())).unwrap_or(i64::MAX);
+        let ends = Timestamp::now().checked_add(SignedDuration::from_nanos(left)).unwrap_or(Timestamp::MAX);
+        ends.round(Unit::Second).unwrap_or(ends)
+    }
+
+    /// What says that it goes on.
+    pub(super) fn told(&self) -> String {
+        format!(
+            "a policy is on trial until {}: `enforcer confirm` keeps it, `enforcer rollback` ends it; what held before \
+             holds again after that time",
+            self.ends()
+        )
     }
 }
 

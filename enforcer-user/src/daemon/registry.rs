@@ -3,8 +3,8 @@
 //! The store's transaction stays open while the maps are changed, and is committed last. A daemon that dies in between
 //! finds the maps ahead of the store, and its next start brings them back: the operator was never told otherwise.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 
 use enforcer_ebpf::abi::{self, KeyTag};
 use jiff::{SignedDuration, Timestamp};
@@ -118,9 +118,10 @@ impl Registry {
         let key = credential::generate()?;
         let tag = enforcer_ebpf::key::tag(self.secret, key.as_bytes());
         let fields = self.key_fields()?;
+        let on_trial = self.trial.is_some();
         self.change(|store, default| {
             let mut steps = Vec::new();
-            let mut principals = Principals::new(store, default, now);
+            let mut principals = Principals { on_trial, ..Principals::new(store, default, now) };
             let (principal, new_principal) = principals.get(name, limit.as_ref(), &mut steps, "limit")?;
             let key_row = store::Key {
                 not_before: not_before.map(to_second),
@@ -144,12 +145,14 @@ impl Registry {
     /// Takes in keys from elsewhere, all of them or none.
     pub(crate) fn import_keys(&mut self, request: &ImportKeys, now: Timestamp) -> Result<KeysImported, Error> {
         let entries = check_entries(request, self.secret)?;
+        let on_trial = self.trial.is_some();
         self.change(|store, default| {
             let mut steps = Vec::new();
-            let mut principals = match entries.len() {
+            let principals = match entries.len() {
                 MANY.. => Principals::all(store, default, now)?,
                 _ => Principals::new(store, default, now),
             };
+            let mut principals = Principals { on_trial, ..principals };
             let mut answer = KeysImported { imported: 0, unchanged: 0, new_principals: 0 };
             for (position, Checked { name, tag, limit }) in entries.iter().enumerate() {
                 let field = format!("entries[{position}]");
@@ -355,12 +358,42 @@ impl Registry {
     pub(super) fn refuse_on_trial(&self) -> Result<(), Error> {
         match &self.trial {
             None => Ok(()),
-            Some(_) => {
-                let message = "a policy is on trial: `enforcer confirm` keeps it, `enforcer rollback` ends it";
-                Err(Error::Conflict(Refusal::new(message)))
-            }
+            Some(_) => Err(on_trial()),
         }
     }
+
+    /// All principals as they are judged now, by index: while a policy is on trial, as that says.
+    pub(super) fn principals(&self) -> Result<Vec<Principal>, Error> {
+        let stored = self.store.principals()?;
+        let Some(trial) = self.on_trial() else { return Ok(stored) };
+        let mut all: BTreeMap<u32, Principal> = stored.into_iter().map(|one| (one.index, one)).collect();
+        all.extend(trial.policy.principals.keys().filter_map(|name| trial.principal(name)).map(|one| (one.index, one)));
+        Ok(all.into_values().collect())
+    }
+
+    /// The principal of this name as it is judged now; there must be one.
+    pub(super) fn principal(&self, name: &str) -> Result<Principal, Error> {
+        match self.on_trial().and_then(|trial| trial.principal(name)) {
+            Some(principal) => Ok(principal),
+            None => self.store.principal(name)?.ok_or_else(|| no_principal(name)),
+        }
+    }
+
+    /// What is said of one principal, and its numbers, as it is judged now; there must be one.
+    pub(super) fn stance(&self, name: &str, now: Timestamp) -> Result<(document::Principal, PlacedPrincipal), Error> {
+        let tried = self.on_trial().and_then(|Trial { policy, placed, .. }| {
+            Some((policy.principals.get(name)?.clone(), placed.principals.get(name)?.clone()))
+        });
+        match tried {
+            Some(stance) => Ok(stance),
+            None => self.store.stance(name, now)?.ok_or_else(|| no_principal(name)),
+        }
+    }
+}
+
+/// What waits until a trial is over.
+fn on_trial() -> Error {
+    Error::Conflict(Refusal::new("a policy is on trial: `enforcer confirm` keeps it, `enforcer rollback` ends it"))
 }
 
 /// Puts a principal under other terms; what it is then, and what brings the maps there.
@@ -384,14 +417,9 @@ fn place(
 }
 
 /// What says that there is no principal of this name.
-pub(super) fn no_principal(name: &str) -> Error {
+fn no_principal(name: &str) -> Error {
     let message = format!("there is no principal `{name}`: `enforcer key ls` shows those that have keys");
     Error::NotFound(Refusal::of("name", message, "the name of a principal"))
-}
-
-/// The principal of this name, which must exist.
-pub(super) fn find_principal(store: &Store, name: &str) -> Result<Principal, Error> {
-    store.principal(name)?.ok_or_else(|| no_principal(name))
 }
 
 /// The keys that a selector names; at least one.
@@ -455,17 +483,19 @@ struct Principals<'s> {
     known: HashMap<String, Principal>,
     /// Whether there are no others.
     is_complete: bool,
+    /// Whether a policy is on trial, whose new principals have the next indices.
+    on_trial: bool,
 }
 
 impl<'s> Principals<'s> {
     fn new(store: &'s Store, default: &'s Limits, now: Timestamp) -> Self {
-        Self { store, default, now, known: HashMap::new(), is_complete: false }
+        Self { store, default, now, known: HashMap::new(), is_complete: false, on_trial: false }
     }
 
     /// Likewise, with all of them looked up.
     fn all(store: &'s Store, default: &'s Limits, now: Timestamp) -> Result<Self, Error> {
         let known = store.principals()?.into_iter().map(|principal| (principal.name.clone(), principal)).collect();
-        Ok(Self { store, default, now, known, is_complete: true })
+        Ok(Self { store, default, now, known, is_complete: true, on_trial: false })
     }
 
     /// The principal of this name and whether this call made it. A limit that is asked for must be the one it has.
@@ -480,6 +510,7 @@ impl<'s> Principals<'s> {
             Entry::Occupied(known) => (&*known.into_mut(), false),
             Entry::Vacant(place) => match if self.is_complete { None } else { self.store.principal(name)? } {
                 Some(principal) => (&*place.insert(principal), false),
+                None if self.on_trial => return Err(on_trial()),
                 None => {
                     let limits = wanted.unwrap_or(self.default).clone().settled(None);
                     let principal = self.store.add_principal(name, limits, self.now)?;

@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::answering;
 use super::reaper::tally::Tally;
-use super::registry::{Error, Registry, find_principal, no_principal, select};
+use super::registry::{Error, Registry, select};
 use super::rulebook::Tenant;
 use crate::api::{
     Attachment, Counts, Key, KeyLimits, KeyShown, Keys, KeysShown, Limits, MapFill, PrincipalLimits, RuleUsage,
@@ -56,15 +56,6 @@ fn listed(row: store::Key, limit: String, counts: Counts, now: Timestamp) -> Key
 
 /// What was counted, by [`Count::index`].
 type Counters = [u64; abi::TOTALS as usize];
-
-/// What says that a policy is on trial for so many ns yet.
-fn on_trial(left: u64) -> String {
-    format!(
-        "a policy is on trial for {} s yet: `enforcer confirm` keeps it, `enforcer rollback` ends it; `limits` and \
-         `export` tell what holds after that time",
-        left.div_ceil(1_000_000_000)
-    )
-}
 
 /// A service and its totals.
 fn service(guarded: &Guarded, totals: Totals) -> ServiceStatus {
@@ -141,7 +132,7 @@ impl Registry {
 
     /// All keys, with their principals' counts.
     pub(crate) fn keys(&self) -> Result<Keys, Error> {
-        let principals = self.store.principals()?;
+        let principals = self.principals()?;
         let now = Timestamp::now();
         let mut keys = Vec::new();
         for row in self.store.keys()? {
@@ -162,7 +153,7 @@ impl Registry {
         // A selector names keys of one principal.
         let principal = first.name.clone();
         let (boot_ns, now) = (kernel::now(), Timestamp::now());
-        let (said, placed) = self.store.stance(&principal, now)?.ok_or_else(|| no_principal(&principal))?;
+        let (said, placed) = self.stance(&principal, now)?;
         let meter = self.tables.meter(placed.index)?;
         let all = self.store.selected(&Selector { name: Some(principal), id: None })?.by_name;
         let good: Vec<KeyTag> = all.iter().filter(|row| state(row, now) == "good").map(|row| row.tag).collect();
@@ -187,8 +178,8 @@ impl Registry {
     /// The limits of one principal, or of all, and what is left of them.
     pub(crate) fn limits(&self, name: Option<&str>) -> Result<Limits, Error> {
         let mut rows = match name {
-            Some(name) => vec![find_principal(&self.store, name)?],
-            None => self.store.principals()?,
+            Some(name) => vec![self.principal(name)?],
+            None => self.principals()?,
         };
         rows.sort_by(|a, b| a.name.cmp(&b.name));
         let keys = self.store.keys_by_principal()?;
@@ -204,9 +195,10 @@ impl Registry {
                 rules: rules(limits, &buckets.limits, boot_ns, now),
             });
         }
+        let groups = self.on_trial().map_or(&self.groups, |trial| &trial.groups);
         let wanted = rows.iter().filter_map(|row| row.tenant.as_deref()).collect::<HashSet<_>>();
         let mut tenants = Vec::new();
-        for (tenant, (limits, Tenant { scope, .. })) in &self.groups.tenants {
+        for (tenant, (limits, Tenant { scope, .. })) in &groups.tenants {
             if name.is_some() && !wanted.contains(tenant.as_str()) {
                 continue;
             }
@@ -231,7 +223,7 @@ impl Registry {
             });
         }
         let mut services = Vec::new();
-        for (service, (limits, number)) in self.groups.ceilings.iter().filter(|_| name.is_none()) {
+        for (service, (limits, number)) in groups.ceilings.iter().filter(|_| name.is_none()) {
             let rule = scope::of_service(scope::SERVICE, *number);
             let buckets = self.tables.kernel().buckets(Scope { rule, subject: [0; 2] })?;
             services.push(SharedLimits {
@@ -240,7 +232,7 @@ impl Registry {
                 rules: rules(limits, &buckets.unwrap_or_default().limits, boot_ns, now),
             });
         }
-        Ok(Limits { principals, tenants, services })
+        Ok(Limits { principals, tenants, services, on_trial_until: self.on_trial().map(|trial| trial.ends()) })
     }
 
     /// What was counted of each service.
@@ -291,8 +283,9 @@ impl Registry {
                 .warnings()
                 .into_iter()
                 .chain(answering::refused(settings, kernel))
-                .chain(self.trial.as_ref().map(|trial| on_trial(trial.until.saturating_sub(kernel::now()))))
+                .chain(self.on_trial().map(|trial| trial.told()))
                 .collect(),
+            on_trial_until: self.on_trial().map(|trial| trial.ends()),
             default_limit: settings.default_limit.to_string(),
             keys,
             principals,

@@ -241,7 +241,11 @@ impl Tables {
         // All slots that are named must be known before the first is given out.
         let mut named = HashMap::new();
         for index in 0..abi::PRINCIPALS {
-            let slot = self.kernel.principal(index)?.policy;
+            let abi::Principal { policy: slot, trial } = self.kernel.principal(index)?;
+            if trial != 0 {
+                // Nothing is on trial any more, and what is next has nothing to do with it.
+                self.kernel.set_principal(index, abi::Principal { policy: slot, trial: 0 })?;
+            }
             if slot != 0 {
                 self.adopt(slot)?;
                 named.insert(index, slot);

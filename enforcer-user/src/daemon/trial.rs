@@ -5,12 +5,13 @@ use std::collections::HashSet;
 
 use enforcer_ebpf::abi::{self, Client, Extent, Leaf, Rule, Ruleset, Share, State};
 
-use super::rulebook::{Chapter, Rulebook, Terms};
+use super::rulebook::{Chapter, Groups, Rulebook, Terms};
 use super::tables::Tables;
 use crate::kernel::{Error, Paths};
-use crate::policy::Policy;
+use crate::policy::document::Policy;
 use crate::policy::exemptions::{self, Entry};
 use crate::policy::routes::Automaton;
+use crate::store::Placed;
 
 /// What holds in TRIAL for what is only being moved over.
 const FOR_GOOD: u64 = u64::MAX;
@@ -20,6 +21,10 @@ const FOR_GOOD: u64 = u64::MAX;
 pub(super) struct Trial {
     /// The policy.
     pub(super) policy: Policy,
+    /// Its numbers, which the store does not have yet.
+    pub(super) placed: Placed,
+    /// What its principals are under beside what it says of each.
+    pub(super) groups: Groups,
     /// When it ends by itself, in ns of CLOCK_BOOTTIME.
     pub(super) until: u64,
     pub(super) switch: Switch,
@@ -290,7 +295,7 @@ impl Tables {
     }
 
     /// Takes note of the rules that an earlier daemon has left, and of the slots that they name, lest those are given out
-    /// while requests are judged by them; ends what it had on trial.
+    /// while requests are judged by them; ends what it had on trial, which can be laid out anew.
     pub(super) fn recall_rules(&mut self) -> Result<(), Error> {
         let clients = self.kernel().clients()?;
         let mut policies: Vec<u32> = clients.iter().map(|(_, share)| share.policy).collect();

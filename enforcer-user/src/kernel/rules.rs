@@ -291,6 +291,14 @@ impl Kernel {
         tallies.set(index, none, 0).map_err(|error| failed(map::TALLIES, "written", error))
     }
 
+    /// Until when what is on trial holds, in ns of CLOCK_BOOTTIME; 0 if nothing is.
+    ///
+    /// # Errors
+    /// A failed read.
+    pub fn trial(&self) -> Result<u64, Error> {
+        self.tables.rules.trial.get(&0, 0).map_err(|error| failed(map::TRIAL, "read", error))
+    }
+
     /// Lets what is on trial hold until then: of all of it at once, by one word.
     ///
     /// # Errors
