@@ -306,3 +306,27 @@ fn what_needs_no_key_has_a_limit_or_known_sources_and_an_end() -> Result<()> {
     ensure!(origin.executed()?.len() == 1, "the app executed {:?}", origin.executed()?);
     Ok(())
 }
+
+#[test]
+fn what_a_policy_says_in_vain_is_warned_of_without_a_daemon_and_refuses_nothing() -> Result<()> {
+    let site = Site::new(Way::VethNative)?;
+    let enforcer = site.guard("")?;
+    let policy = "[service]\nceiling = \"9/second\"\n[[public]]\npath = \"/docs/*\"\nlimit = \"1/hour\"\n\
+                  [[route]]\npath = \"/docs/api\"\nlimit = \"1/hour\"";
+    for (command, code, warned) in [
+        (&["check"][..], 0, true),
+        (&["check", "--strict"], 1, true),
+        (&["apply", "--dry-run", "-f"], 0, true),
+        (&["apply", "-f"], 0, false),
+    ] {
+        let ran = with_policy(&enforcer, command, policy)?;
+        ensure!(ran.code == code, "{command:?} ends with {}: {}", ran.code, ran.stderr);
+        let told = ran.stderr.contains("policy.toml:8:1: warning: route /docs/api: no request comes to it")
+            && ran.stderr.contains("8 | path = \"/docs/api\"\n      | ^^^^");
+        ensure!(told == warned && !ran.stdout.contains("warning"), "{command:?}: {}{}", ran.stdout, ran.stderr);
+    }
+    // A hint alone is none.
+    let ran = with_policy(&enforcer, &["check", "--strict"], "[[route]]\npath = \"/\"\nlimit = \"1/hour\"")?;
+    ensure!(ran.code == 0 && ran.stderr.contains("hint: no `ceiling`"), "{}", ran.stderr);
+    Ok(())
+}

@@ -6,15 +6,16 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use clap::Args;
 use hyper::Method;
+use jiff::Timestamp;
 
 use super::exit::Usage;
 use super::lasts::Lasts;
-use super::output::{Format, Watch, number, say, table, text};
+use super::output::{Format, Watch, number, print, say, table, text};
 use crate::api::{
     ApplyPolicy, Envelope, Forecast, PolicyApplied, PolicyText, PrincipalForecast, RuleForecast, TrialEnded,
 };
 use crate::client::Client;
-use crate::policy::file;
+use crate::policy::file::{self, Level, Problems};
 
 pub(super) const APPLY_HELP: &str = "\
 All of the file holds from the next request on, also on open connections, or nothing of it does; what was used of a limit \
@@ -59,6 +60,9 @@ pub(super) struct Check {
     /// The policy file, or - for standard input
     #[arg(value_name = "FILE|-")]
     file: PathBuf,
+    /// End with 1 if there is a warning
+    #[arg(long)]
+    strict: bool,
 }
 
 #[derive(Debug, Args)]
@@ -89,11 +93,20 @@ fn read(path: &Path) -> anyhow::Result<(String, String)> {
     Ok((name, text))
 }
 
+/// A policy file that is right.
+pub(super) struct Checked {
+    /// What it is called in messages.
+    pub(super) name: String,
+    pub(super) text: String,
+    /// What of it does nothing, or more than is likely to be meant.
+    warnings: Option<Problems>,
+}
+
 /// Reads the file as the daemon will, so that its errors need none.
-pub(super) fn checked(path: &Path) -> anyhow::Result<(String, String)> {
+pub(super) fn checked(path: &Path) -> anyhow::Result<Checked> {
     let (name, text) = read(path)?;
-    match file::parse(&name, &text) {
-        Ok(_) => Ok((name, text)),
+    match file::review(&name, &text, Timestamp::now()) {
+        Ok((_, warnings)) => Ok(Checked { name, text, warnings }),
         Err(problems) => Err(Usage(format!("the policy is not right\n{problems}")).into()),
     }
 }
@@ -101,7 +114,10 @@ pub(super) fn checked(path: &Path) -> anyhow::Result<(String, String)> {
 impl Apply {
     pub(super) async fn execute(self, client: &Client) -> anyhow::Result<()> {
         let Self { file, dry_run, confirm, prune, format } = self;
-        let (file, text) = checked(&file)?;
+        let Checked { name: file, text, warnings } = checked(&file)?;
+        if let Some(warnings) = warnings.filter(|_| dry_run) {
+            say(&warnings.to_string());
+        }
         let request = ApplyPolicy { text, file, dry_run, confirm_seconds: confirm.map(Lasts::seconds), prune };
         let applied: Envelope<PolicyApplied> = client.send(Method::POST, "/v1/policy", &request).await?;
         format.show(&applied, |applied| show(&applied.body))
@@ -167,8 +183,16 @@ fn forecast(Forecast { principals, rules }: &Forecast) -> String {
 
 impl Check {
     pub(super) fn execute(self) -> anyhow::Result<()> {
-        let (name, _) = checked(&self.file)?;
-        println!("{name} is a policy");
+        let Self { file, strict } = self;
+        let Checked { name, text: _, warnings } = checked(&file)?;
+        let warned = warnings.iter().flat_map(|all| &all.problems).filter(|one| one.level == Level::Warning).count();
+        if let Some(warnings) = warnings {
+            say(&warnings.to_string());
+        }
+        if strict && warned > 0 {
+            anyhow::bail!("{name} is a policy, with {} to look at", things(warned));
+        }
+        print(&format!("{name} is a policy\n"))?;
         Ok(())
     }
 }

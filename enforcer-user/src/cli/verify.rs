@@ -112,7 +112,7 @@ fn one_of(mut names: Vec<String>, wanted: Option<String>) -> anyhow::Result<Stri
 
 /// What a policy file says of a service.
 fn of_file(file: &Path, service: Option<String>) -> anyhow::Result<Tried> {
-    let (name, text) = policy::checked(file)?;
+    let policy::Checked { name, text, .. } = policy::checked(file)?;
     let mut services: Vec<String> = match file::parse(&name, &text) {
         Ok(policy) => policy.services.into_keys().collect(),
         Err(problems) => return Err(Usage(format!("the policy is not right\n{problems}")).into()),

@@ -12,13 +12,14 @@ mod service;
 
 use std::collections::{BTreeMap, HashSet};
 
+use jiff::Timestamp;
 use toml::de::{DeTable, DeValue};
 
 use super::Policy;
 use super::document::{DEFAULT_SERVICE, MAX_EXEMPTIONS, MAX_SERVICES, Plan, Site};
 use fields::{Fields, table};
 use problem::Report;
-pub use problem::{Problem, Problems};
+pub use problem::{Level, Problem, Problems};
 
 /// The version of the format that is read and written.
 pub const VERSION: u32 = 1;
@@ -30,7 +31,15 @@ const SECTIONS: [&str; 9] = ["version", "service", "plan", "tenant", "principal"
 /// # Errors
 /// All that is wrong with it.
 pub fn parse(file: &str, text: &str) -> Result<Policy, Problems> {
-    let mut report = Report::new(text);
+    review(file, text, Timestamp::now()).map(|(policy, _)| policy)
+}
+
+/// Reads a policy, and says what of it does nothing at `now`, or more than is likely to be meant.
+///
+/// # Errors
+/// All that is wrong with it.
+pub fn review(file: &str, text: &str, now: Timestamp) -> Result<(Policy, Option<Problems>), Problems> {
+    let mut report = Report::new(text, now);
     let (document, errors) = DeTable::parse_recoverable(text);
     for error in errors {
         report.refuse(error.span().unwrap_or_default(), error.message().trim_end().replace('\n', ", "), "");
@@ -40,10 +49,7 @@ pub fn parse(file: &str, text: &str) -> Result<Policy, Problems> {
     if report.is_clean() {
         read(document.get_ref(), &mut policy, &mut report);
     }
-    match report.finish(file) {
-        None => Ok(policy),
-        Some(problems) => Err(problems),
-    }
+    report.finish(file).map(|warnings| (policy, warnings))
 }
 
 /// Names that a file defines, whether or not what it says of them could be read.
@@ -83,11 +89,27 @@ fn read(document: &DeTable<'_>, policy: &mut Policy, report: &mut Report<'_>) {
         Some(DeValue::Array(_)) => services(&file, policy, report),
         _ => one_service(&file, policy, report),
     }
+    unbounded(&file, policy, report);
     let exempt: usize = policy.services.values().map(|site| site.exempt.len()).sum();
     if exempt > MAX_EXEMPTIONS {
         let message = format!("{exempt} exemptions of all services together");
         report.refuse(file.place("service"), message, format!("at most {MAX_EXEMPTIONS}"));
     }
+}
+
+/// Hints, once, at a ceiling where there is none.
+fn unbounded(file: &Fields<'_, '_>, policy: &Policy, report: &mut Report<'_>) {
+    let without = policy.services.iter().find(|(_, site)| site.service.ceiling.is_none());
+    if !policy.services.is_empty() && without.is_none() {
+        return;
+    }
+    let of = match (without, policy.services.len()) {
+        (Some((name, _)), 2..) => format!(", of service {name}"),
+        _ => String::new(),
+    };
+    let place = if file.has("service") { "service" } else { "version" };
+    let message = format!("no `ceiling`{of}: all clients together may send as much as each of them may");
+    report.hint(file.place(place), message);
 }
 
 /// The sections that stand in a service where there are several, and alone where there is one.

@@ -8,7 +8,8 @@
 mod automaton;
 
 use super::document::{Exemption, Public, Route, Site};
-use super::path::Pattern;
+use super::method::Methods;
+use super::path::{Pattern, Reach, Segment};
 
 pub use automaton::{Automaton, Origin, Room, TooLarge, compile};
 
@@ -40,6 +41,43 @@ pub fn resolve(site: &Site, path: &[Vec<u8>], method: u32) -> Resolution {
     let routes = site.routes.iter().enumerate().filter(|(_, one)| is_route(one));
     let route = routes.min_by(|(_, a), (_, b)| Pattern::precedence(&a.path, &b.path)).map(|(place, _)| place);
     Resolution { exempt, public: None, route }
+}
+
+/// What takes all requests of one of the routes, so that none comes to it: the public paths and routes that go before it, as
+/// they are shown. `None` if some come to it.
+#[must_use]
+pub fn hiding(site: &Site, place: usize) -> Option<Vec<String>> {
+    let route = site.routes.get(place)?;
+    let mut hiding = Vec::new();
+    for method in (0..Methods::COUNT as u32).filter(|&method| route.methods.has(method)) {
+        // A segment that is in no pattern, so that as few as can be match beside it.
+        let fresh = || b"\0".to_vec();
+        let mut path: Vec<Vec<u8>> = route
+            .path
+            .segments()
+            .iter()
+            .map(|segment| match segment {
+                Segment::Literal(bytes) => bytes.clone(),
+                Segment::Any(_) => fresh(),
+            })
+            .collect();
+        loop {
+            let found = resolve(site, &path, method);
+            if found.route == Some(place) {
+                return None;
+            }
+            let public = found.public.map(|place| &site.public[place]);
+            let other = found.route.map(|place| &site.routes[place]);
+            let shown = public.map(|one| format!("public {one}")).or_else(|| other.map(|one| format!("route {one}")));
+            hiding.extend(shown.filter(|shown| !hiding.contains(shown)));
+            // What reaches beneath itself goes on doing so; an exact path leaves what is longer.
+            if public.is_none_or(|one| one.reach == Reach::Beneath) {
+                break;
+            }
+            path.push(fresh());
+        }
+    }
+    Some(hiding)
 }
 
 #[cfg(test)]

@@ -99,6 +99,12 @@ impl<'t, 'f> Fields<'t, 'f> {
         report.refuse(self.place(field), format!("{}: {message}", self.path(field)), accepted)
     }
 
+    /// Warns of the value of a field.
+    pub(super) fn warn(&self, field: &str, message: impl fmt::Display, report: &mut Report<'_>) {
+        let place = self.get(field).map_or_else(|| self.place(field), Spanned::span);
+        report.warn(place, format!("{}: {message}", self.path(field)));
+    }
+
     /// Refuses the value of a field.
     fn refuse_value(
         &self,

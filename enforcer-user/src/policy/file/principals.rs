@@ -36,6 +36,9 @@ pub(super) fn read(named: &Named<'_, '_>, names: &Names<'_>, report: &mut Report
         }
     };
     ends?;
+    if until.is_some_and(|until| report.is_over(until)) {
+        fields.warn("until", "it is over: the limit of the plan holds, and not this `limit`", report);
+    }
     Ok(Principal { terms, tenant: tenant?, candidate: candidate?, clients: clients? })
 }
 

@@ -16,14 +16,20 @@ use crate::policy::document::{
 };
 use crate::policy::method::Methods;
 use crate::policy::path::{Pattern, Reach};
+use crate::policy::routes;
 use crate::prefix::Prefix;
 
 const LIMIT: &str = "a limit such as \"20/minute\"";
 /// Most characters of a reason.
 const MAX_REASON: usize = 200;
-/// Bits of the widest prefixes that are exempt: as the largest private networks have (RFC 1918, RFC 4193).
+/// Bits of the widest prefixes that are not nearly everybody: as the largest private networks have (RFC 1918, RFC 4193).
 const WIDEST_IPV4: u8 = 8;
 const WIDEST_IPV6: u8 = 7;
+
+/// Whether a prefix is nearly everybody.
+pub(super) fn is_wide(prefix: &Prefix) -> bool {
+    prefix.bits() < if prefix.family() == 4 { WIDEST_IPV4 } else { WIDEST_IPV6 }
+}
 
 /// A named limit.
 pub(super) fn quota(named: &Named<'_, '_>, report: &mut Report<'_>) -> Result<Quota, Reported> {
@@ -51,8 +57,9 @@ pub(super) fn read(file: &Fields<'_, '_>, site: &mut Site, report: &mut Report<'
     site.limits = named(file, "limit", report, quota);
     let limits = names(file, "limit");
     let routes = entries(file, "route", MAX_ROUTES, report, |fields, report| route(fields, &limits, report));
-    site.routes = once(routes, |one| one.path.identity(), |one| one.methods, "a route", report);
     let public = entries(file, "public", MAX_PUBLIC, report, public);
+    let places = routes.iter().map(|(span, one)| (one.identity(), span.clone())).collect();
+    site.routes = once(routes, |one| one.path.identity(), |one| one.methods, "a route", report);
     site.public = once(
         public,
         |one| format!("{:?}{}", one.reach, one.path.identity()),
@@ -69,6 +76,7 @@ pub(super) fn read(file: &Fields<'_, '_>, site: &mut Site, report: &mut Report<'
     }
     site.exempt = once(exempt, Exemption::identity, |one| one.methods, "an exemption", report);
     site.sort();
+    unserved(site, &places, report);
 }
 
 /// The tables of an array, each with its place.
@@ -135,6 +143,17 @@ fn once<T>(
     all
 }
 
+/// Warns of routes that no request comes to, since others go before them.
+fn unserved(site: &Site, places: &HashMap<String, Range<usize>>, report: &mut Report<'_>) {
+    for (place, route) in site.routes.iter().enumerate() {
+        if let (Some(hiding), Some(span)) = (routes::hiding(site, place), places.get(&route.identity())) {
+            let message =
+                format!("route {route}: no request comes to it, since {} goes before it", hiding.join(" or "));
+            report.warn(span.clone(), message);
+        }
+    }
+}
+
 fn route(fields: &Fields<'_, '_>, limits: &HashSet<&str>, report: &mut Report<'_>) -> Result<Route, Reported> {
     let path = required(fields, "path", "a path such as \"/search\"", report, |fields, report| {
         fields.path_of("path", Pattern::parse, report)
@@ -199,6 +218,9 @@ fn exempt(fields: &Fields<'_, '_>, report: &mut Report<'_>) -> Result<Exemption,
     let until = required(fields, "until", accepted, report, |fields, report| fields.time("until", report));
     let accepted = "why the exemption is there, such as \"load balancer, OPS-12\"";
     let reason = required(fields, "reason", accepted, report, reason);
+    if until.as_ref().is_ok_and(|until| report.is_over(*until)) {
+        fields.warn("until", "the exemption is over, so it is none", report);
+    }
     let (path, reach) = path?;
     Ok(Exemption { path, reach, methods: methods?, sources: sources?, until: until?, reason: reason? })
 }
@@ -206,8 +228,7 @@ fn exempt(fields: &Fields<'_, '_>, report: &mut Report<'_>) -> Result<Exemption,
 /// Prefixes that are not nearly everybody's: these would need neither key nor limit.
 fn known(fields: &Fields<'_, '_>, report: &mut Report<'_>) -> Read<Vec<Prefix>> {
     let Some(sources) = fields.prefixes("sources", report)? else { return Ok(None) };
-    let is_wide = |prefix: &&Prefix| prefix.bits() < if prefix.family() == 4 { WIDEST_IPV4 } else { WIDEST_IPV6 };
-    match sources.iter().find(is_wide) {
+    match sources.iter().find(|prefix| is_wide(prefix)) {
         None => Ok(Some(sources)),
         Some(prefix) => {
             let accepted = format!(

@@ -8,6 +8,7 @@ use toml::de::DeTable;
 
 use super::fields::{Fields, table};
 use super::problem::{Report, Reported};
+use super::rules::is_wide;
 use crate::policy::Limits;
 use crate::policy::service::{
     ACTIONS, FieldName, KeyHeader, NotAField, PROXY_PROTOCOLS, ProxyProtocol, Service, Spread,
@@ -131,7 +132,14 @@ fn proxies(fields: &Fields<'_, '_>, report: &mut Report<'_>) -> super::fields::R
             let message = format!("{} prefixes", list.len());
             Err(fields.refuse("trusted_proxies", message, format!("at most {PREFIXES}"), report))
         }
-        _ => Ok(proxies),
+        Some(list) => {
+            if let Some(wide) = list.iter().find(|prefix| is_wide(prefix)) {
+                let message = format!("{wide} is nearly everybody, who may then say that they are any source");
+                fields.warn("trusted_proxies", message, report);
+            }
+            Ok(proxies)
+        }
+        None => Ok(None),
     }
 }
 

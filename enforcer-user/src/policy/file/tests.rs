@@ -4,6 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::policy::document::{Charge, MAX_PRINCIPALS, Override, Principal, Terms};
+use crate::policy::method::Methods;
+use crate::policy::routes::resolve;
 use crate::policy::samples;
 use crate::policy::service::Service;
 
@@ -113,6 +115,97 @@ fn reads_every_field() {
     assert_eq!(site.exempt[0].to_string(), "/health/* GET from 10.0.0.0/8");
     assert_eq!(site.exempt[0].until.to_string(), "2026-12-31T23:00:00Z");
     assert_eq!(parse("p.toml", &policy.export()), Ok(policy));
+}
+
+/// The first line of each warning at the beginning of 2027, and what the carets stand below.
+fn warned(text: &str) -> Vec<(String, String)> {
+    let now = "2027-01-01T00:00:00Z".parse().expect("a time");
+    let (_, warnings) = review("p.toml", text, now).unwrap_or_else(|problems| panic!("{problems}"));
+    let shown = warnings.as_ref().map(ToString::to_string).unwrap_or_default();
+    let problems = warnings.map(|warnings| warnings.problems).unwrap_or_default();
+    let place = |one: &Problem| one.excerpt.chars().skip(one.indent).take(one.width).collect();
+    let lines = shown.lines().filter(|line| line.starts_with("p.toml:")).map(str::to_owned);
+    lines.zip(problems.iter().map(place)).collect()
+}
+
+#[test]
+fn what_does_nothing_or_more_than_is_meant_is_warned_of_with_its_place() {
+    let text = "version = 1\n[service]\ntrusted_proxies = [\"10.0.0.0/8\", \"::/0\"]\n[plan.gold]\nlimit = \"1/s\"\n\
+                [principal.a]\nplan = \"gold\"\nlimit = \"2/s\"\nuntil = 2027-01-01T00:00:00Z\n\
+                [[public]]\npath = \"/docs/*\"\nmethods = [\"GET\"]\nlimit = \"1/s\"\n\
+                [[public]]\npath = \"/{any}/*\"\nmethods = [\"POST\"]\nlimit = \"1/s\"\n\
+                [[route]]\npath = \"/docs/api\"\nmethods = [\"GET\", \"POST\"]\nlimit = \"1/s\"\n\
+                [[exempt]]\npath = \"/r\"\nsources = [\"10.0.0.1\"]\nuntil = 2026-12-31T23:59:59Z\nreason = \"r\"\n";
+    let expected = [
+        ("p.toml:2:2: hint: no `ceiling`: all clients together may send as much as each of them may", "service"),
+        (
+            "p.toml:3:19: warning: service.trusted_proxies: ::/0 is nearly everybody, who may then say that they are any \
+             source",
+            "[\"10.0.0.0/8\", \"::/0\"]",
+        ),
+        (
+            "p.toml:9:9: warning: principal.a.until: it is over: the limit of the plan holds, and not this `limit`",
+            "2027-01-01T00:00:00Z",
+        ),
+        (
+            "p.toml:19:1: warning: route /docs/api GET,POST: no request comes to it, since public /docs/* GET or public \
+             /{any}/* POST goes before it",
+            "path",
+        ),
+        ("p.toml:25:9: warning: exempt.until: the exemption is over, so it is none", "2026-12-31T23:59:59Z"),
+    ];
+    let expected: Vec<_> = expected.iter().map(|(line, place)| ((*line).to_owned(), (*place).to_owned())).collect();
+    assert_eq!(warned(text), expected);
+}
+
+#[test]
+fn what_does_something_is_not_warned_of() {
+    let text = "version = 1\n[service]\nceiling = \"9/s\"\ntrusted_proxies = [\"10.0.0.0/8\", \"fc00::/7\"]\n[plan.gold]\n\
+                limit = \"1/s\"\n[principal.a]\nplan = \"gold\"\nlimit = \"2/s\"\nuntil = 2027-01-01T00:00:01Z\n\
+                [[public]]\npath = \"/docs/*\"\nmethods = [\"GET\"]\nlimit = \"1/s\"\n\
+                [[public]]\npath = \"/a/b\"\nlimit = \"1/s\"\n[[public]]\npath = \"/c/d/*\"\nlimit = \"1/s\"\n\
+                [[route]]\npath = \"/docs/api\"\nmethods = [\"GET\", \"POST\"]\nlimit = \"1/s\"\n\
+                [[route]]\npath = \"/a/b\"\nlimit = \"1/s\"\n[[route]]\npath = \"/c/{id}\"\nlimit = \"1/s\"\n\
+                [[route]]\npath = \"/{one}/{two}\"\nlimit = \"1/s\"\n\
+                [[exempt]]\npath = \"/r\"\nsources = [\"10.0.0.1\"]\nuntil = 2027-01-01T00:00:01Z\nreason = \"r\"\n";
+    assert_eq!(warned(text), []);
+    let several = "version = 1\n[[service]]\nname = \"a\"\nceiling = \"1/s\"\n[[service]]\nname = \"b\"\n[[service]]\nname = \"c\"";
+    let hints = warned(several);
+    assert!(hints.len() == 1 && hints[0].0.contains("no `ceiling`, of service b"), "{hints:?}");
+    assert_eq!(warned("version = 1").len(), 1);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    /// A route is warned of exactly if no request of any path comes to it.
+    #[test]
+    fn routes_that_are_warned_of_are_never_served(policy in samples::policy()) {
+        for site in policy.services.values() {
+            let lone = Policy { services: [(DEFAULT_SERVICE.to_owned(), site.clone())].into(), ..Policy::default() };
+            let text = lone.export();
+            let (read, warnings) = review("p.toml", &text, Timestamp::UNIX_EPOCH).map_err(|all| TestCaseError::fail(all.to_string()))?;
+            let site = read.services.get(DEFAULT_SERVICE).cloned().unwrap_or_default();
+            let warned: Vec<_> = warnings.iter().flat_map(|all| &all.problems).map(|one| one.message.clone()).collect();
+            // All paths of the segments that are in patterns, and one that is in none.
+            let words = ["a", "b", "c", "{\"[é", "other"].map(|word| word.as_bytes().to_vec());
+            let mut paths: Vec<Vec<Vec<u8>>> = vec![Vec::new()];
+            let mut longest = paths.clone();
+            for _ in 0..5 {
+                let longer = |path: &Vec<Vec<u8>>| words.iter().map(|word| [&path[..], &[word.clone()]].concat()).collect::<Vec<_>>();
+                longest = longest.iter().flat_map(longer).collect();
+                paths.extend(longest.iter().cloned());
+            }
+            let served: std::collections::HashSet<usize> = paths.iter()
+                .flat_map(|path| (0..Methods::COUNT as u32).map(move |method| (path, method)))
+                .filter_map(|(path, method)| resolve(&site, path, method).route).collect();
+            for (place, route) in site.routes.iter().enumerate() {
+                let served = served.contains(&place);
+                let said = format!("route {route}: no request comes to it");
+                prop_assert_eq!(warned.iter().any(|message| message.starts_with(&said)), !served, "{} of {}", route, text);
+            }
+        }
+    }
 }
 
 #[test]
