@@ -230,6 +230,11 @@ const MIGRATIONS: &[&str] = &[
         policy    TEXT NOT NULL
     ) STRICT;
 ",
+    "
+    -- For each plan and tenant that goes, SQLite looks for a principal that refers to it.
+    CREATE INDEX principals_by_plan ON principals (plan) WHERE plan IS NOT NULL;
+    CREATE INDEX principals_by_tenant ON principals (tenant) WHERE tenant IS NOT NULL;
+",
 ];
 
 /// `enfc`, so that `file` and other tools can tell whose database this is.

@@ -6,14 +6,14 @@ use enforcer_ebpf::abi::{scope, tally};
 use jiff::Timestamp;
 
 use super::registry::{Error, Registry};
-use super::rulebook::{tally_of_plan, tally_of_scope, tally_of_service};
+use super::rulebook::{tallied, tally_of_scope, tally_of_service};
 use super::tables::Seat;
 use crate::api::{Forecast, PrincipalForecast, RuleForecast};
 use crate::policy::document::{Charge, Policy, Site};
 use crate::store::{Placed, PlacedSite};
 
 /// What a rule is called.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct RuleName {
     /// The service that it is of; `None` for what all of them share.
     pub(crate) service: Option<String>,
@@ -27,8 +27,7 @@ pub(super) fn rules(policy: &Policy, placed: &Placed, seats: &BTreeMap<String, S
     let keys = [(scope::KEY, "keys"), (scope::CLIENT, "clients")];
     let mut rules: Vec<(u32, RuleName)> =
         keys.into_iter().map(|(number, name)| (tally_of_scope(number), shared(name.to_owned()))).collect();
-    let plans = policy.plans.keys().map(|name| (tally_of_plan(&policy.plans, name), shared(format!("plan {name}"))));
-    rules.extend(plans);
+    rules.extend(tallied(&policy.plans).map(|(name, _, index)| (index, shared(format!("plan {name}")))));
     let tenants = placed.tenants.iter();
     rules.extend(
         tenants.map(|(name, quota)| (tally_of_scope(u64::from(quota.scope)), shared(format!("tenant {name}")))),

@@ -212,7 +212,8 @@ impl Registry {
     /// Takes note of the policy that holds from now on. A count that was another rule's begins anew.
     fn follow(&mut self, policy: &Policy, placed: &Placed) -> Result<(), Error> {
         let rules = forecast::rules(policy, placed, self.tables.seats());
-        for (index, _) in rules.iter().filter(|rule| !self.rules.contains(rule)) {
+        let known: HashSet<_> = self.rules.iter().collect();
+        for (index, _) in rules.iter().filter(|rule| !known.contains(rule)) {
             self.tables.kernel_mut().clear_tally(*index)?;
         }
         self.groups = Groups::of(policy, placed);

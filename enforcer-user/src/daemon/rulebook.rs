@@ -55,7 +55,8 @@ pub(super) struct Tenant {
 /// What principals are under beside what is said of each, and what all requests of a service are.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Groups {
-    plans: BTreeMap<String, Plan>,
+    /// The plans, with the index of each in [`abi::map::TALLIES`].
+    plans: BTreeMap<String, (Plan, u32)>,
     /// The tenants, with their limits in the order of their buckets.
     pub(super) tenants: BTreeMap<String, (Limits, Tenant)>,
     /// The ceilings of services that have one, likewise, with the services' numbers.
@@ -77,7 +78,7 @@ impl Groups {
             Some((name.clone(), (limits, site.number)))
         });
         Self {
-            plans: policy.plans.clone(),
+            plans: tallied(&policy.plans).map(|(name, plan, tally)| (name.clone(), (plan.clone(), tally))).collect(),
             tenants: placed.tenants.iter().map(tenant).collect(),
             ceilings: ceilings.collect(),
         }
@@ -143,10 +144,10 @@ pub(super) fn tallies_of_service(slot: u32) -> impl Iterator<Item = u32> {
     (1..scope::ROUTES).map(move |number| tally_of_service(slot, number))
 }
 
-/// The index in [`abi::map::TALLIES`] of the plan at this place among the plans' names; 0 where there is no room.
-pub(super) fn tally_of_plan(plans: &BTreeMap<String, Plan>, plan: &str) -> u32 {
-    let place = plans.keys().position(|name| name == plan).and_then(|place| u32::try_from(place).ok());
-    place.map(|place| PLANS + place).filter(|index| *index < SERVICES).unwrap_or(0)
+/// The plans, each with its index in [`abi::map::TALLIES`], by its place among their names; 0 where there is no room.
+pub(super) fn tallied(plans: &BTreeMap<String, Plan>) -> impl Iterator<Item = (&String, &Plan, u32)> {
+    let indices = (PLANS..SERVICES).chain(std::iter::repeat(0));
+    plans.iter().zip(indices).map(|((name, plan), index)| (name, plan, index))
 }
 
 impl Terms {
@@ -175,12 +176,17 @@ impl Terms {
     }
 
     /// Likewise, without its tenant.
-    fn of_one(plans: &BTreeMap<String, Plan>, said: &Principal, placed: &PlacedPrincipal, now: Timestamp) -> Self {
+    fn of_one(
+        plans: &BTreeMap<String, (Plan, u32)>,
+        said: &Principal,
+        placed: &PlacedPrincipal,
+        now: Timestamp,
+    ) -> Self {
         let plan = said.plan().and_then(|name| plans.get_key_value(name));
         let candidate = placed.candidate.as_ref();
         let own = || Self::of(&placed.limits, LimitName::DEFAULT, Mode::Enforce, candidate, 0);
-        let Some((name, plan)) = plan else { return own() };
-        let (label, tally) = (LimitName::of_plan(name), tally_of_plan(plans, name));
+        let Some((name, (plan, tally))) = plan else { return own() };
+        let (label, tally) = (LimitName::of_plan(name), *tally);
         if !has_override(said, now) {
             return Self::of(&placed.limits, label, plan.mode, candidate, tally);
         }

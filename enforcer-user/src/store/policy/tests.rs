@@ -329,6 +329,27 @@ fn writes_many_principals_in_little_time() {
     assert!(begin.elapsed().as_secs() < 60, "{:?}", begin.elapsed());
 }
 
+#[test]
+fn plans_and_tenants_go_in_a_time_that_no_principals_prolong() {
+    let fixture = Fixture::new();
+    let mut policy = samples::large(samples::MANY);
+    let before = policy.clone();
+    let gold = policy.plans.values().next().cloned().expect("a plan");
+    for number in 0..10_000 {
+        policy.plans.insert(format!("plan-{number}"), gold.clone());
+    }
+    for number in 0..1_000 {
+        policy.tenants.insert(format!("tenant-{number}"), gold.clone());
+    }
+    fixture.write(&policy);
+    let begin = Instant::now();
+    fixture.write(&before);
+    let beside = begin.elapsed();
+    eprintln!("11,000 plans and tenants removed in {beside:?}");
+    assert!(beside.as_secs() < 8, "{beside:?}");
+    assert_eq!(fixture.read().0, before);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
