@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use enforcer_tests::client::Ending;
 use enforcer_tests::enforcer::{Ran, binary};
 use enforcer_tests::folder;
@@ -59,7 +59,7 @@ fn every_limit_of_an_app_becomes_one_of_the_policy_or_is_named() -> Result<()> {
             ("/report/b", "use=reports"),
             ("/files", "limit=7/minute algo=fixed per=source"),
             ("/login", "limit=3/minute algo=fixed"),
-            ("/computed", "limit=unlimited"),
+            ("/computed", "limit=TODO"),
             ("/typo", defaults),
             ("/client", "limit=6/minute algo=fixed"),
             ("/common methods=[\"GET\"]", "limit=100/360 days algo=fixed per=service"),
@@ -84,7 +84,7 @@ fn every_limit_of_an_app_becomes_one_of_the_policy_or_is_named() -> Result<()> {
         "`by_user` ended with LookupError",
         "`everybody` tells the same",
         "`login`: `deduct_when`",
-        "`computed`: the limit is made by `<lambda>`",
+        "`computed`: the limit is made by `<lambda>` (shop.py:",
         "does not understand `100/mintue`",
         "`health` is exempt",
         "`v<int:version>` in `/v<int:version>/ping`",
@@ -97,6 +97,12 @@ fn every_limit_of_an_app_becomes_one_of_the_policy_or_is_named() -> Result<()> {
         let commented = ran.stdout.lines().any(|line| line.starts_with("# - ") && line.contains(loss));
         ensure!(commented, "{loss} is in no comment: {}", ran.stdout);
     }
+    let file = tempfile::NamedTempFile::new()?;
+    fs::write(file.path(), &ran.stdout)?;
+    let checked: Ran = Command::new(binary()?).arg("check").arg(file.path()).output()?.into();
+    let line = ran.stdout.lines().position(|line| line == "limit = \"TODO\"").map(|line| line + 1);
+    let place = format!("{}:{}:", file.path().display(), line.context("nothing is to be written")?);
+    ensure!(checked.code == 2 && checked.stderr.contains(&place), "{place}: {}", checked.stderr);
     let told = ran.stderr.lines().filter(|line| line.starts_with("warning: ")).count();
     let commented = ran.stdout.lines().filter(|line| line.starts_with("# - ")).count();
     ensure!(told == commented && ran.stderr.lines().count() == told, "more or less is told: {}", ran.stderr);
@@ -112,6 +118,8 @@ fn an_app_is_found_as_its_server_finds_it_and_what_is_wrong_is_said() -> Result<
     ensure!(made.code == 0 && made.stdout.is_empty(), "{}{}", made.stdout, made.stderr);
     let text = fs::read_to_string(&path)?;
     ensure!(text.replace("shop:create_app()", "shop:app") == of_app.stdout, "another policy: {text}");
+    let named = import(&["shop:create_app"])?;
+    ensure!(named.stdout.replace("shop:create_app", "shop:app") == of_app.stdout, "another policy: {}", named.stderr);
     for (app, code, said) in [
         ("shop", 2, "MODULE:APP"),
         (":app", 2, "MODULE:APP"),
@@ -161,7 +169,7 @@ fn the_policy_lets_through_what_the_app_s_own_limiter_served() -> Result<()> {
     };
     ensure!(alone == [10, 4, 6, 4, 5, 10, 3, 8, 4, 7, 6, 5, 4], "the app alone: {alone:?}");
 
-    let policy = import(&["shop:app"])?.stdout.replace("version = 1", "");
+    let policy = import(&["shop:app"])?.stdout.replace("version = 1", "").replace("\"TODO\"", "\"unlimited\"");
     let origin = site.serve("routes", Workers::Sync(4))?;
     let enforcer = site.guard(&format!("{policy}\n[principal.tenant]\nplan = \"flask-limiter\""))?;
     site::take_over(&enforcer, [("tenant", 0)])?;

@@ -27,14 +27,15 @@ and neither the daemon nor root is needed. Its key functions are called with mad
 the key or at the address.
 
 What no policy can hold (limits that are computed, conditions on a response) is named on standard error and in comments \
-of the policy. Read both before you apply it.
+of the policy. Read both before you apply it. `TODO` stands for a limit that is computed: until you write one there, the \
+policy is refused.
 
   enforcer import flask-limiter app:app --python venv/bin/python -o policy.toml
   enforcer import flask-limiter 'shop:create_app()'";
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Where the app is, as gunicorn takes it; APP() is called
+    /// Where the app is, as gunicorn takes it; a function that makes it is called
     #[arg(value_name = "MODULE:APP")]
     app: String,
     /// The interpreter that has the app's packages

@@ -33,6 +33,8 @@ pub(super) struct Counted {
 pub(super) enum Count {
     /// Nothing.
     Nothing,
+    /// A limit that this function makes for each request, in whose place one is to be written.
+    Unknown(String),
     /// A limit of its own.
     Own(Counted),
     /// A named limit.
@@ -64,6 +66,9 @@ pub(super) struct Draft {
     /// What could not be said, or is not the same.
     pub(super) losses: Vec<String>,
 }
+
+/// Stands where a limit is to be written. It is none, so that no policy is applied with it.
+pub(super) const TODO: &str = "TODO";
 
 /// The plan that stands for the app's limits over all routes.
 pub(super) const PLAN: &str = "flask-limiter";
@@ -149,6 +154,11 @@ impl fmt::Display for Route {
         }
         match count {
             Count::Nothing => writeln!(f, "limit = \"unlimited\"")?,
+            Count::Unknown(function) => {
+                let function = function.replace(['\n', '\r'], " ");
+                writeln!(f, "# {TODO}: a limit in the place of the one that {function} makes for each request")?;
+                writeln!(f, "limit = {}", quoted(TODO))?;
+            }
             Count::Shared(name) => writeln!(f, "use = {}", quoted(name))?,
             Count::Own(Counted { limit, per }) => {
                 writeln!(f, "limit = {}", quoted(limit))?;

@@ -1,11 +1,12 @@
 """Lists as JSON what an app's Flask-Limiter limits, and where; `inventory.rs` reads it.
 
-Usage: python -c SCRIPT MODULE:APP, where APP is a Flask app, or the call of a function without arguments that makes one.
+Usage: python -c SCRIPT MODULE:APP, where APP is a Flask app, or a function without arguments that makes one.
 Nothing is served. The app is imported, and its key functions are called with made-up requests, to see what they look at.
 """
 
 import importlib
 import importlib.metadata
+import inspect
 import json
 import os
 import sys
@@ -28,7 +29,7 @@ def load(target):
     app = importlib.import_module(module)
     for part in name.removesuffix("()").split("."):
         app = getattr(app, part)
-    return app() if name.endswith("()") else app
+    return app() if name.endswith("()") or inspect.isfunction(app) else app
 
 
 def made_up(app, changed):
@@ -39,6 +40,11 @@ def made_up(app, changed):
 
 def name_of(function):
     return getattr(function, "__qualname__", None) or type(function).__qualname__
+
+
+def place_of(function):
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return f"{os.path.relpath(code.co_filename)}:{code.co_firstlineno}" if code else None
 
 
 class Keys:
@@ -89,7 +95,7 @@ def limit(group, keys, limiter):
     else:
         described["scope"] = group.scope
     if callable(group.limit_provider):
-        described["dynamic"] = name_of(group.limit_provider)
+        described["dynamic"] = {"name": name_of(group.limit_provider), "place": place_of(group.limit_provider)}
         return described
     try:
         parsed = parse_many(group.limit_provider) if group.limit_provider else []

@@ -1,5 +1,6 @@
 //! What an app's Flask-Limiter limits, as the app itself tells: `inventory.py` runs in its interpreter.
 
+use std::fmt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -70,10 +71,29 @@ pub(super) struct Limit {
     pub(super) ignored: Vec<String>,
     /// The function that makes the string for each request.
     #[serde(default)]
-    pub(super) dynamic: Option<String>,
+    pub(super) dynamic: Option<Function>,
     /// A string that Flask-Limiter does not understand.
     #[serde(default)]
     pub(super) malformed: Option<String>,
+}
+
+/// Code of the app.
+#[derive(Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Function {
+    pub(super) name: String,
+    /// `FILE:LINE`, if it is written in Python.
+    pub(super) place: Option<String>,
+}
+
+impl fmt::Display for Function {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, place } = self;
+        match place {
+            Some(place) => write!(f, "`{name}` ({place})"),
+            None => write!(f, "`{name}`"),
+        }
+    }
 }
 
 /// `count` requests in `every` units.

@@ -6,7 +6,7 @@
 use enforcer_ebpf::abi::LIMITS;
 use enforcer_ebpf::limit::MAX_COST;
 
-use super::draft::{Count, Counted, Draft, PLAN, Per, Route};
+use super::draft::{Count, Counted, Draft, PLAN, Per, Route, TODO};
 use super::inventory::{Inventory, KeyFunction, Limit, Rule, Window};
 use super::path::Path;
 use crate::policy::Limits;
@@ -21,6 +21,13 @@ struct Entry<'i> {
     /// Absent: all that the rule has.
     methods: Option<Vec<String>>,
     limits: Vec<&'i Limit>,
+}
+
+impl<'i> Entry<'i> {
+    /// The limits that are known.
+    fn counted(&self) -> impl Iterator<Item = &'i Limit> + use<'_, 'i> {
+        self.limits.iter().copied().filter(|limit| !limit.windows.is_empty())
+    }
 }
 
 impl Inventory {
@@ -85,7 +92,8 @@ impl Inventory {
     fn count_over_all(&self, draft: &mut Draft) {
         for per in [Per::Principal, Per::Source, Per::Service] {
             let limits: Vec<_> = self.application.iter().filter(|limit| self.per(limit) == per).collect();
-            if let Some(text) = self.text(&limits, "the application limits", draft) {
+            let made = limits.iter().any(|limit| limit.dynamic.is_some()).then(|| TODO.to_owned());
+            if let Some(text) = self.text(&limits, "the application limits", draft).or(made) {
                 draft.over_all.insert(per, text);
             }
         }
@@ -200,18 +208,20 @@ impl Inventory {
         if beside_defaults && !rule.exempt_from_defaults {
             decorated.extend(&self.defaults);
         }
-        decorated.retain(|limit| applies(limit) && !limit.windows.is_empty());
+        decorated.retain(|limit| applies(limit) && is_there(limit));
         decorated
     }
 
     /// What counts an entry: limits of one kind, since a route has one count.
     fn count(&self, entry: &Entry<'_>, all: &[Entry<'_>], draft: &mut Draft) -> Count {
         let owner = format!("`{}`", entry.rule.endpoint);
-        let Some(first) = entry.limits.first() else { return Count::Nothing };
+        let Some(first) = entry.counted().next() else {
+            let made = entry.limits.iter().find_map(|limit| limit.dynamic.as_ref());
+            return made.map_or(Count::Nothing, |function| Count::Unknown(function.to_string()));
+        };
         let scope = |limit: &Limit| limit.scope.clone().filter(|_| limit.shared);
         let kind = |limit: &Limit| (self.per(limit), scope(limit));
-        let (alike, others): (Vec<&Limit>, Vec<&Limit>) =
-            entry.limits.iter().partition(|limit| kind(limit) == kind(first));
+        let (alike, others): (Vec<&Limit>, Vec<&Limit>) = entry.counted().partition(|limit| kind(limit) == kind(first));
         for other in others {
             let text = other.windows.first().map_or_else(String::new, Window::to_string);
             draft.lose(format!("{owner}: `{text}` is left out; a route has one count, of its own or of a named limit"));
@@ -237,11 +247,11 @@ impl Inventory {
 
     /// How many requests one of an entry counts as.
     fn cost(&self, entry: &Entry<'_>, draft: &mut Draft) -> u32 {
-        let Some(cost) = entry.limits.iter().filter_map(|limit| limit.cost).max().filter(|cost| *cost > 1) else {
+        let Some(cost) = entry.counted().filter_map(|limit| limit.cost).max().filter(|cost| *cost > 1) else {
             return 1;
         };
         let owner = format!("`{}`", entry.rule.endpoint);
-        if entry.limits.iter().any(|limit| limit.cost != Some(cost)) {
+        if entry.counted().any(|limit| limit.cost != Some(cost)) {
             draft.lose(format!(
                 "{owner}: a request counts as {cost} for all its limits, which have several costs in the app"
             ));
@@ -321,7 +331,9 @@ impl Limit {
     /// What of it a policy does otherwise.
     fn judge(&self, owner: &str, draft: &mut Draft) {
         if let Some(function) = &self.dynamic {
-            draft.lose(format!("{owner}: the limit is made by `{function}` for each request: left out; see plans"));
+            draft.lose(format!(
+                "{owner}: the limit is made by {function} for each request: left out; write one where {TODO} stands, or see plans"
+            ));
         }
         if let Some(text) = &self.malformed {
             draft
@@ -387,7 +399,10 @@ mod tests {
         inventory.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
         let draft = serde_json::from_value::<Inventory>(inventory).expect("an inventory").translate("app:app");
         let text = draft.to_string();
-        if let Err(problems) = policy::file::parse("policy.toml", &text) {
+        // What is to be written is wrong as it stands, and nothing else is.
+        let written = text.replace(&format!("\"{TODO}\""), "\"1/hour\"");
+        assert_eq!(written != text, policy::file::parse("policy.toml", &text).is_err(), "{text}");
+        if let Err(problems) = policy::file::parse("policy.toml", &written) {
             panic!("it does not read back: {problems:?}: {text}");
         }
         draft
@@ -444,6 +459,35 @@ mod tests {
         assert!(text.contains("[plan.flask-limiter]\nlimit = \"9/2 days algo=fixed\""), "{text}");
         assert!(text.parse::<toml::Table>().is_ok(), "{text}");
         loses(&draft, &[]);
+    }
+
+    #[test]
+    fn a_limit_that_is_made_for_each_request_is_not_none() {
+        let made = || limit(json!({"windows": [], "dynamic": {"name": "by_plan", "place": "app.py:7"}}));
+        let routes = [
+            rule("/a", "a", &[made()]),
+            rule("/b", "b", &[made(), limit(json!({}))]),
+            rule("/c", "c", &[]),
+            rule("/d", "d", &[limit(json!({"overrides": false}))]),
+        ];
+        let beside =
+            || limit(json!({"windows": [], "overrides": false, "dynamic": {"name": "evil\nlimit", "place": null}}));
+        let draft = translate(&routes, json!({"defaults": [beside()], "application": [made()]}));
+        let unknown = |text: &str| Count::Unknown(text.to_owned());
+        let minute = || own("10/minute algo=fixed", Per::Principal);
+        let expected = [unknown("`by_plan` (app.py:7)"), minute(), unknown("`evil\nlimit`"), minute()];
+        assert_eq!(draft.routes.iter().map(|route| route.count.clone()).collect::<Vec<_>>(), expected);
+        let text = draft.to_string();
+        assert!(text.contains("[plan.flask-limiter]\nlimit = \"TODO\"\n"), "{text}");
+        assert!(text.contains("# TODO: a limit in the place of the one that `by_plan` (app.py:7) makes"), "{text}");
+        let owners = [
+            "`a`: the limit",
+            "`b`: the limit",
+            "the default limits: the limit",
+            "the application limits: the",
+            "default limits hold",
+        ];
+        loses(&draft, &owners);
     }
 
     #[test]
