@@ -18,6 +18,7 @@ use enforcer_ebpf::abi::{
 };
 use enforcer_ebpf::connection::{Connections, Subjects};
 use enforcer_ebpf::flow::{Handshake, Mark, Place, Set};
+use enforcer_ebpf::shortcut::Shortcuts;
 use enforcer_ebpf::source::{Record, Source};
 use enforcer_ebpf::wire::Tuple;
 use enforcer_tests::client::{Connection, Ending, exchange, flood, get, last};
@@ -765,9 +766,9 @@ fn values(name: &str, path: &Path) -> Result<Vec<u8>> {
     match name {
         map::PORTS => array::<4>(map),
         map::SERVICES => array::<{ size_of::<Service>() }>(map),
-        map::PRINCIPALS => array::<8>(map),
         map::POLICIES => array::<{ size_of::<Policy>() }>(map),
         map::METERS => array::<{ size_of::<Meter>() }>(map),
+        map::SHORTCUTS => array::<{ size_of::<Shortcuts>() }>(map),
         map::FLOWS => array::<{ size_of::<Set>() }>(map),
         map::ANSWERS => array::<{ size_of::<Answer>() }>(map),
         map::CLOCK | map::PENALTIES | map::EXEMPTIONS | map::TRIAL => array::<8>(map),

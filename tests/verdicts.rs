@@ -12,11 +12,17 @@ mod tc;
 mod xdp;
 
 use anyhow::{Context, Result, ensure};
+use enforcer_ebpf::abi::map;
+use enforcer_ebpf::key;
+use enforcer_ebpf::shortcut::{self, Shortcuts, WAYS};
+use enforcer_ebpf::verdict::{Count, Reason};
 use enforcer_ebpf::wire::flag;
 use enforcer_tests::bucket::sliding;
+use enforcer_tests::client::get;
 use enforcer_tests::corpus::KEY;
 use enforcer_tests::kernel::{Loaded, Program};
 use enforcer_tests::packet::Frame;
+use enforcer_tests::reader::SECRET;
 use enforcer_tests::tables::Tables;
 
 /// In ns.
@@ -37,6 +43,37 @@ fn answers(module: &str) -> bool {
 /// that ends within its IP header. There `traffic` has large ones.
 fn takes_any_frame(module: &str) -> bool {
     !module.ends_with("tc")
+}
+
+/// All but its last bits of a tag lead to a shortcut; those lie with the principal.
+#[test]
+fn a_shortcut_is_for_one_key_alone() -> Result<()> {
+    const OTHER: &str = "key_of_another";
+    let tables = Tables::new().with_key(OTHER, 2, 0).with_limits(1, &[sliding(100, HOUR)]).with_limits(2, &[]);
+    let loaded = Loaded::new(Program::Judge, &tables)?;
+    let (tag, meters) = (key::tag(SECRET, KEY.as_bytes()), loaded.meters()?);
+    let mut shortcuts = loaded.open_array::<Shortcuts>(map::SHORTCUTS)?;
+    let mut set = [0; WAYS];
+    set[WAYS - 1] = shortcut::word(tag, 1);
+    shortcuts.set(shortcut::set(tag), set, 0)?;
+    let (client, server) = ("10.9.0.2:4000".parse()?, "10.9.0.1:8000".parse()?);
+    let request = |value: &str| Frame::data(client, server, 1, &get("/", Some(value))).build();
+    let unknown = || -> Result<u64> { Ok(loaded.totals()?[Count::Refused(Reason::UnknownKey).index() as usize]) };
+    for (count, word) in (1..).zip([0, tag.0[1] ^ 1, !tag.0[1], tag.0[0]]) {
+        meters.set_key(1, word);
+        loaded.repeat(&request(KEY), 1)?;
+        ensure!((unknown()?, loaded.meter(1)?.allowed) == (count, 0), "passed with {word:x}");
+    }
+    let refused = unknown()?;
+    meters.set_key(1, tag.0[1]);
+    loaded.repeat(&request(KEY), 3)?;
+    ensure!((unknown()?, loaded.meter(1)?.allowed) == (refused, 3), "the shortcut is not taken");
+    shortcuts.set(shortcut::set(tag), [0; WAYS], 0)?;
+    loaded.repeat(&request(KEY), 1)?;
+    ensure!((unknown()?, loaded.meter(1)?.allowed) == (refused + 1, 3), "a shortcut that is closed is taken");
+    loaded.repeat(&request(OTHER), 1)?;
+    ensure!(loaded.meter(2)?.allowed == 1, "a key without a shortcut is not known");
+    Ok(())
 }
 
 #[test]

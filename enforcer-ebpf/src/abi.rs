@@ -3,8 +3,8 @@
 //! [`ABI`] names the directory of the pins; any change of a type here must change it. All values are multiples of
 //! eight bytes without padding, so that no uninitialised byte reaches a map.
 
-/// Number of this layout; part of the pin directory's name (`v7`).
-pub const ABI: u32 = 7;
+/// Number of this layout; part of the pin directory's name (`v8`).
+pub const ABI: u32 = 8;
 
 /// Names of the maps, with who writes and who reads each.
 pub mod map {
@@ -14,12 +14,12 @@ pub mod map {
     pub const SERVICES: &str = "SERVICES";
     /// `HashMap<KeyTag, Key>`. Daemon → kernel.
     pub const KEYS: &str = "KEYS";
-    /// `Array<u64>` (mmapable), index = principal: [`super::Principal`] as a word. Daemon → kernel.
-    pub const PRINCIPALS: &str = "PRINCIPALS";
+    /// `Array<shortcut::Shortcuts>` (mmapable), index = [`crate::shortcut::set`]. Daemon → kernel.
+    pub const SHORTCUTS: &str = "SHORTCUTS";
     /// `Array<Policy>`, index = policy slot; a slot is never changed while anything names it. Daemon → kernel.
     pub const POLICIES: &str = "POLICIES";
-    /// `Array<Meter>` (mmapable), index = principal. Kernel → daemon; the daemon only clears one before it hands the
-    /// principal's index out.
+    /// `Array<Meter>` (mmapable), index = principal. Kernel → daemon; the daemon writes two words of it, and clears the others
+    /// before it hands the principal's index out.
     pub const METERS: &str = "METERS";
     /// `Array<Ruleset>`, index = ruleset slot; a slot is never changed while a service names it. Daemon → kernel.
     pub const RULESETS: &str = "RULESETS";
@@ -101,7 +101,7 @@ pub mod map {
         PORTS,
         SERVICES,
         KEYS,
-        PRINCIPALS,
+        SHORTCUTS,
         POLICIES,
         METERS,
         TOTALS,
@@ -157,8 +157,10 @@ pub const SERVICES: u32 = 64;
 pub const SERVICES_MOST: u32 = 15;
 /// Default entries of [`map::KEYS`].
 pub const KEYS: u32 = 131_072;
-/// Default entries of [`map::PRINCIPALS`] and [`map::METERS`]; index 0 is never given out.
+/// Default entries of [`map::METERS`]; index 0 is never given out.
 pub const PRINCIPALS: u32 = 131_072;
+/// Entries of [`map::SHORTCUTS`], each a set of [`crate::shortcut::WAYS`]; a power of two.
+pub const SHORTCUTS: u32 = 16_384;
 /// Default entries of [`map::POLICIES`]; index 0 is never given out.
 pub const POLICIES: u32 = 131_072;
 /// Entries of [`map::TOTALS`] for each service.
@@ -221,7 +223,7 @@ pub struct KeyTag(pub [u64; 2]);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Key {
-    /// Index in [`map::PRINCIPALS`] and [`map::METERS`].
+    /// Index in [`map::METERS`].
     pub principal: u32,
     /// [`Key::DISABLED`] or 0.
     pub flags: u32,
@@ -238,6 +240,9 @@ pub struct Key {
 impl Key {
     /// Flag: the key is refused with [`crate::verdict::Reason::KeyDisabled`].
     pub const DISABLED: u32 = 1;
+
+    /// One that only says whose it is; of nobody yet.
+    pub const PLAIN: Self = Self { principal: 0, flags: 0, not_before: 0, expires: u64::MAX, policy: 0, reserved: 0 };
 }
 
 /// Which policy a principal is under: one word, so that a change is one store.
@@ -403,8 +408,10 @@ pub struct Buckets {
 pub struct Meter {
     /// Requests passed.
     pub allowed: u64,
-    /// Requests with one of its keys that had a query parameter named like a key, too, passed or not.
-    pub key_in_url: u64,
+    /// The [`Principal`] as a word. Daemon → kernel.
+    pub principal: u64,
+    /// The second word of the tag whose [`crate::shortcut`] leads here. Daemon → kernel.
+    pub key: u64,
     /// What is used of its limits.
     pub buckets: Buckets,
     /// Requests refused over a limit.
@@ -416,8 +423,8 @@ pub struct Meter {
     pub would_refuse: u64,
     /// Requests that a candidate of limits that apply would have refused.
     pub candidate: u64,
-    /// 0: four lines in all.
-    pub reserved: [u64; 2],
+    /// Requests with one of its keys that had a query parameter named like a key, too, passed or not.
+    pub key_in_url: u64,
 }
 
 /// Whose buckets.

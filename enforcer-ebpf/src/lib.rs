@@ -39,6 +39,7 @@ mod opaque;
 mod pod;
 pub mod reply;
 pub mod shift;
+pub mod shortcut;
 pub mod source;
 pub mod spread;
 pub mod verdict;

@@ -42,6 +42,7 @@ mod plan;
 mod replace;
 mod role;
 mod rules;
+mod shortcuts;
 mod sources;
 pub(crate) mod syscall;
 mod tables;

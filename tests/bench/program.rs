@@ -8,11 +8,12 @@ use aya::{
 };
 use enforcer_ebpf::{
     abi::{
-        self, Edge, Key, LIMITS, Leaf, METHODS, Per, Policy, Principal, Rule, Ruleset, Service, State, Turn, global,
-        map, scope,
+        self, Edge, Key, LIMITS, Leaf, METHODS, Meter, Per, Policy, Principal, Rule, Ruleset, Service, State, Turn,
+        global, map, scope,
     },
     key,
     limit::MAX_COUNT,
+    shortcut::{self, Shortcuts},
     verdict::Count,
 };
 
@@ -83,11 +84,23 @@ impl Judge {
 
     /// A principal with one key, under the policy in a slot.
     fn principal(&mut self, index: u32, value: &str, policy: u32) -> Result<()> {
-        self.array::<u64>(map::PRINCIPALS)?.set(index, Principal { policy, trial: 0 }.to_word(), 0)?;
+        let principal = Principal { policy, trial: 0 }.to_word();
+        self.array::<Meter>(map::METERS)?.set(
+            index,
+            Meter { principal, key: key::tag(SECRET, value.as_bytes()).0[1], ..Meter::default() },
+            0,
+        )?;
         let key = Key { principal: index, flags: 0, not_before: 0, expires: u64::MAX, policy: 0, reserved: 0 };
         let keys = self.object.map_mut(map::KEYS).context("the object has no map KEYS")?;
         let mut keys: HashMap<&mut MapData, abi::KeyTag, Key> = keys.try_into()?;
-        keys.insert(key::tag(SECRET, value.as_bytes()), key, 0)?;
+        let tag = key::tag(SECRET, value.as_bytes());
+        keys.insert(tag, key, 0)?;
+        let mut shortcuts = self.array::<Shortcuts>(map::SHORTCUTS)?;
+        let mut set = shortcuts.get(&shortcut::set(tag), 0)?;
+        if let Some(free) = set.iter_mut().find(|word| **word == 0) {
+            *free = shortcut::word(tag, index);
+            shortcuts.set(shortcut::set(tag), set, 0)?;
+        }
         Ok(())
     }
 

@@ -21,7 +21,9 @@ use enforcer_ebpf::answer::Sheet;
 use enforcer_ebpf::connection::{Connections, Subjects};
 use enforcer_ebpf::flow::{Flow, Set};
 use enforcer_ebpf::judge::Scratch;
+use enforcer_ebpf::shortcut::{self, Shortcuts, WAYS};
 
+use crate::meters::Meters;
 use crate::reader::SECRET;
 use crate::tables::Tables;
 use crate::world::{self, Fate};
@@ -295,9 +297,25 @@ impl Loaded {
         for (tag, key) in &tables.keys {
             keys.insert(tag, key, 0)?;
         }
+        let meters = self.meters()?;
+        let mut shortcuts = self.open_array::<Shortcuts>(map::SHORTCUTS)?;
+        for (&tag, key) in &tables.keys {
+            let mut set = shortcuts.get(&shortcut::set(tag), 0)?;
+            set.iter_mut().filter(|word| shortcut::find(&[**word; WAYS], tag) != 0).for_each(|word| *word = 0);
+            // About half of the keys that may have one do, so that both ways are gone.
+            let is_plain = *key == ApiKey { principal: key.principal, ..ApiKey::PLAIN };
+            if is_plain
+                && tag.0[1] % 2 == 1
+                && let Some(free) = set.iter_mut().find(|word| **word == 0)
+            {
+                *free = shortcut::word(tag, key.principal);
+                meters.set_key(key.principal, tag.0[1]);
+            }
+            shortcuts.set(shortcut::set(tag), set, 0)?;
+        }
         for (&slot, policy) in &tables.policies {
             self.array::<Policy>(map::POLICIES)?.set(slot, policy, 0)?;
-            self.array::<u64>(map::PRINCIPALS)?.set(slot, Principal { policy: slot, trial: 0 }.to_word(), 0)?;
+            meters.set_principal(slot, Principal { policy: slot, trial: 0 });
         }
         self.write_rules(tables)
     }
@@ -522,6 +540,14 @@ impl Loaded {
         Ok(Map::Array(again).try_into()?)
     }
 
+    /// The meters once more, likewise.
+    ///
+    /// # Errors
+    /// When they cannot be mapped.
+    pub fn meters(&self) -> Result<Meters> {
+        Meters::map(self.object.map(map::METERS).context("no map of meters")?)
+    }
+
     /// The buckets in one of the maps of buckets.
     ///
     /// # Errors
@@ -532,14 +558,14 @@ impl Loaded {
         Ok(map.iter().collect::<Result<_, _>>()?)
     }
 
-    /// What is kept about a principal.
+    /// What is counted of a principal, without the words that the daemon writes.
     ///
     /// # Errors
     /// When the map cannot be read.
     pub fn meter(&self, principal: u32) -> Result<Meter> {
         let map = self.object.map(map::METERS).context("no map of meters")?;
         let map: Array<_, Meter> = map.try_into()?;
-        Ok(map.get(&principal, 0)?)
+        Ok(Meter { principal: 0, key: 0, ..map.get(&principal, 0)? })
     }
 }
 

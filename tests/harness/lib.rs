@@ -11,6 +11,7 @@ pub mod enforcer;
 pub mod kernel;
 pub mod limiter_model;
 pub mod machine;
+pub mod meters;
 pub mod netns;
 pub mod origin;
 pub mod other_parser;

@@ -153,12 +153,12 @@ fn hold(seed: u64) -> Result<()> {
     tables.rules = vec![Rule::default(), shared];
 
     let loaded = Loaded::new(Program::Judge, &tables)?;
-    let mut principals = loaded.open_array::<u64>(map::PRINCIPALS)?;
+    let meters = loaded.meters()?;
     let mut services = loaded.open_array::<Service>(map::SERVICES)?;
     let mut rules = loaded.open_array::<Rule>(map::RULES)?;
     let mut put = |principal: usize, version: u32, all: u32, of_route: u32| -> Result<()> {
         let slot = own[principal].first + version;
-        principals.set(PRINCIPALS[principal], Principal { policy: slot, trial: 0 }.to_word(), 0)?;
+        meters.set_principal(PRINCIPALS[principal], Principal { policy: slot, trial: 0 });
         services.set(0, Service { rules: 1 + all, ..Service::DEFAULT }, 0)?;
         Ok(rules.set(1, Rule { policy: route.first + of_route, ..shared }, 0)?)
     };
@@ -175,9 +175,9 @@ fn hold(seed: u64) -> Result<()> {
     for key in KEYS {
         loaded.repeat(&request(key), 2 * REPEAT)?;
     }
-    let meters = [loaded.meter(PRINCIPALS[0])?, loaded.meter(PRINCIPALS[1])?];
+    let counted = [loaded.meter(PRINCIPALS[0])?, loaded.meter(PRINCIPALS[1])?];
     let cost = u64::from(cost);
-    let admitted = meters.map(|meter| cost * meter.allowed);
+    let admitted = counted.map(|meter| cost * meter.allowed);
     let all: u64 = admitted.iter().sum();
     let now = uptime()?;
     let buckets = |name: &str, rule: u64| -> Result<Buckets> {
@@ -194,7 +194,7 @@ fn hold(seed: u64) -> Result<()> {
     is_full |=
         source.hold(&buckets(map::SOURCE_BUCKETS, scope::SOURCE)?.limits, all, cost, now).context("the source")?;
     is_full |= route.hold(&buckets(map::BUCKETS, ROUTE)?.limits, all, cost, now).context("the route")?;
-    for ((own, meter), admitted) in own.iter().zip(meters).zip(admitted) {
+    for ((own, meter), admitted) in own.iter().zip(counted).zip(admitted) {
         let own = own.hold(&meter.buckets.limits, admitted, cost, now).context("a principal")?;
         ensure!(own || is_full, "a principal was refused though there is room");
     }
@@ -223,7 +223,7 @@ fn short_windows_of_each_algorithm_keep_to_their_bound_while_the_limit_changes()
             tables.policies.extend((100 * slot..).zip(COUNTS.map(|count| policy(&[version(count)]))));
         }
         let loaded = Loaded::new(Program::Judge, &tables)?;
-        let mut principals = loaded.open_array::<u64>(map::PRINCIPALS)?;
+        let meters = loaded.meters()?;
         let mut turn = 0;
         let begin = Instant::now();
         let mut allowed = 0;
@@ -232,7 +232,8 @@ fn short_windows_of_each_algorithm_keep_to_their_bound_while_the_limit_changes()
             storm(&loaded, || {
                 turn = (turn + 1) % COUNTS.len() as u32;
                 let slot = Principal { policy: 100 * PRINCIPALS[0] + turn, trial: 0 };
-                Ok(principals.set(PRINCIPALS[0], slot.to_word(), 0)?)
+                meters.set_principal(PRINCIPALS[0], slot);
+                Ok(())
             })?;
             allowed = loaded.meter(PRINCIPALS[0])?.allowed;
             if allowed > 10 {

@@ -13,6 +13,7 @@ use enforcer_ebpf::connection::{Connections, Subjects};
 use enforcer_ebpf::flow::{Flow, Handshake, Mark, Place, Set};
 use enforcer_ebpf::judge::Scratch;
 use enforcer_ebpf::judge::explain::{Explaining, Explanation};
+use enforcer_ebpf::shortcut::Shortcuts;
 use enforcer_ebpf::source::{Record, Source};
 use enforcer_ebpf::wire::Tuple;
 
@@ -25,7 +26,7 @@ pub(crate) static SERVICES: Array<Service, { abi::SERVICES as usize }> = Array::
 #[btf_map]
 pub(crate) static KEYS: HashMap<KeyTag, Key, { abi::KEYS as usize }> = HashMap::new();
 #[btf_map]
-pub(crate) static PRINCIPALS: Array<u64, { abi::PRINCIPALS as usize }, MMAPABLE> = Array::new();
+pub(crate) static SHORTCUTS: Array<Shortcuts, { abi::SHORTCUTS as usize }, MMAPABLE> = Array::new();
 #[btf_map]
 pub(crate) static POLICIES: Array<Policy, { abi::POLICIES as usize }> = Array::new();
 #[btf_map]

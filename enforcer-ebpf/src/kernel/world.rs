@@ -11,6 +11,7 @@ use enforcer_ebpf::http::bytes::{CAPACITY, Window};
 use enforcer_ebpf::http::{Lookup, Step};
 use enforcer_ebpf::judge::{self, Decision, Reading, Refill, Sum, Tally, World};
 use enforcer_ebpf::limit::Cell;
+use enforcer_ebpf::shortcut;
 use enforcer_ebpf::source::{Address, Level, Source};
 use enforcer_ebpf::verdict::{Count, Reason};
 use enforcer_ebpf::wire::Tuple;
@@ -19,7 +20,7 @@ use enforcer_ebpf::words;
 use crate::atomic::Word;
 use crate::maps::{
     CHARGES, CLIENTS, FLOW_MASK, FLOW_SECRET, FLOWS, HANDSHAKES, KEY_SECRET, KEYS, MARKS, METERS, PENALTIES, POLICIES,
-    PORTS, PRINCIPALS, RULESETS, SERVICES, SOURCES, TRIAL,
+    PORTS, RULESETS, SERVICES, SHORTCUTS, SOURCES, TRIAL,
 };
 use crate::packet::{Packet, XdpPacket};
 use crate::{charge, connection, explain, maps, part};
@@ -237,6 +238,10 @@ impl<P: Packet, const DRY: bool> World for Kernel<P, DRY> {
 
     #[inline(always)]
     fn key(&self, tag: KeyTag) -> Option<Key> {
+        let principal = SHORTCUTS.get(shortcut::set(tag)).map_or(0, |set| shortcut::find(set, tag));
+        if principal != 0 && METERS.get(principal).is_some_and(|meter| shortcut::is_of(meter, tag)) {
+            return Some(Key { principal, ..Key::PLAIN });
+        }
         // SAFETY: copied at once; an entry that is replaced meanwhile reads as one of the two.
         unsafe { KEYS.get(tag) }.copied()
     }
@@ -263,9 +268,9 @@ impl<P: Packet, const DRY: bool> World for Kernel<P, DRY> {
 
     #[inline(always)]
     fn policy(&self, principal: u32, now: u64) -> u32 {
-        let Some(word) = PRINCIPALS.get_ptr(principal) else { return 0 };
+        let Some(meter) = METERS.get_ptr(principal) else { return 0 };
         // SAFETY: an aligned word of a map's value, which the daemon may store to meanwhile.
-        let principal = Principal::from_word(unsafe { core::ptr::read_volatile(word) });
+        let principal = Principal::from_word(unsafe { core::ptr::read_volatile(&raw const (*meter).principal) });
         let slot = principal.slot(principal.trial != 0 && is_on_trial(now));
         match POLICIES.get(slot) {
             Some(policy) if policy.until != u64::MAX && maps::time_of_day(now) >= policy.until => policy.next,

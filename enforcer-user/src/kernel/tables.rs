@@ -1,7 +1,7 @@
 //! The typed maps: what the daemon writes for the program, and what it reads of it.
 //!
-//! Each write is one entry and valid by itself, so the program never sees half of a change. PRINCIPALS and METERS are
-//! mapped memory: a principal is moved to another policy by one store, and a meter is read without a system call.
+//! Each write is one entry and valid by itself, so the program never sees half of a change. METERS is mapped memory: a
+//! principal is moved to another policy by one store, and a meter is read without a system call.
 
 use std::{
     array,
@@ -23,6 +23,7 @@ use aya::{
 };
 use enforcer_ebpf::abi::{self, Answer, Bucket, Buckets, Key, KeyTag, Meter, Policy, Principal, Service, map};
 use enforcer_ebpf::judge::explain::Explanation;
+use enforcer_ebpf::shortcut::WAYS;
 
 use super::{
     Error, Kernel,
@@ -30,11 +31,14 @@ use super::{
     kept,
     mapped::Mapped,
     rules::Rules,
+    shortcuts::{self, Shortcuts},
     sources::Sources,
 };
 
 /// Words of a meter, of its buckets, and before them.
 const METER: usize = words::<Meter>();
+const PRINCIPAL: usize = offset_of!(Meter, principal) / size_of::<u64>();
+const KEY: usize = offset_of!(Meter, key) / size_of::<u64>();
 const BEFORE: usize = offset_of!(Meter, buckets) / size_of::<u64>();
 const BUCKETS: usize = words::<Buckets>();
 
@@ -80,9 +84,9 @@ pub(super) struct Tables {
     /// Entries of `keys`.
     key_count: u64,
     key_capacity: u32,
-    principals: Mapped,
+    shortcuts: Shortcuts,
     policies: Array<MapData, Policy>,
-    meters: Mapped,
+    meters: Meters,
     totals: PerCpuArray<MapData, u64>,
     connections: Connections,
     pub(super) sources: Sources,
@@ -102,11 +106,9 @@ impl Tables {
         let key_capacity = info.max_entries();
         let keys: HashMap<MapData, KeyTag, Key> =
             keys.try_into().map_err(|error| failed(map::KEYS, "opened", error))?;
-        let mut key_count = 0;
-        for tag in keys.keys() {
-            tag.map_err(|error| failed(map::KEYS, "read", error))?;
-            key_count += 1;
-        }
+        let held = all(&keys)?;
+        let meters = Meters(mapped_of(object, map::METERS, METER)?);
+        let shortcuts = Shortcuts::new(mapped_of(object, map::SHORTCUTS, WAYS)?, &meters, &held);
         Ok(Self {
             services: typed(object, map::SERVICES)?,
             answers: typed(object, map::ANSWERS)?,
@@ -114,11 +116,11 @@ impl Tables {
             ports,
             guarded,
             keys,
-            key_count,
+            key_count: held.len() as u64,
             key_capacity,
-            principals: mapped_of(object, map::PRINCIPALS, 1)?,
+            shortcuts,
             policies: typed(object, map::POLICIES)?,
-            meters: mapped_of(object, map::METERS, METER)?,
+            meters,
             totals: typed(object, map::TOTALS)?,
             connections: Connections::new(mapped_of(object, map::FLOWS, connections::SET)?),
             sources: Sources::new(take(object, map::SOURCES)?)?,
@@ -227,8 +229,7 @@ impl Kernel {
     /// # Errors
     /// A failed read.
     pub fn keys(&self) -> Result<Vec<(KeyTag, Key)>, Error> {
-        let keys: Result<_, MapError> = self.tables.keys.iter().collect();
-        keys.map_err(|error| failed(map::KEYS, "read", error))
+        all(&self.tables.keys)
     }
 
     /// Adds a key, or replaces what is known of it.
@@ -236,20 +237,20 @@ impl Kernel {
     /// # Errors
     /// [`Error::Full`], or a failed write.
     pub fn insert_key(&mut self, tag: KeyTag, key: Key) -> Result<(), Error> {
-        let Tables { keys, key_count, key_capacity, .. } = &mut self.tables;
+        let Tables { keys, key_count, key_capacity, shortcuts, meters, .. } = &mut self.tables;
+        shortcuts.close(tag);
         match keys.insert(tag, key, BPF_NOEXIST) {
-            Ok(()) => {
-                *key_count += 1;
-                Ok(())
-            }
+            Ok(()) => *key_count += 1,
             Err(error) if errno(&error) == Some(libc::EEXIST) => {
-                keys.insert(tag, key, BPF_EXIST).map_err(|error| failed(map::KEYS, "written", error))
+                keys.insert(tag, key, BPF_EXIST).map_err(|error| failed(map::KEYS, "written", error))?;
             }
             Err(error) if errno(&error) == Some(libc::E2BIG) => {
-                Err(Error::Full { map: map::KEYS, capacity: *key_capacity })
+                return Err(Error::Full { map: map::KEYS, capacity: *key_capacity });
             }
-            Err(error) => Err(failed(map::KEYS, "written", error)),
+            Err(error) => return Err(failed(map::KEYS, "written", error)),
         }
+        shortcuts.open(tag, &key, meters);
+        Ok(())
     }
 
     /// Removes a key; one that is not there is no error.
@@ -257,6 +258,7 @@ impl Kernel {
     /// # Errors
     /// A failed write.
     pub fn remove_key(&mut self, tag: KeyTag) -> Result<(), Error> {
+        self.tables.shortcuts.close(tag);
         match self.tables.keys.remove(&tag) {
             Ok(()) => {
                 self.tables.key_count -= 1;
@@ -273,9 +275,7 @@ impl Kernel {
     /// # Errors
     /// An index beyond the end of the map.
     pub fn principal(&self, index: u32) -> Result<Principal, Error> {
-        let words = self.tables.principals.words();
-        let word = words.get(index as usize).ok_or_else(|| out_of_range(map::PRINCIPALS, index, words.len()))?;
-        Ok(Principal::from_word(word.load(Relaxed)))
+        Ok(Principal::from_word(self.meter_words(index)?[PRINCIPAL].load(Relaxed)))
     }
 
     /// Moves a principal to another policy, by one store: every request meets the old one or the new one.
@@ -283,9 +283,7 @@ impl Kernel {
     /// # Errors
     /// An index beyond the end of the map.
     pub fn set_principal(&mut self, index: u32, principal: Principal) -> Result<(), Error> {
-        let words = self.tables.principals.words();
-        let word = words.get(index as usize).ok_or_else(|| out_of_range(map::PRINCIPALS, index, words.len()))?;
-        word.store(principal.to_word(), Release);
+        self.meter_words(index)?[PRINCIPAL].store(principal.to_word(), Release);
         Ok(())
     }
 
@@ -323,13 +321,14 @@ impl Kernel {
         let behind = |number: usize| word(BEFORE + BUCKETS + number);
         Ok(Meter {
             allowed: word(0),
-            key_in_url: word(1),
+            principal: word(PRINCIPAL),
+            key: word(KEY),
             buckets: Buckets { limits: array::from_fn(bucket), candidate: array::from_fn(candidate) },
             limited: behind(0),
             denied: behind(1),
             would_refuse: behind(2),
             candidate: behind(3),
-            reserved: [0; 2],
+            key_in_url: behind(4),
         })
     }
 
@@ -338,8 +337,10 @@ impl Kernel {
     /// # Errors
     /// An index beyond the end of the map.
     pub fn clear_meter(&mut self, index: u32) -> Result<(), Error> {
-        for word in self.meter_words(index)? {
-            word.store(0, Relaxed);
+        for (number, word) in self.meter_words(index)?.iter().enumerate() {
+            if number != PRINCIPAL && number != KEY {
+                word.store(0, Relaxed);
+            }
         }
         Ok(())
     }
@@ -375,7 +376,7 @@ impl Kernel {
         Ok(())
     }
 
-    /// How full the maps are: KEYS, PRINCIPALS, POLICIES, FLOWS, BUCKETS, SOURCE_BUCKETS, SIGHTINGS, ROUTES, CLIENTS,
+    /// How full the maps are: KEYS, METERS, POLICIES, FLOWS, BUCKETS, SOURCE_BUCKETS, SIGHTINGS, ROUTES, CLIENTS,
     /// CONNECTIONS, SUBJECTS.
     ///
     /// A principal counts while it is under a policy, a policy while a principal is under it, and a connection from its
@@ -384,11 +385,11 @@ impl Kernel {
     /// # Errors
     /// A failed read.
     pub fn fill(&self) -> Result<Vec<MapFill>, Error> {
-        let Tables { key_count, key_capacity, principals, connections, .. } = &self.tables;
+        let Tables { key_count, key_capacity, meters, connections, .. } = &self.tables;
         let mut named = vec![false; abi::POLICIES as usize];
         let (mut used, mut policies) = (0, 0);
-        for word in principals.words() {
-            let policy = Principal::from_word(word.load(Relaxed)).policy;
+        for meter in meters.0.words().chunks_exact(METER) {
+            let policy = Principal::from_word(meter[PRINCIPAL].load(Relaxed)).policy;
             if policy == 0 {
                 continue;
             }
@@ -398,11 +399,11 @@ impl Kernel {
                 policies += 1;
             }
         }
-        let capacity = principals.words().len() as u64;
+        let capacity = meters.len() as u64;
         let (followed, room) = connections.fill();
         let mut fills = vec![
             MapFill { name: map::KEYS, entries: *key_count, capacity: u64::from(*key_capacity) },
-            MapFill { name: map::PRINCIPALS, entries: used, capacity },
+            MapFill { name: map::METERS, entries: used, capacity },
             MapFill { name: map::POLICIES, entries: policies, capacity: u64::from(abi::POLICIES) },
             MapFill { name: map::FLOWS, entries: followed, capacity: room },
         ];
@@ -417,13 +418,33 @@ impl Kernel {
     }
 
     fn meter_words(&self, index: u32) -> Result<&[AtomicU64; METER], Error> {
-        let words = self.tables.meters.words();
-        let start = index as usize * METER;
-        words
-            .get(start..)
-            .and_then(|words| words.first_chunk())
-            .ok_or_else(|| out_of_range(map::METERS, index, words.len() / METER))
+        let meters = &self.tables.meters;
+        meters.get(index).ok_or_else(|| out_of_range(map::METERS, index, meters.len()))
     }
+}
+
+/// METERS.
+struct Meters(Mapped);
+
+impl Meters {
+    fn get(&self, index: u32) -> Option<&[AtomicU64; METER]> {
+        self.0.words().get(index as usize * METER..)?.first_chunk()
+    }
+
+    fn len(&self) -> usize {
+        self.0.words().len() / METER
+    }
+}
+
+impl shortcuts::Meters for Meters {
+    fn key(&self, principal: u32) -> Option<&AtomicU64> {
+        Some(&self.get(principal)?[KEY])
+    }
+}
+
+/// All keys.
+fn all(keys: &HashMap<MapData, KeyTag, Key>) -> Result<Vec<(KeyTag, Key)>, Error> {
+    keys.iter().collect::<Result<_, _>>().map_err(|error| failed(map::KEYS, "read", error))
 }
 
 const fn words<T>() -> usize {
