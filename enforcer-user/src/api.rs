@@ -81,6 +81,9 @@ pub struct AddKey {
     /// Its limit; the default one if the principal is new, and its own if it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<String>,
+    /// Its plan, in place of a limit; the one that it is under if it is not new.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<String>,
     /// First valid instant, to the second; at once without.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Timestamp>,

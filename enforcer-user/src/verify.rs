@@ -177,6 +177,7 @@ async fn keys(client: &Client) -> anyhow::Result<Keys> {
             name: format!("enforcer-verify-{name}"),
             label: None,
             limit: Some(format!("{}/hour", checks::LIMIT)),
+            plan: None,
             not_before: None,
             expires: None,
         };

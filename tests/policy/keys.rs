@@ -180,3 +180,40 @@ fn a_key_in_the_place_of_its_id_or_its_label_is_not_shown() -> Result<()> {
     ensure!(!enforcer.log()?.contains(&key), "the log shows the key");
     Ok(())
 }
+
+#[test]
+fn a_principal_that_a_key_makes_is_under_the_plan_that_was_named() -> Result<()> {
+    let site = Site::new(Way::VethNative)?;
+    let _origin = site.serve("plain", Workers::Sync(2))?;
+    let enforcer = site.guard(
+        "[plan.gold]\nlimit = \"5/hour\"\n[plan.silver]\nlimit = \"3/hour\"\n[principal.own]\nlimit = \"9/hour\"",
+    )?;
+    let key = enforcer.cli(&["key", "add", "new", "--plan", "gold"])?.trim().to_owned();
+    let other = enforcer.cli(&["key", "add", "new", "--plan", "gold"])?.trim().to_owned();
+    let send = |key: &str, count| site.flood(v4(1), count, |_| keyed("/", key));
+    ensure!(send(&key, 3)? == statuses([(200, 3)]) && send(&other, 3)? == statuses([(200, 2), (429, 1)]), "5 together");
+    ensure!(
+        enforcer.cli(&["export"])?.contains("[principal.new]\nplan = \"gold\"\n"),
+        "{}",
+        enforcer.cli(&["export"])?
+    );
+    for (arguments, code, said) in [
+        (["new", "--plan", "silver"], 2, "under plan `gold` already"),
+        (["own", "--plan", "gold"], 2, "limit of its own"),
+        (["third", "--plan", "none"], 6, "gold, silver"),
+    ] {
+        let ran = enforcer.run(&[&["key", "add"][..], &arguments].concat())?;
+        ensure!(ran.code == code && ran.stderr.contains(said), "{arguments:?} ends with {}: {}", ran.code, ran.stderr);
+    }
+    ensure!(!enforcer.cli(&["limits"])?.contains("third"), "a principal was made for nothing");
+
+    // A limit in place of the plan's is taken away again, and what was used stays used.
+    enforcer.cli(&["limit", "set", "new", "7/hour"])?;
+    ensure!(send(&key, 3)? == statuses([(200, 2), (429, 1)]), "raised to 7 with 5 used");
+    ensure!(enforcer.cli(&["limit", "rm", "new"])?.contains("`5/hour` now, was under `7/hour`"), "the plan's");
+    ensure!(send(&key, 1)? == statuses([(429, 1)]), "lowered to 5 with 7 used");
+    ensure!(!enforcer.cli(&["export"])?.contains("7/hour"), "{}", enforcer.cli(&["export"])?);
+    let ran = enforcer.run(&["limit", "rm", "own"])?;
+    ensure!(ran.code == 2 && ran.stderr.contains("under no plan"), "{}: {}", ran.code, ran.stderr);
+    Ok(())
+}

@@ -238,7 +238,12 @@ fn services_come_go_and_change_their_ports_without_a_gap_or_another_s_count() ->
         .collect();
     ensure!(names == [5, 6], "what was counted: {names:?}");
     let ran = with_policy(&enforcer, &["apply", "-f"], &limited("web", 1))?;
-    ensure!(ran.code == 2 && ran.stderr.contains("no service \"web\" is guarded"), "{} {}", ran.code, ran.stderr);
+    ensure!(
+        ran.code == 2 && ran.stderr.contains("service web: no such service is guarded") && ran.stderr.contains("^^^^^"),
+        "{} {}",
+        ran.code,
+        ran.stderr
+    );
     ensure!(!enforcer.cli(&["export"])?.contains("name = \"web\""), "what holds nowhere is told as if it held");
 
     // The one that went comes back with what it had.

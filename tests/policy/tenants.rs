@@ -108,3 +108,23 @@ fn a_tenant_that_comes_goes_or_is_tried_takes_effect_on_all_its_principals() -> 
     ensure!(endings.get(&Ending::Answered(200)) == Some(&24), "of no tenant any more: {endings:?}");
     Ok(())
 }
+
+#[test]
+fn a_tenant_is_shown_by_its_name_with_its_principals_and_nobody_else() -> Result<()> {
+    let site = Site::new(Way::VethNative)?;
+    let enforcer = site.guard(&policy("limit = \"40/hour\""))?;
+    let names = |shown: &serde_json::Value, kind: &str| -> Vec<String> {
+        let all = shown[kind].as_array().into_iter().flatten();
+        all.filter_map(|one| Some(one["name"].as_str()?.to_owned())).collect()
+    };
+    let shown = enforcer.json(&["limits", "acme"])?;
+    ensure!(names(&shown, "tenants") == ["acme"] && names(&shown, "principals") == ["alice", "bob"], "{shown}");
+    let ran = enforcer.run(&["limits", "nobody"])?;
+    ensure!(ran.code == 6, "{} {}", ran.code, ran.stderr);
+    apply(
+        &enforcer,
+        "[tenant.empty]\nlimit = \"1/hour\"\n[principal.alice]\nlimit = \"1/hour\"\n[principal.bob]\nlimit = \"1/hour\"",
+    )?;
+    ensure!(enforcer.cli(&["limits", "empty"])?.contains("tenant empty"), "{}", enforcer.cli(&["limits", "empty"])?);
+    Ok(())
+}

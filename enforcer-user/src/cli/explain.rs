@@ -95,6 +95,9 @@ fn read_key() -> anyhow::Result<Zeroizing<String>> {
     Ok(key)
 }
 
+/// The largest `Retry-After` that is sent: what it is for passes at no time.
+const NEVER: u32 = i32::MAX as u32;
+
 fn show(explained: &Explained) -> String {
     let Explained { verdict, reason, malformed, kind, principal, key, source, path_rule, cost, .. } = explained;
     let mut shown = match (verdict.as_str(), reason) {
@@ -125,7 +128,11 @@ fn show(explained: &Explained) -> String {
     if let Some(Told { how, status, limit, retry_after_seconds }) = &explained.told {
         let status = status.map(|status| format!(" {status}")).unwrap_or_default();
         let limit = limit.as_ref().map(|name| format!(", limit {name}")).unwrap_or_default();
-        let retry = retry_after_seconds.map(|seconds| format!(", Retry-After: {seconds}")).unwrap_or_default();
+        let retry = match retry_after_seconds {
+            Some(NEVER) => format!(", Retry-After: {NEVER} (never)"),
+            Some(seconds) => format!(", Retry-After: {seconds}"),
+            None => String::new(),
+        };
         let _ = writeln!(shown, "its client gets: {how}{status}{limit}{retry}");
     }
     let head = ["RULE", "BUCKET", "NAME", "LIMIT", "USED", "REMAINING", "RETRY", "MODE", "SAYS"];
@@ -192,5 +199,8 @@ mod tests {
              principal  alice         default  10/minute    10          0    17s  enforce  refuses\n\
              source     192.0.2.7/32  default  10/minute     3          7      -  enforce  passes\n"
         );
+        let told = explained.told.map(|told| Told { retry_after_seconds: Some(0x7fff_ffff), ..told });
+        let never = show(&Explained { told, ..explained });
+        assert!(never.contains("limit default, Retry-After: 2147483647 (never)\n"), "{never}");
     }
 }

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use super::exit::Usage;
 use super::import::Lines;
-use super::lasts::Lasts;
+use super::lasts::{Lasts, point, up_to};
 use super::output::{Format, Watch, number, say, table, text, time};
 use crate::api::{
     AddKey, ChangedKey, Envelope, ImportKeys, KeyAdded, KeyRotated, Keys, KeysChanged, KeysImported, MAX_BODY,
@@ -99,6 +99,9 @@ pub(super) struct Add {
     /// Limit of a new principal, such as '100/minute; 10/second' [default: the daemon's --default-limit]
     #[arg(long, value_name = "LIMIT")]
     limit: Option<Limits>,
+    /// Plan of a new principal, whose limit holds for it
+    #[arg(long, value_name = "NAME", conflicts_with = "limit")]
+    plan: Option<String>,
     /// What the key is called beside its principal's others, of the same letters as a name
     #[arg(long, value_name = "LABEL")]
     label: Option<String>,
@@ -106,7 +109,7 @@ pub(super) struct Add {
     #[arg(long, value_name = "TIME")]
     lasts: Option<Lasts>,
     /// From when on it is good, such as 2027-01-01T00:00:00Z [default: at once]
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = point)]
     not_before: Option<Timestamp>,
     #[command(flatten)]
     format: Format,
@@ -237,8 +240,8 @@ pub(super) struct Rotate {
     /// A key's id, or the name of a principal with one good key
     #[arg(value_name = "NAME|ID")]
     selector: String,
-    /// How long the old key goes on, such as 24h
-    #[arg(long, value_name = "TIME")]
+    /// How long the old key goes on, such as 24h; at most 365d
+    #[arg(long, value_name = "TIME", value_parser = up_to(365 * 86_400, "365d"))]
     overlap: Lasts,
     #[command(flatten)]
     format: Format,
@@ -263,7 +266,7 @@ impl Rotate {
 
 impl Add {
     async fn execute(self, client: &Client) -> anyhow::Result<()> {
-        let Self { name, limit, label, lasts, not_before, format, key } = self;
+        let Self { name, limit, plan, label, lasts, not_before, format, key } = self;
         if key.map(Zeroizing::new).is_some() {
             let message = "a key is never taken from the command line, where `ps` shows it: `enforcer key add NAME` \
                            makes one, `enforcer key import FILE` (or -) takes over one that exists";
@@ -273,7 +276,8 @@ impl Add {
         check_label(label.as_deref())?;
         let begin = not_before.unwrap_or_else(Timestamp::now);
         let expires = lasts.map(|lasts| begin + lasts.0);
-        let request = AddKey { name, label, limit: limit.map(|limits| limits.to_string()), not_before, expires };
+        let limit = limit.map(|limits| limits.to_string());
+        let request = AddKey { name, label, limit, plan, not_before, expires };
         let added: Envelope<KeyAdded> = client.send(Method::POST, "/v1/keys", &request).await?;
         format.show(&added, |added| {
             let KeyAdded { key, id, name, limit, new_principal, fields } = &added.body;

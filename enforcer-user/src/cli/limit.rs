@@ -1,4 +1,4 @@
-//! `enforcer limit set` and `enforcer limits`.
+//! `enforcer limit set`, `enforcer limit rm` and `enforcer limits`.
 
 use clap::{Args, Subcommand};
 use hyper::Method;
@@ -39,6 +39,16 @@ pub(super) enum Command {
     /// Put a principal, with all its keys, under another limit at once
     #[command(after_help = SET_HELP)]
     Set(Set),
+    /// Take the limit away that a principal has in place of its plan's, which holds again
+    Rm(Remove),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Remove {
+    /// Name of the principal
+    name: String,
+    #[command(flatten)]
+    format: Format,
 }
 
 #[derive(Debug, Args)]
@@ -56,7 +66,7 @@ pub(super) struct Set {
 
 #[derive(Debug, Args)]
 pub(super) struct ListArguments {
-    /// Name of a principal [default: all]
+    /// Name of a principal, or of a tenant with its principals [default: all]
     name: Option<String>,
     #[command(flatten)]
     format: Format,
@@ -66,11 +76,18 @@ pub(super) struct ListArguments {
 
 impl Command {
     pub(super) async fn execute(self, client: &Client) -> anyhow::Result<()> {
-        let Self::Set(Set { name, limit, lasts, format }) = self;
-        check_name(&name)?;
-        let until = lasts.map(|lasts| Timestamp::now() + lasts.0);
-        let request = SetLimit { limit: limit.to_string(), until };
-        let changed: Envelope<LimitChanged> = client.send(Method::PUT, &format!("/v1/limits/{name}"), &request).await?;
+        let (changed, format): (Envelope<LimitChanged>, Format) = match self {
+            Self::Set(Set { name, limit, lasts, format }) => {
+                check_name(&name)?;
+                let until = lasts.map(|lasts| Timestamp::now() + lasts.0);
+                let request = SetLimit { limit: limit.to_string(), until };
+                (client.send(Method::PUT, &format!("/v1/limits/{name}"), &request).await?, format)
+            }
+            Self::Rm(Remove { name, format }) => {
+                check_name(&name)?;
+                (client.act(Method::DELETE, &format!("/v1/limits/{name}")).await?, format)
+            }
+        };
         format.show(&changed, |changed| {
             let LimitChanged { name, limit, previous } = &changed.body;
             match limit == previous {
@@ -96,7 +113,7 @@ impl ListArguments {
 }
 
 fn show(Listing { principals, tenants, services, on_trial_until }: &Listing) -> String {
-    if principals.is_empty() {
+    if principals.is_empty() && tenants.is_empty() {
         return "There are no principals yet: `enforcer key add NAME` makes one with its first key.\n".to_owned();
     }
     let mut shown = table(

@@ -9,12 +9,12 @@ use hyper::Method;
 use jiff::Timestamp;
 
 use super::exit::Usage;
-use super::lasts::Lasts;
+use super::lasts::{Lasts, up_to};
 use super::output::{Format, Watch, number, print, say, table, text};
 use crate::api::{
-    ApplyPolicy, Envelope, Forecast, PolicyApplied, PolicyText, PrincipalForecast, RuleForecast, TrialEnded,
+    ApplyPolicy, Envelope, Forecast, PolicyApplied, PolicyText, PrincipalForecast, Refusal, RuleForecast, TrialEnded,
 };
-use crate::client::Client;
+use crate::client::{self, Client};
 use crate::policy::file::{self, Level, Problems};
 
 pub(super) const APPLY_HELP: &str = "\
@@ -46,7 +46,7 @@ pub(super) struct Apply {
     #[arg(long)]
     dry_run: bool,
     /// Go back by itself after this time, such as 60s, unless it is confirmed; at most 24h
-    #[arg(long, value_name = "TIME", conflicts_with = "dry_run")]
+    #[arg(long, value_name = "TIME", value_parser = up_to(86_400, "24h"), conflicts_with = "dry_run")]
     confirm: Option<Lasts>,
     /// Remove principals without keys that the file does not name
     #[arg(long)]
@@ -119,7 +119,14 @@ impl Apply {
             say(&warnings.to_string());
         }
         let request = ApplyPolicy { text, file, dry_run, confirm_seconds: confirm.map(Lasts::seconds), prune };
-        let applied: Envelope<PolicyApplied> = client.send(Method::POST, "/v1/policy", &request).await?;
+        let applied: Envelope<PolicyApplied> = match client.send(Method::POST, "/v1/policy", &request).await {
+            // The file is known: it was named on the command line.
+            Err(client::Error::Refused { status, refusal }) if refusal.field.as_deref() == Some("text") => {
+                let refusal = Refusal { field: None, accepted: None, ..refusal };
+                return Err(client::Error::Refused { status, refusal }.into());
+            }
+            applied => applied?,
+        };
         format.show(&applied, |applied| show(&applied.body))
     }
 }

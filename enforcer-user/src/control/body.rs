@@ -70,7 +70,7 @@ mod tests {
         let refusal = parse::<AddKey>(br#"{"name":"a","limits":"5/s"}"#).expect_err("an unknown field");
         assert_eq!(
             refusal.message,
-            "unknown field `limits`, expected one of `name`, `label`, `limit`, `not_before`, `expires`"
+            "unknown field `limits`, expected one of `name`, `label`, `limit`, `plan`, `not_before`, `expires`"
         );
         let refusal = parse::<AddKey>(b"{}").expect_err("a missing field");
         assert_eq!(refusal.message, "missing field `name`");

@@ -1,4 +1,4 @@
-//! `GET /v1/limits`, `PUT /v1/limits/{name}`
+//! `GET /v1/limits`, `PUT /v1/limits/{name}`, `DELETE /v1/limits/{name}`
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::api::{LimitChanged, Limits, Refusal, SetLimit};
 use crate::daemon::Daemon;
 
 pub(super) fn routes() -> Router<Arc<Daemon>> {
-    Router::new().route("/v1/limits", get(list)).route("/v1/limits/{name}", put(set))
+    Router::new().route("/v1/limits", get(list)).route("/v1/limits/{name}", put(set).delete(remove))
 }
 
 #[derive(Deserialize)]
@@ -39,5 +39,11 @@ async fn set(
 ) -> Answer<LimitChanged> {
     let changed = daemon.with(move |registry| registry.set_limit(&name, &limit, until, Timestamp::now())).await?;
     tracing::info!("limit of `{}` is {}, was {}", changed.name, changed.limit, changed.previous);
+    answer(changed)
+}
+
+async fn remove(State(daemon): Shared, Path(name): Path<String>) -> Answer<LimitChanged> {
+    let changed = daemon.with(move |registry| registry.remove_limit(&name, Timestamp::now())).await?;
+    tracing::info!("limit of `{}` is its plan's, {}, was {}", changed.name, changed.limit, changed.previous);
     answer(changed)
 }

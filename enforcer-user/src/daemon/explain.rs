@@ -25,7 +25,7 @@ use crate::name::Selector;
 use crate::policy::document::{Charge, OTHER, Site};
 use crate::policy::method::Methods;
 use crate::policy::routes::{Resolution, resolve};
-use crate::policy::{Rule, path, service};
+use crate::policy::{Limits, Rule, path, service};
 use crate::prefix::Prefix;
 use crate::store::Placed;
 use crate::{answer, credential, store};
@@ -82,7 +82,6 @@ fn head(
 
 /// What the numbers of an explanation are called.
 struct Names<'a> {
-    store: &'a store::Store,
     /// What is said of the service.
     site: &'a Site,
     placed: &'a Placed,
@@ -91,9 +90,9 @@ struct Names<'a> {
 }
 
 impl Names<'_> {
-    fn principal(&self, index: u32) -> Result<Option<String>, Error> {
-        let named = self.store.principals()?.into_iter().find(|principal| principal.index == index);
-        Ok(named.map(|principal| principal.name))
+    fn principal(&self, index: u32) -> Option<String> {
+        let named = self.placed.principals.iter().find(|(_, principal)| principal.index == index);
+        named.map(|(name, _)| name.clone())
     }
 
     /// The path's rule.
@@ -149,30 +148,30 @@ impl Names<'_> {
     }
 
     /// Whose use of them is counted.
-    fn bucket(&self, claim: &Claim, per: u32) -> Result<String, Error> {
+    fn bucket(&self, claim: &Claim, per: u32) -> String {
         let Scope { rule, subject: [first, second] } = claim.scope;
         if claim.table == table::SOURCE {
-            return Ok(match second {
+            return match second {
                 scope::OVERFLOW => "all sources without room of their own".to_owned(),
                 _ => self.source(Source { prefix: first, family: second }),
-            });
+            };
         }
         if let Some(tenant) = self.tenant(claim) {
-            return Ok(tenant.clone());
+            return tenant.clone();
         }
         let index = first as u32;
-        let principal = || Ok::<_, Error>(self.principal(index)?.unwrap_or_else(|| format!("principal {index}")));
+        let principal = || self.principal(index).unwrap_or_else(|| format!("principal {index}"));
         match own_number(rule) {
             _ if claim.table == table::PRINCIPAL => principal(),
-            scope::KEY => Ok(credential::id(KeyTag(claim.scope.subject))),
+            scope::KEY => credential::id(KeyTag(claim.scope.subject)),
             scope::CLIENT => {
-                let name = principal()?;
+                let name = principal();
                 let clients = self.placed.principals.get(&name).map(|placed| &placed.clients);
                 let id = clients.and_then(|all| all.iter().find(|(_, one)| u64::from(one.number) == second));
-                Ok(format!("{name}/{}", id.map_or(OTHER, |(id, _)| id.as_str())))
+                format!("{name}/{}", id.map_or(OTHER, |(id, _)| id.as_str()))
             }
-            scope::SERVICE => Ok("all".to_owned()),
-            _ if per == Per::Service as u32 => Ok("all".to_owned()),
+            scope::SERVICE => "all".to_owned(),
+            _ if per == Per::Service as u32 => "all".to_owned(),
             _ => principal(),
         }
     }
@@ -227,7 +226,8 @@ fn limit_row(said: &Explanation, policy: &abi::Policy, place: Place, refusing: O
         rule: String::new(),
         bucket: String::new(),
         name: String::from_utf8_lossy(&name).trim_end_matches('\0').to_owned(),
-        limit: Rule::of(limit).to_string(),
+        // A count of nothing is a limit of any window.
+        limit: if limit.count == 0 { Limits::Blocked.to_string() } else { Rule::of(limit).to_string() },
         mode: mode.to_owned(),
         used,
         remaining,
@@ -293,9 +293,10 @@ impl Registry {
         settings: &Settings,
         now: Timestamp,
     ) -> Result<Explained, Error> {
-        let (held, placed) = self.policy(now)?;
-        let on_trial = self.trial.as_ref().filter(|trial| trial.until > crate::kernel::now());
-        let policy = on_trial.map_or(held, |trial| trial.policy.clone());
+        let (policy, placed) = match self.on_trial() {
+            Some(trial) => (trial.policy.clone(), trial.placed.clone()),
+            None => self.policy(now)?,
+        };
         let (guarded, port) = asked_for(question, settings)?;
         let site = policy.services.get(&guarded.name).cloned().unwrap_or_default();
         let client = match (&question.client, &site.service.client_id) {
@@ -323,7 +324,7 @@ impl Registry {
             Ok(_) => resolve(&site, &segments, Methods::number(&question.method)),
             Err(_) => Resolution::default(),
         };
-        let names = Names { store: &self.store, site: &site, placed: &placed, service: &said.service, found: &found };
+        let names = Names { site: &site, placed: &placed, service: &said.service, found: &found };
         let explained = explained(&said, &names, self.tables.kernel())?;
         let is_guarded = said.outcome != outcome::UNGUARDED;
         Ok(Explained { service: is_guarded.then(|| guarded.name.clone()), ..explained })
@@ -380,7 +381,7 @@ fn explained(said: &Explanation, names: &Names<'_>, kernel: &Kernel) -> Result<E
         reason: refused.map(|reason| reason.as_str().to_owned()),
         malformed: malformed.map(|kind| kind.as_str().to_owned()),
         kind: kind.to_owned(),
-        principal: if is_decided { names.principal(decision.principal)? } else { None },
+        principal: if is_decided { names.principal(decision.principal) } else { None },
         key: (is_decided && said.tag != KeyTag::default()).then(|| credential::id(said.tag)),
         source: words.unwrap_or_else(|| place.to_string()),
         path_rule: if is_decided { names.path_rule(kind, place) } else { None },
@@ -413,7 +414,7 @@ fn limits(said: &Explanation, names: &Names<'_>, kernel: &Kernel) -> Result<Vec<
         let claim = said.charge.at(number);
         let own = kernel.policy(claim.policy)?;
         let candidate = if own.candidate == 0 { None } else { Some(kernel.policy(own.candidate)?) };
-        let (rule, bucket) = (names.rule(claim), names.bucket(claim, said.rule.per)?);
+        let (rule, bucket) = (names.rule(claim), names.bucket(claim, said.rule.per));
         for (candidate, policy) in [(false, Some(own)), (true, candidate)] {
             let Some(policy) = policy else { continue };
             for limit in 0..(policy.len as usize).min(abi::LIMITS) {

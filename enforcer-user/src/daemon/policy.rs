@@ -108,8 +108,8 @@ impl Registry {
         let seats = self.tables.seats().clone();
         if let Some(name) = wanted.services.keys().find(|&name| !seats.contains_key(name)) {
             let there: Vec<&str> = seats.keys().map(String::as_str).collect();
-            let message = format!("{file}: error: no service {name:?} is guarded; accepted: {}", there.join(", "));
-            return Err(refuse(message));
+            let unknown = file::at_service(file, text, name, "no such service is guarded", &there.join(", "));
+            return Err(refuse(unknown.to_string()));
         }
         let wanted = wanted.with_services(seats.keys());
         let (current, held) = self.policy(now)?;
@@ -118,7 +118,7 @@ impl Registry {
             false => None,
         };
         let wanted = wanted.merged(&current, keyed.as_ref()).map_err(|conflicts| {
-            let all: Vec<String> = conflicts.iter().map(|conflict| format!("{file}: error: {conflict}")).collect();
+            let all: Vec<String> = conflicts.iter().map(|conflict| format!("{file}: {conflict}")).collect();
             refuse(all.join("\n"))
         })?;
         let changes = diff::diff(&current, &wanted);

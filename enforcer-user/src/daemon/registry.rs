@@ -109,12 +109,16 @@ impl Registry {
 
     /// Makes a key for a principal, which is made too if it is new.
     pub(crate) fn add_key(&mut self, request: &AddKey, now: Timestamp) -> Result<KeyAdded, Error> {
-        let AddKey { name, label, limit, not_before, expires } = request;
+        let AddKey { name, label, limit, plan, not_before, expires } = request;
         check_name("name", name)?;
         if let Some(label) = label {
             check_name("label", label)?;
         }
         let limit = limit.as_deref().map(|text| parse_limit("limit", text)).transpose()?;
+        if let (Some(_), Some(_)) = (&limit, plan) {
+            return Err(Error::Invalid(Refusal::of("plan", "a limit is named already", "a plan or a limit")));
+        }
+        let planned = plan.as_deref().map(|plan| self.under(name, plan, now)).transpose()?.flatten();
         let key = credential::generate()?;
         let tag = enforcer_ebpf::key::tag(self.secret, key.as_bytes());
         let fields = self.key_fields()?;
@@ -122,7 +126,10 @@ impl Registry {
         self.change(|store, default| {
             let mut steps = Vec::new();
             let mut principals = Principals { on_trial, ..Principals::new(store, default, now) };
-            let (principal, new_principal) = principals.get(name, limit.as_ref(), &mut steps, "limit")?;
+            let (principal, new_principal) = match planned {
+                Some(Planned { said, groups }) => (&principals.make(name, &said, &groups, &mut steps)?, true),
+                None => principals.get(name, limit.as_ref(), &mut steps, "limit")?,
+            };
             let key_row = store::Key {
                 not_before: not_before.map(to_second),
                 expires: expires.map(to_second),
@@ -140,6 +147,34 @@ impl Registry {
             };
             Ok((steps, answer))
         })
+    }
+
+    /// A principal that is to be under a plan, if there is none of its name yet; one that there is must be under it.
+    fn under(&self, name: &str, plan: &str, now: Timestamp) -> Result<Option<Planned>, Error> {
+        check_name("plan", plan)?;
+        if !self.groups.plans().any(|known| known == plan) {
+            let there = self.groups.plans().map(String::as_str).take(10).collect::<Vec<_>>().join(", ");
+            let accepted = if there.is_empty() { "none: a policy makes plans".to_owned() } else { there };
+            return Err(Error::NotFound(Refusal::of("plan", format!("there is no plan `{plan}`"), accepted)));
+        }
+        let Some((said, placed)) = self.store.stance(name, now)? else {
+            let terms = document::Terms::Plan { plan: plan.to_owned(), instead: None };
+            let said = document::Principal { terms, ..document::Principal::of(Limits::Blocked) };
+            return Ok(Some(Planned { said, groups: self.groups.clone() }));
+        };
+        match said.plan() {
+            Some(of) if of == plan => Ok(None),
+            Some(of) => {
+                let message = format!("`{name}` is under plan `{of}` already, which a policy can change");
+                Err(Error::Conflict(Refusal::of("plan", message, format!("`{of}`, or no plan"))))
+            }
+            None => {
+                let limits = &placed.limits;
+                let message =
+                    format!("`{name}` is under a limit of its own, `{limits}`; a policy can put it under a plan");
+                Err(Error::Conflict(Refusal::of("plan", message, "no plan")))
+            }
+        }
     }
 
     /// Takes in keys from elsewhere, all of them or none.
@@ -303,30 +338,54 @@ impl Registry {
         until: Option<Timestamp>,
         now: Timestamp,
     ) -> Result<LimitChanged, Error> {
-        check_name("name", name)?;
         let wanted = parse_limit("limit", limit)?;
+        self.set_terms(name, now, |said| match (said, until) {
+            (document::Terms::Plan { instead: Some(Override { limits, until: None }), plan }, Some(_)) => {
+                let message = format!(
+                    "`{name}` has a limit of its own, `{limits}`, in place of its plan's, and would go back to plan \
+                     `{plan}` after that time: set a limit without a time, or take its own out by `enforcer limit rm {name}`"
+                );
+                Err(Error::Conflict(Refusal::of("until", message, "no time")))
+            }
+            (document::Terms::Plan { plan, .. }, until) => {
+                let instead = Some(Override { limits: wanted, until });
+                Ok(document::Terms::Plan { plan: plan.clone(), instead })
+            }
+            (document::Terms::Own(_), None) => Ok(document::Terms::Own(wanted)),
+            (document::Terms::Own(_), Some(_)) => {
+                let message = format!("`{name}` is under no plan, to which it could go back: leave out the time");
+                Err(Error::Conflict(Refusal::of("until", message, "no time")))
+            }
+        })
+    }
+
+    /// Takes the limit away that a principal has in place of its plan's, which holds again; what it has used stays used.
+    pub(crate) fn remove_limit(&mut self, name: &str, now: Timestamp) -> Result<LimitChanged, Error> {
+        self.set_terms(name, now, |said| match said {
+            document::Terms::Plan { plan, .. } => Ok(document::Terms::Plan { plan: plan.clone(), instead: None }),
+            document::Terms::Own(limits) => {
+                let message = format!(
+                    "`{name}` is under no plan, whose limit could hold in place of `{limits}`: `enforcer limit set` gives \
+                     it another"
+                );
+                Err(Error::Conflict(Refusal::of("name", message, "a principal that is under a plan")))
+            }
+        })
+    }
+
+    /// Puts a principal under other terms.
+    fn set_terms(
+        &mut self,
+        name: &str,
+        now: Timestamp,
+        terms: impl FnOnce(&document::Terms) -> Result<document::Terms, Error>,
+    ) -> Result<LimitChanged, Error> {
+        check_name("name", name)?;
         self.refuse_on_trial()?;
         let groups = self.groups.clone();
         self.change(|store, _| {
             let (said, before) = store.stance(name, now)?.ok_or_else(|| no_principal(name))?;
-            let terms = match (&said.terms, until) {
-                (document::Terms::Plan { instead: Some(Override { limits, until: None }), plan }, Some(_)) => {
-                    let message = format!(
-                        "`{name}` has a limit of its own, `{limits}`, in place of its plan's, and would go back to plan \
-                         `{plan}` after that time: set a limit without a time, or take its own out by a policy"
-                    );
-                    return Err(Error::Conflict(Refusal::of("until", message, "no time")));
-                }
-                (document::Terms::Plan { plan, .. }, until) => {
-                    let instead = Some(Override { limits: wanted, until });
-                    document::Terms::Plan { plan: plan.clone(), instead }
-                }
-                (document::Terms::Own(_), None) => document::Terms::Own(wanted),
-                (document::Terms::Own(_), Some(_)) => {
-                    let message = format!("`{name}` is under no plan, to which it could go back: leave out the time");
-                    return Err(Error::Conflict(Refusal::of("until", message, "no time")));
-                }
-            };
+            let terms = terms(&said.terms)?;
             let (placed, steps) = place(store, &groups, name, (&said, &before), terms, now)?;
             let (limit, previous) = (placed.limits.to_string(), before.limits.to_string());
             Ok((steps, LimitChanged { name: name.to_owned(), limit, previous }))
@@ -416,6 +475,12 @@ fn place(
     Ok((placed, steps))
 }
 
+/// A principal that is to be made under a plan.
+struct Planned {
+    said: document::Principal,
+    groups: Groups,
+}
+
 /// What says that there is no principal of this name.
 fn no_principal(name: &str) -> Error {
     let message = format!("there is no principal `{name}`: `enforcer key ls` shows those that have keys");
@@ -498,6 +563,25 @@ impl<'s> Principals<'s> {
         Ok(Self { store, default, now, known, is_complete: true, on_trial: false })
     }
 
+    /// Makes a principal of what is said of it.
+    fn make(
+        &self,
+        name: &str,
+        said: &document::Principal,
+        groups: &Groups,
+        steps: &mut Vec<Step>,
+    ) -> Result<Principal, Error> {
+        if self.on_trial {
+            return Err(on_trial());
+        }
+        let placed = self.store.write_principal(name, said, self.now)?;
+        check_index(placed.index)?;
+        let terms = Terms::of_principal(groups, said, &placed, self.now).into();
+        steps.push(Step::Principal { index: placed.index, terms });
+        let PlacedPrincipal { index, limits, .. } = placed;
+        Ok(Principal { index, name: name.to_owned(), limits, tenant: None })
+    }
+
     /// The principal of this name and whether this call made it. A limit that is asked for must be the one it has.
     fn get(
         &mut self,
@@ -514,11 +598,7 @@ impl<'s> Principals<'s> {
                 None => {
                     let limits = wanted.unwrap_or(self.default).clone().settled(None);
                     let principal = self.store.add_principal(name, limits, self.now)?;
-                    if principal.index >= abi::PRINCIPALS {
-                        let most = abi::PRINCIPALS - 1;
-                        let message = format!("there are {most} principals, the most there can be: use one of them");
-                        return Err(Error::Conflict(Refusal::new(message)));
-                    }
+                    check_index(principal.index)?;
                     steps.push(Step::Principal {
                         index: principal.index,
                         terms: Terms::of(&principal.limits, LimitName::DEFAULT, Mode::Enforce, None, 0).into(),
@@ -537,6 +617,16 @@ impl<'s> Principals<'s> {
         }
         Ok((principal, new))
     }
+}
+
+/// Refuses an index for which there is no room in the maps.
+fn check_index(index: u32) -> Result<(), Error> {
+    if index < abi::PRINCIPALS {
+        return Ok(());
+    }
+    let most = abi::PRINCIPALS - 1;
+    let message = format!("there are {most} principals, the most there can be: use one of them");
+    Err(Error::Conflict(Refusal::new(message)))
 }
 
 /// An entry to import that is right by itself.

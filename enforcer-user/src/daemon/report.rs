@@ -175,11 +175,18 @@ impl Registry {
         Ok(KeysShown { keys })
     }
 
-    /// The limits of one principal, or of all, and what is left of them.
+    /// The limits of one principal, of a tenant with its principals, or of all, and what is left of them. Where a principal
+    /// and a tenant have one name, it is the principal's.
     pub(crate) fn limits(&self, name: Option<&str>) -> Result<Limits, Error> {
-        let mut rows = match name {
-            Some(name) => vec![self.principal(name)?],
+        let groups = self.on_trial().map_or(&self.groups, |trial| &trial.groups);
+        let mut rows = match name.map(|name| (name, self.principal(name))) {
             None => self.principals()?,
+            Some((tenant, Err(Error::NotFound(_)))) if groups.tenants.contains_key(tenant) => {
+                let mut all = self.principals()?;
+                all.retain(|principal| principal.tenant.as_deref() == Some(tenant));
+                all
+            }
+            Some((_, principal)) => vec![principal?],
         };
         rows.sort_by(|a, b| a.name.cmp(&b.name));
         let keys = self.store.keys_by_principal()?;
@@ -195,8 +202,9 @@ impl Registry {
                 rules: rules(limits, &buckets.limits, boot_ns, now),
             });
         }
-        let groups = self.on_trial().map_or(&self.groups, |trial| &trial.groups);
-        let wanted = rows.iter().filter_map(|row| row.tenant.as_deref()).collect::<HashSet<_>>();
+        // Those of the principals, or the one that was asked for.
+        let of_rows = rows.iter().filter_map(|row| row.tenant.as_deref());
+        let wanted = of_rows.chain(name.filter(|_| rows.is_empty())).collect::<HashSet<_>>();
         let mut tenants = Vec::new();
         for (tenant, (limits, Tenant { scope, .. })) in &groups.tenants {
             if name.is_some() && !wanted.contains(tenant.as_str()) {

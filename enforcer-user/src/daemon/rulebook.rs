@@ -64,6 +64,11 @@ pub(super) struct Groups {
 }
 
 impl Groups {
+    /// The names of plans.
+    pub(super) fn plans(&self) -> impl Iterator<Item = &String> {
+        self.plans.keys()
+    }
+
     /// Those of a policy with its numbers.
     pub(super) fn of(policy: &Policy, placed: &Placed) -> Self {
         let tenant = |(name, quota): (&String, &PlacedQuota)| {

@@ -52,6 +52,21 @@ pub fn review(file: &str, text: &str, now: Timestamp) -> Result<(Policy, Option<
     report.finish(file).map(|warnings| (policy, warnings))
 }
 
+/// What is wrong with what a policy that reads well says of a service, at its name; what holds alone is of the service that
+/// needs none.
+#[must_use]
+pub fn at_service(file: &str, text: &str, name: &str, message: &str, accepted: &str) -> Problems {
+    let (document, _) = DeTable::parse_recoverable(text);
+    let sections = document.get_ref();
+    let elements = sections.get("service").and_then(|value| value.get_ref().as_array()).into_iter().flatten();
+    let names = elements.filter_map(|element| element.get_ref().as_table()?.get("name"));
+    let named = names.into_iter().find(|value| value.get_ref().as_str() == Some(name));
+    let alone =
+        || SECTIONS.iter().find_map(|section| sections.get_key_value(*section).filter(|_| *section != "version"));
+    let place = named.map(|value| value.span()).or_else(|| alone().map(|(key, _)| key.span())).unwrap_or_default();
+    problem::one(file, text, place, format!("service {name}: {message}"), accepted)
+}
+
 /// Names that a file defines, whether or not what it says of them could be read.
 struct Names<'t> {
     plans: HashSet<&'t str>,

@@ -157,11 +157,14 @@ impl<'t, 'f> Fields<'t, 'f> {
     /// Limits that must be some.
     pub(super) fn bounded(&self, field: &str, report: &mut Report<'_>) -> Read<Limits> {
         let limits = self.limits(field, report)?;
-        if limits == Some(Limits::Unlimited) {
-            let message = "`unlimited`, where no key is needed";
-            return Err(self.refuse(field, message, "a limit such as \"60/minute\", or \"blocked\"", report));
+        match self.get(field) {
+            Some(value) if limits == Some(Limits::Unlimited) => {
+                let message = "`unlimited`, where no key is needed";
+                let accepted = "a limit such as \"60/minute\", or \"blocked\"";
+                Err(self.refuse_value(field, value, message, accepted, report))
+            }
+            _ => Ok(limits),
         }
-        Ok(limits)
     }
 
     /// One of some words.
@@ -187,7 +190,10 @@ impl<'t, 'f> Fields<'t, 'f> {
 
     pub(super) fn number(&self, field: &str, range: RangeInclusive<u32>, report: &mut Report<'_>) -> Read<u32> {
         let Some(value) = self.get(field) else { return Ok(None) };
-        let accepted = format!("a whole number from {} to {}", range.start(), range.end());
+        let accepted = match range.start() == range.end() {
+            true => range.start().to_string(),
+            false => format!("a whole number from {} to {}", range.start(), range.end()),
+        };
         let DeValue::Integer(integer) = value.get_ref() else {
             return Err(self.refuse_kind(field, value, &accepted, report));
         };
@@ -218,12 +224,22 @@ impl<'t, 'f> Fields<'t, 'f> {
         let DeValue::Datetime(written) = value.get_ref() else {
             return Err(self.refuse_kind(field, value, accepted, report));
         };
-        match written.to_string().parse::<Timestamp>() {
-            Ok(time) if written.offset.is_some() && time.subsec_nanosecond() == 0 && time >= Timestamp::UNIX_EPOCH => {
-                Ok(Some(time))
-            }
-            _ => Err(self.refuse_value(field, value, written, accepted, report)),
-        }
+        let wrong = match written.to_string().parse::<Timestamp>() {
+            _ if written.time.is_none() => "has no time of day",
+            _ if written.offset.is_none() => "has no offset",
+            Ok(time) if time.subsec_nanosecond() != 0 => "is within a second",
+            Ok(time) if time < Timestamp::UNIX_EPOCH => "is before 1970",
+            Ok(time) => return Ok(Some(time)),
+            Err(_) => "is no time",
+        };
+        Err(self.refuse_value(field, value, format!("{written} {wrong}"), accepted, report))
+    }
+
+    /// Where the first of an array stands that is so, or the field.
+    pub(super) fn element(&self, field: &str, is_so: impl Fn(&str) -> bool) -> Range<usize> {
+        let elements = self.get(field).and_then(|value| value.get_ref().as_array()).into_iter().flatten();
+        let mut found = elements.filter(|element| element.get_ref().as_str().is_some_and(&is_so));
+        found.next().map_or_else(|| self.place(field), Spanned::span)
     }
 
     /// The values of an array that is not empty, with their places.

@@ -185,6 +185,12 @@ impl<'f> Report<'f> {
     }
 }
 
+/// One thing alone that is wrong.
+pub(super) fn one(file: &str, text: &str, span: Range<usize>, message: String, accepted: &str) -> Problems {
+    let problems = vec![problem(text, (Level::Error, span, message, accepted.to_owned()))];
+    Problems { file: file.to_owned(), problems, more: 0 }
+}
+
 fn problem(text: &str, (level, span, message, accepted): (Level, Range<usize>, String, String)) -> Problem {
     let start = text.floor_char_boundary(span.start);
     let before = &text[..start];

@@ -234,9 +234,15 @@ fn known(fields: &Fields<'_, '_>, report: &mut Report<'_>) -> Read<Vec<Prefix>> 
             let accepted = format!(
                 "prefixes of {WIDEST_IPV4} bits and more, of IPv6 {WIDEST_IPV6}; for everybody there is [[public]], with a limit"
             );
-            Err(fields.refuse("sources", format!("{prefix} is nearly everybody"), accepted, report))
+            let place = wide_place(fields, "sources");
+            Err(report.refuse(place, format!("exempt.sources: {prefix} is nearly everybody"), accepted))
         }
     }
+}
+
+/// Where the first prefix of a field stands that is nearly everybody.
+pub(super) fn wide_place(fields: &Fields<'_, '_>, field: &str) -> Range<usize> {
+    fields.element(field, |text| text.parse().is_ok_and(|prefix| is_wide(&prefix)))
 }
 
 fn reason(fields: &Fields<'_, '_>, report: &mut Report<'_>) -> Read<String> {

@@ -8,7 +8,7 @@ use toml::de::DeTable;
 
 use super::fields::{Fields, table};
 use super::problem::{Report, Reported};
-use super::rules::is_wide;
+use super::rules::{is_wide, wide_place};
 use crate::policy::Limits;
 use crate::policy::service::{
     ACTIONS, FieldName, KeyHeader, NotAField, PROXY_PROTOCOLS, ProxyProtocol, Service, Spread,
@@ -134,8 +134,9 @@ fn proxies(fields: &Fields<'_, '_>, report: &mut Report<'_>) -> super::fields::R
         }
         Some(list) => {
             if let Some(wide) = list.iter().find(|prefix| is_wide(prefix)) {
-                let message = format!("{wide} is nearly everybody, who may then say that they are any source");
-                fields.warn("trusted_proxies", message, report);
+                let place = wide_place(fields, "trusted_proxies");
+                let who = "who may then say that they are any source";
+                report.warn(place, format!("service.trusted_proxies: {wide} is nearly everybody, {who}"));
             }
             Ok(proxies)
         }

@@ -139,9 +139,9 @@ fn what_does_nothing_or_more_than_is_meant_is_warned_of_with_its_place() {
     let expected = [
         ("p.toml:2:2: hint: no `ceiling`: all clients together may send as much as each of them may", "service"),
         (
-            "p.toml:3:19: warning: service.trusted_proxies: ::/0 is nearly everybody, who may then say that they are any \
+            "p.toml:3:34: warning: service.trusted_proxies: ::/0 is nearly everybody, who may then say that they are any \
              source",
-            "[\"10.0.0.0/8\", \"::/0\"]",
+            "\"::/0\"",
         ),
         (
             "p.toml:9:9: warning: principal.a.until: it is over: the limit of the plan holds, and not this `limit`",
@@ -303,7 +303,7 @@ use = "search"
 path = "/b"
 "#;
     let expected = [
-        "2:11: version: 2; accepted: a whole number from 1 to 1",
+        "2:11: version: 2; accepted: 1",
         "3:2: \"plans\" is no field of the file; accepted: version, service, plan, tenant, principal, limit, route, public, exempt",
         "5:9: plan.gold.limit: a whole number stands here; accepted: a limit such as \"100/minute\"",
         "6:8: plan.gold.mode: \"watch\"; accepted: \"enforce\", \"observe\"",
@@ -343,7 +343,7 @@ fn refuses_what_is_unknown_or_contradicts_itself() {
             "[tenant.acme]\nlimit = \"1/s\"\n[principal.a]\nlimit = \"1/s\"\ntenant = \"amce\"",
             "6:10: there is no tenant \"amce\"; accepted: acme",
         ),
-        ("[service]\npreflight = \"unlimited\"", "3:1: service.preflight: `unlimited`, where no key is needed; "),
+        ("[service]\npreflight = \"unlimited\"", "3:13: service.preflight: `unlimited`, where no key is needed; "),
         ("[service]\nguess_penalty = \"2d\"", "3:17: service.guess_penalty: \"2d\"; accepted: a time from 0s to 24h"),
         (
             "[service]\nguesses = \"unlimited\"\nstrict_guesses = true",
@@ -401,11 +401,11 @@ fn refuses_what_is_unknown_or_contradicts_itself() {
         ),
         (
             "[plan.g]\nlimit = \"1/s\"\n[principal.a]\nplan = \"g\"\nlimit = \"2/s\"\nuntil = 2030-01-01T00:00:00",
-            "7:9: principal.a.until: 2030-01-01T00:00:00; accepted: a time with its offset",
+            "7:9: principal.a.until: 2030-01-01T00:00:00 has no offset; accepted: a time with its offset",
         ),
         (
             "[plan.g]\nlimit = \"1/s\"\n[principal.a]\nplan = \"g\"\nlimit = \"2/s\"\nuntil = 2030-01-01T00:00:00.5Z",
-            "7:9: principal.a.until: 2030-01-01T00:00:00.5Z; ",
+            "7:9: principal.a.until: 2030-01-01T00:00:00.5Z is within a second; ",
         ),
         (
             "[principal.a]\nlimit = \"1/s\"\n[principal.a.clients]\nx = \"1/s\"",
@@ -457,7 +457,7 @@ fn refuses_what_is_unknown_or_contradicts_itself() {
         (&routes, "2:3: route: 1025 of them; accepted: at most 1024 [[route]]"),
         (
             "[[public]]\npath = \"/a\"\nlimit = \"unlimited\"",
-            "4:1: public.limit: `unlimited`, where no key is needed; ",
+            "4:9: public.limit: `unlimited`, where no key is needed; ",
         ),
         ("[[public]]\npath = \"/a/*/b\"\nlimit = \"1/s\"", "3:12: public.path: `*` inside a path; "),
         ("[[public]]\npath = \"/a\"\nlimit = \"1/s\"\ncost = 2", "5:1: \"cost\" is no field of `public`; "),
@@ -475,11 +475,27 @@ fn refuses_what_is_unknown_or_contradicts_itself() {
         ),
         (
             &format!("[[exempt]]\npath = \"/a\"\nsources = [\"10.0.0.0/8\", \"0.0.0.0/7\"]\n{ends}\nreason = \"r\""),
-            "4:1: exempt.sources: 0.0.0.0/7 is nearly everybody; accepted: prefixes of 8 bits and more, of IPv6 7; ",
+            "4:26: exempt.sources: 0.0.0.0/7 is nearly everybody; accepted: prefixes of 8 bits and more, of IPv6 7; ",
         ),
         (
             &format!("[[exempt]]\npath = \"/a\"\nsources = [\"::/0\"]\n{ends}\nreason = \"r\""),
-            "4:1: exempt.sources: ::/0 is nearly everybody; ",
+            "4:12: exempt.sources: ::/0 is nearly everybody; ",
+        ),
+        (
+            "[[exempt]]\npath = \"/a\"\nsources = [\"::1\"]\nuntil = 2027-01-01\nreason = \"r\"",
+            "5:9: exempt.until: 2027-01-01 has no time of day; accepted: a time with its offset",
+        ),
+        (
+            "[[exempt]]\npath = \"/a\"\nsources = [\"::1\"]\nuntil = 2027-01-01T00:00:00\nreason = \"r\"",
+            "5:9: exempt.until: 2027-01-01T00:00:00 has no offset; ",
+        ),
+        (
+            "[[exempt]]\npath = \"/a\"\nsources = [\"::1\"]\nuntil = 2027-01-01T00:00:00.5Z\nreason = \"r\"",
+            "5:9: exempt.until: 2027-01-01T00:00:00.5Z is within a second; ",
+        ),
+        (
+            "[[exempt]]\npath = \"/a\"\nsources = [\"::1\"]\nuntil = 1969-12-31T23:59:59Z\nreason = \"r\"",
+            "5:9: exempt.until: 1969-12-31T23:59:59Z is before 1970; ",
         ),
         (&exempt, "2:3: exempt: 65 of them; accepted: at most 64 [[exempt]]"),
     ] {
@@ -494,6 +510,15 @@ fn refuses_what_is_unknown_or_contradicts_itself() {
         );
     }
     assert_eq!(read(&format!("version = 1\n{}", many(64, &exemption))).services[DEFAULT_SERVICE].exempt.len(), 64);
+}
+
+#[test]
+fn what_is_wrong_with_a_service_stands_at_its_name() {
+    let at = |text: &str, name: &str| at_service("p.toml", text, name, "wrong", "a").to_string();
+    let several = "version = 1\n[[service]]\nname = \"a\"\n[[service]]\nname = \"b\"\n";
+    assert_eq!(at(several, "b"), "p.toml:5:8: service b: wrong; accepted: a\n    5 | name = \"b\"\n      |        ^^^");
+    let alone = "version = 1\n[[route]]\npath = \"/\"\ncost = 2\n";
+    assert!(at(alone, DEFAULT_SERVICE).starts_with("p.toml:2:3: service default: wrong"), "{}", at(alone, "default"));
 }
 
 #[test]
