@@ -169,7 +169,18 @@ fn address(words: [u64; 2], is_v6: bool) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{collections::HashSet, sync::atomic::Ordering::Release};
+    use std::collections::HashSet;
+    use std::hint::spin_loop;
+    use std::sync::atomic::{
+        AtomicBool,
+        Ordering::{Relaxed, Release},
+    };
+
+    /// States of a place that a reader is to see while it is written.
+    const SEEN: usize = 100;
+
+    /// Turns of a loop from one of these states to the next.
+    const PAUSE: usize = 100;
 
     /// A set as the program writes it, word by word.
     fn words(set: &Set) -> Vec<AtomicU64> {
@@ -244,17 +255,29 @@ mod tests {
             set[LOCK].store(0, Release);
         };
         write(1);
-        let mut seen = HashSet::new();
+        let (enough, mut seen, mut mixture) = (AtomicBool::new(false), HashSet::new(), None);
         thread::scope(|scope| {
-            let writer = scope.spawn(|| (2..400_000).for_each(write));
-            while !writer.is_finished() {
+            // On a busy machine it may get its turn late, so it goes on until it has been seen at work.
+            let rounds = (2..=u32::MAX).take_while(|_| !enough.load(Relaxed));
+            scope.spawn(|| {
+                rounds.for_each(|round| {
+                    write(round);
+                    // As the program has other things to do in between.
+                    (0..PAUSE).for_each(|_| spin_loop());
+                });
+            });
+            while seen.len() < SEEN && mixture.is_none() {
                 let Some(found) = read(&set, 1) else { continue };
-                let IpAddr::V4(address) = found.peer.ip() else { panic!("{found:?}") };
-                assert_eq!(found.head_since, Some(address.to_bits().into()), "a mixture");
-                seen.insert(address);
+                match found.peer.ip() {
+                    IpAddr::V4(address) if found.head_since == Some(address.to_bits().into()) => {
+                        seen.insert(address);
+                    }
+                    _ => mixture = Some(found),
+                }
             }
+            enough.store(true, Relaxed);
         });
-        assert!(seen.len() > 1, "the writer was not at work meanwhile");
+        assert_eq!(mixture, None, "a mixture");
     }
 
     #[test]
