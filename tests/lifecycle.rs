@@ -251,7 +251,7 @@ fn a_daemon_told_to_detach_on_exit_does() -> Result<()> {
 }
 
 #[test]
-fn keys_and_limits_survive_restarts_and_even_a_detach() -> Result<()> {
+fn keys_limits_and_counts_survive_restarts_and_even_a_detach() -> Result<()> {
     let (link, origin) = site()?;
     let mut enforcer = Enforcer::guard(&link, PORT, &[])?;
     let key = enforcer.add_key("tenant", "5/hour")?;
@@ -270,7 +270,7 @@ fn keys_and_limits_survive_restarts_and_even_a_detach() -> Result<()> {
     enforcer.daemon()?.wait()?;
     enforcer.stop(Signal::SIGTERM).ok();
     enforcer.start()?;
-    ensure!(send(&link, &origin, Some(&key))? == Ending::Answered(200), "the key is forgotten");
+    ensure!(send(&link, &origin, Some(&key))? == Ending::Answered(429), "what it has used is forgotten");
     ensure!(send(&link, &origin, Some(&off))? == Ending::Answered(401), "a disabled key came back after a detach");
     Ok(())
 }

@@ -438,6 +438,37 @@ proptest! {
     }
 
     #[test]
+    fn a_bucket_that_is_moved_to_another_boot_is_used_as_if_the_first_had_gone_on(
+        count in 1u32..60, shape in 0..4usize, (window, steps) in traces(), skew in 0..2 * MINUTE,
+        age in 0..2 * 366 * DAY, up in 0..1u64 << 50, later in 0..366 * DAY,
+    ) {
+        let limit = [
+            sliding(count, window), fixed(count, window), gcra(count, window / u64::from(count)),
+            calendar(count, window, align::MULTIPLE),
+        ][shape];
+        let bucket = Shared::default();
+        let mut last = clock(0, skew);
+        for (now, cost) in instants(&steps) {
+            last = clock(now - BEGIN, now - BEGIN + skew);
+            charges(&bucket, &limit, last, cost);
+        }
+        for age in [0, age % window, age % (2 * window), age] {
+            let on = Clock { boot: last.boot + age, ..last };
+            // Seen in whole ticks, both boots began at the same instant.
+            let boot = up - up % TICK_NS + on.boot % TICK_NS;
+            let anew = Clock { boot, offset: on.boot.wrapping_add(on.offset).wrapping_sub(boot) };
+            let moved = limit::moved(&bucket.bucket(), last.boot, anew.boot, age);
+            for later in [0, later % window, later] {
+                let [on, anew] = [on, anew].map(|clock| Clock { boot: clock.boot + later, ..clock });
+                prop_assert_eq!(
+                    limit::usage(&moved, &limit, anew), limit::usage(&bucket.bucket(), &limit, on),
+                    "{} ns and {} later", age, later
+                );
+            }
+        }
+    }
+
+    #[test]
     fn after_the_time_to_retry_a_cost_passes_and_after_the_reset_all_do(
         count in 1u32..60, shape in 0..4usize, (window, steps) in traces(), cost in 1u64..70, skew in 0..2 * MINUTE,
     ) {

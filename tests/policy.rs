@@ -20,6 +20,8 @@ mod live;
 mod observe;
 #[path = "policy/proxy.rs"]
 mod proxy;
+#[path = "policy/reboot.rs"]
+mod reboot;
 #[path = "policy/redis.rs"]
 mod redis;
 #[path = "policy/rules.rs"]

@@ -383,7 +383,8 @@ pub enum Algorithm {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Bucket {
-    /// Where the current window begins, in ticks of CLOCK_BOOTTIME; in seconds of Unix time if it follows the calendar.
+    /// Where the current window begins, in ticks of CLOCK_BOOTTIME from [`crate::limit::EPOCH`] on; in seconds of Unix time
+    /// if it follows the calendar.
     pub window: u64,
     /// The counts of the current and the previous window.
     pub counts: u64,

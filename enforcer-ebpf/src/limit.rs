@@ -16,6 +16,7 @@
 //! their first are exact. They go by CLOCK_BOOTTIME, which nobody sets. A sliding window of `count` N weighs the previous count P by what of it still overlaps,
 //! rounded up: `current + ceil(P × (W − elapsed) / W) ≤ N`. Hence at most N in each window, after a burst of N never
 //! more than N × t / W in the next t, and at most 2N − 1 in the worst interval of W (a burst at a window's very end).
+//! Ticks are counted from [`EPOCH`], so that a bucket can be [`moved`] to the clock of another boot.
 //!
 //! # Fixed windows of the calendar
 //! Those of a limit with an [`align`] begin where a day, say, does in UTC; `start` is in seconds of Unix time then. They
@@ -40,6 +41,9 @@ use crate::calendar::Period;
 
 /// Unit of window times in ns.
 pub const TICK_NS: u64 = 64;
+/// Ticks that windows are told by before CLOCK_BOOTTIME began: some 834 days, so that a window of before the last boot has a
+/// begin, too. A begin of a window of the calendar, in seconds of Unix time, is never as large.
+pub const EPOCH: u64 = 1 << 50;
 /// Largest count of a sliding or fixed limit.
 pub const MAX_COUNT: u32 = (1 << COUNT_BITS) - 1;
 /// Largest cost of a request.
@@ -48,6 +52,8 @@ pub const MAX_COST: u64 = 256;
 pub const ATTEMPTS: u32 = 64;
 
 const SECOND_NS: u64 = 1_000_000_000;
+/// What no second of Unix time is beyond, in 30,000 years, and no window's begin in ticks before.
+const CALENDAR: u64 = 1 << 40;
 /// Seconds for which a CPU may be held up between its look at the clock and its charge: a host may run others meanwhile.
 const HELD_UP: u64 = 60;
 const COUNT_BITS: u32 = 28;
@@ -137,7 +143,7 @@ impl Moment {
 
     #[inline(always)]
     const fn ticks(&self) -> u64 {
-        self.clock.boot / TICK_NS
+        self.clock.boot / TICK_NS + EPOCH
     }
 
     /// ns until a second of Unix time, two windows ahead at most: then no product wraps.
@@ -260,8 +266,6 @@ impl Window {
             return None;
         }
         let sequence = (self.sequence + 1) & SEQUENCE_MASK;
-        // 0 marks a bucket never used.
-        let now = if now == 0 { 1 } else { now };
         if limit.algorithm == Algorithm::Sliding as u32 && self.start != 0 && elapsed - limit.window < limit.window {
             return Some(Self { start: self.start + limit.window, carry: true, sequence });
         }
@@ -424,6 +428,24 @@ pub fn refund<C: Cell>(cells: &Cells<C>, limit: &Limit, token: u64, cost: u64) -
 pub fn would_pass<C: Cell>(cells: &Cells<C>, limit: &Limit, now: &Moment, cost: u64) -> bool {
     let bucket = Bucket { window: cells.window.load(), counts: cells.counts.load(), arrival: cells.arrival.load() };
     remaining_at(&bucket, limit, now) >= cost
+}
+
+/// A bucket of another boot, as it is when CLOCK_BOOTTIME, which read `then`, reads `now`, both in ns, and `age` ns have
+/// passed meanwhile. What it held so long ago that it has no begin any more is void; the calendar's windows stay.
+#[must_use]
+pub fn moved(bucket: &Bucket, then: u64, now: u64, age: u64) -> Bucket {
+    let shift = i128::from(now) - i128::from(then) - i128::from(age);
+    let at = |time: u64| u64::try_from(i128::from(time) + shift).unwrap_or(0);
+    let arrival = if bucket.arrival == 0 { 0 } else { at(bucket.arrival) };
+    let window = Window::from_word(bucket.window);
+    if window.start <= CALENDAR {
+        return Bucket { arrival, ..*bucket };
+    }
+    let start = i128::from(window.start) + shift.div_euclid(i128::from(TICK_NS));
+    match u64::try_from(start) {
+        Ok(start) if start > CALENDAR => Bucket { window: Window { start, ..window }.to_word(), arrival, ..*bucket },
+        _ => Bucket { arrival, ..Bucket::default() },
+    }
 }
 
 /// A limit's state as a person reads it.

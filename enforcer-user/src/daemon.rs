@@ -7,6 +7,7 @@
 //! # Layout
 //! - `state_dir`, `socket`: what belongs to this daemon alone
 //! - `registry`, `tables`, `slots`: a change, from the request through the store to the maps
+//! - `keeping`: what was counted, written down for when the maps are gone
 //! - `penalties`: the sources that the program keeps out
 //! - `reaper`: connections ended that keep a worker waiting, or that are older than the guard
 //! - `answering`: whether refused requests can be answered
@@ -20,6 +21,7 @@ mod coverage;
 mod explain;
 mod exporter;
 mod forecast;
+mod keeping;
 mod leaks;
 mod penalties;
 mod policy;
@@ -51,6 +53,7 @@ use crate::kernel::{self, Clock, Kernel};
 use crate::store::{self, Store};
 use enforcer_ebpf::abi;
 use enforcer_ebpf::flow;
+use keeping::Keeper;
 use reaper::Reaper;
 use reaper::tally::Tally;
 use registry::Registry;
@@ -160,6 +163,7 @@ pub async fn run(settings: Settings, log: bool, shutdown: impl Future<Output = (
         log,
     };
     let kernel = Kernel::load(&options)?;
+    let (is_empty, counted) = (kernel.is_empty(), kernel.counted());
     // What an earlier daemon has left judges already, by the clock as it was then.
     let clock = kernel.clock();
     clock.set();
@@ -181,6 +185,14 @@ pub async fn run(settings: Settings, log: bool, shutdown: impl Future<Output = (
     tables.set_ports(&settings.services)?;
     tables.settle(switch)?;
     tables.clear_seats()?;
+    let keeper = Keeper::open(&state.counts(), counted, is_empty);
+    if let Some((_, Some(before))) = &keeper
+        && let Err(error) = keeping::put_back(before, &mut tables)
+    {
+        tracing::error!(
+            "not all that was counted before could be put back, what is missing begins with nothing: {error}"
+        );
+    }
     let trial = Registry::resume_trial(&store, &mut tables, secret, on_trial, now).map_err(unlaid)?;
     tables.kernel_mut().attach(&options)?;
     answering::fall_back(&settings, &mut tables)?;
@@ -224,6 +236,9 @@ pub async fn run(settings: Settings, log: bool, shutdown: impl Future<Output = (
         ends.spawn(reaper.run(stopped.clone()));
     }
     ends.spawn(keep_time(clock, stopped.clone()));
+    if let Some((keeper, _)) = keeper {
+        ends.spawn(keeper.watch(stopped.clone()));
+    }
     ends.spawn(policy::watch(Arc::clone(&daemon), stopped.clone()));
     ends.spawn(answering::watch(Arc::clone(&daemon), stopped.clone()));
     ends.spawn(sweeping::watch(Arc::clone(&daemon), stopped.clone()));

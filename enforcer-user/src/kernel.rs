@@ -13,6 +13,7 @@
 //! - `classifier`: traffic control, with tcx or with filters
 //! - `tables`, `mapped`: the typed maps
 //! - `connections`, `sources`: those that the program follows, and those that it has refused
+//! - `counted`: what was counted, to be written down and put back
 //! - `kept`: connections that end with what they rest on
 //! - `followed`: the program that is told of every connection's beginning and end
 //! - `plan`, `attach`, `replace`: links and filters made, taken over, and ended
@@ -26,6 +27,7 @@ pub(crate) mod btf;
 pub(crate) mod checks;
 pub(crate) mod classifier;
 mod connections;
+mod counted;
 mod error;
 mod explain;
 mod filter_pin;
@@ -37,6 +39,7 @@ mod kept;
 mod load;
 mod log;
 mod mapped;
+mod meters;
 mod pins;
 mod plan;
 mod replace;
@@ -63,6 +66,7 @@ use self::{
 };
 pub use self::{
     connections::{Connections, Followed},
+    counted::Counted,
     error::Error,
     forwarding::Endpoints,
     guard::{Guard, Guarded, guard},

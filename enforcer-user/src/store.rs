@@ -4,6 +4,7 @@
 //! to date when it is opened, a newer one is refused. Every change happens inside [`Store::begin`], which undoes it
 //! unless it is committed, so that the daemon can change the maps in between.
 
+pub mod counts;
 mod policy;
 mod trial;
 

@@ -121,6 +121,17 @@ impl<'a> Enforcer<'a> {
         Ok(enforcer)
     }
 
+    /// Takes away all that is pinned, as a boot does: maps, programs, attachments.
+    ///
+    /// # Errors
+    /// When the BPF file system cannot be mounted anew.
+    pub fn boot(&mut self) -> Result<()> {
+        let path = self.bpffs.path.clone();
+        process::run(Command::new("umount").arg(&path))?;
+        process::run(Command::new("mount").args(["-t", "bpf", "bpf"]).arg(&path))?;
+        Ok(())
+    }
+
     /// A command of the binary with this instance's environment, in its namespace.
     #[must_use]
     pub fn command(&self) -> Command {

@@ -11,6 +11,8 @@ use zeroize::Zeroizing;
 
 /// Name of the store.
 const STORE: &str = "store.db";
+/// Name of the database of what was counted.
+const COUNTS: &str = "counts.db";
 /// Name of the secret's file: 16 random bytes.
 const SECRET: &str = "key.secret";
 
@@ -80,6 +82,12 @@ impl StateDir {
     #[must_use]
     pub fn store(&self) -> PathBuf {
         self.path.join(STORE)
+    }
+
+    /// Path of the database of what was counted.
+    #[must_use]
+    pub fn counts(&self) -> PathBuf {
+        self.path.join(COUNTS)
     }
 
     /// Reads the secret of the key tags, or makes it at the first start.

@@ -243,6 +243,15 @@ impl Kernel {
         let _ = self.tables.rules.clients.remove(&client);
     }
 
+    /// Says what is used by a named subject, in place of what was said before.
+    ///
+    /// # Errors
+    /// No room, or a failed write.
+    pub fn set_buckets(&mut self, scope: Scope, buckets: &Buckets) -> Result<(), Error> {
+        let written = self.tables.rules.buckets.insert(scope, buckets, 0);
+        written.map_err(|error| failed(map::BUCKETS, "written", error))
+    }
+
     /// Makes buckets for a scope, if there are none.
     ///
     /// # Errors

@@ -4,16 +4,8 @@
 //! principal is moved to another policy by one store, and a meter is read without a system call.
 
 use std::{
-    array,
-    mem::offset_of,
     os::fd::AsFd as _,
-    sync::{
-        Arc,
-        atomic::{
-            AtomicU64,
-            Ordering::{Relaxed, Release},
-        },
-    },
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::SystemTime,
 };
 
@@ -21,26 +13,20 @@ use aya::{
     Ebpf,
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues},
 };
-use enforcer_ebpf::abi::{self, Answer, Bucket, Buckets, Key, KeyTag, Meter, Policy, Principal, Service, map};
+use enforcer_ebpf::abi::{self, Answer, Key, KeyTag, Policy, Principal, Service, map};
 use enforcer_ebpf::judge::explain::Explanation;
 use enforcer_ebpf::shortcut::WAYS;
 
 use super::{
     Error, Kernel,
     connections::{self, Connections, Followed},
+    counted::Counted,
     kept,
     mapped::Mapped,
     rules::Rules,
-    shortcuts::{self, Shortcuts},
+    shortcuts::Shortcuts,
     sources::Sources,
 };
-
-/// Words of a meter, of its buckets, and before them.
-const METER: usize = words::<Meter>();
-const PRINCIPAL: usize = offset_of!(Meter, principal) / size_of::<u64>();
-const KEY: usize = offset_of!(Meter, key) / size_of::<u64>();
-const BEFORE: usize = offset_of!(Meter, buckets) / size_of::<u64>();
-const BUCKETS: usize = words::<Buckets>();
 
 // include/uapi/linux/bpf.h
 const BPF_NOEXIST: u64 = 1;
@@ -86,7 +72,7 @@ pub(super) struct Tables {
     key_capacity: u32,
     shortcuts: Shortcuts,
     policies: Array<MapData, Policy>,
-    meters: Meters,
+    pub(super) counted: Counted,
     totals: PerCpuArray<MapData, u64>,
     connections: Connections,
     pub(super) sources: Sources,
@@ -106,9 +92,10 @@ impl Tables {
         let key_capacity = info.max_entries();
         let keys: HashMap<MapData, KeyTag, Key> =
             keys.try_into().map_err(|error| failed(map::KEYS, "opened", error))?;
+        // Before its map is taken out of the object.
+        let counted = Counted::open(object)?;
         let held = all(&keys)?;
-        let meters = Meters(mapped_of(object, map::METERS, METER)?);
-        let shortcuts = Shortcuts::new(mapped_of(object, map::SHORTCUTS, WAYS)?, &meters, &held);
+        let shortcuts = Shortcuts::new(mapped_of(object, map::SHORTCUTS, WAYS)?, &counted.meters, &held);
         Ok(Self {
             services: typed(object, map::SERVICES)?,
             answers: typed(object, map::ANSWERS)?,
@@ -120,7 +107,7 @@ impl Tables {
             key_capacity,
             shortcuts,
             policies: typed(object, map::POLICIES)?,
-            meters,
+            counted,
             totals: typed(object, map::TOTALS)?,
             connections: Connections::new(mapped_of(object, map::FLOWS, connections::SET)?),
             sources: Sources::new(take(object, map::SOURCES)?)?,
@@ -237,7 +224,7 @@ impl Kernel {
     /// # Errors
     /// [`Error::Full`], or a failed write.
     pub fn insert_key(&mut self, tag: KeyTag, key: Key) -> Result<(), Error> {
-        let Tables { keys, key_count, key_capacity, shortcuts, meters, .. } = &mut self.tables;
+        let Tables { keys, key_count, key_capacity, shortcuts, counted, .. } = &mut self.tables;
         shortcuts.close(tag);
         match keys.insert(tag, key, BPF_NOEXIST) {
             Ok(()) => *key_count += 1,
@@ -249,7 +236,7 @@ impl Kernel {
             }
             Err(error) => return Err(failed(map::KEYS, "written", error)),
         }
-        shortcuts.open(tag, &key, meters);
+        shortcuts.open(tag, &key, &counted.meters);
         Ok(())
     }
 
@@ -270,23 +257,6 @@ impl Kernel {
         }
     }
 
-    /// Which policy a principal is under.
-    ///
-    /// # Errors
-    /// An index beyond the end of the map.
-    pub fn principal(&self, index: u32) -> Result<Principal, Error> {
-        Ok(Principal::from_word(self.meter_words(index)?[PRINCIPAL].load(Relaxed)))
-    }
-
-    /// Moves a principal to another policy, by one store: every request meets the old one or the new one.
-    ///
-    /// # Errors
-    /// An index beyond the end of the map.
-    pub fn set_principal(&mut self, index: u32, principal: Principal) -> Result<(), Error> {
-        self.meter_words(index)?[PRINCIPAL].store(principal.to_word(), Release);
-        Ok(())
-    }
-
     /// The policy in a slot.
     ///
     /// # Errors
@@ -303,46 +273,6 @@ impl Kernel {
     pub fn set_policy(&mut self, slot: u32, policy: &Policy) -> Result<(), Error> {
         check(map::POLICIES, slot, abi::POLICIES)?;
         self.tables.policies.set(slot, policy, 0).map_err(|error| failed(map::POLICIES, "written", error))
-    }
-
-    /// What the program counts for a principal. The words are read one after the other, while it goes on counting.
-    ///
-    /// # Errors
-    /// An index beyond the end of the map.
-    pub fn meter(&self, index: u32) -> Result<Meter, Error> {
-        let words = self.meter_words(index)?;
-        let word = |position: usize| words[position].load(Relaxed);
-        let bucket = |number: usize| Bucket {
-            window: word(BEFORE + 3 * number),
-            counts: word(BEFORE + 3 * number + 1),
-            arrival: word(BEFORE + 3 * number + 2),
-        };
-        let candidate = |number: usize| bucket(abi::LIMITS + number);
-        let behind = |number: usize| word(BEFORE + BUCKETS + number);
-        Ok(Meter {
-            allowed: word(0),
-            principal: word(PRINCIPAL),
-            key: word(KEY),
-            buckets: Buckets { limits: array::from_fn(bucket), candidate: array::from_fn(candidate) },
-            limited: behind(0),
-            denied: behind(1),
-            would_refuse: behind(2),
-            candidate: behind(3),
-            key_in_url: behind(4),
-        })
-    }
-
-    /// Sets a meter to nothing used and nothing counted, for an index that is handed out anew.
-    ///
-    /// # Errors
-    /// An index beyond the end of the map.
-    pub fn clear_meter(&mut self, index: u32) -> Result<(), Error> {
-        for (number, word) in self.meter_words(index)?.iter().enumerate() {
-            if number != PRINCIPAL && number != KEY {
-                word.store(0, Relaxed);
-            }
-        }
-        Ok(())
     }
 
     /// The counts of all that happened to the service in a slot, by [`enforcer_ebpf::verdict::Count::index`], summed over
@@ -385,11 +315,11 @@ impl Kernel {
     /// # Errors
     /// A failed read.
     pub fn fill(&self) -> Result<Vec<MapFill>, Error> {
-        let Tables { key_count, key_capacity, meters, connections, .. } = &self.tables;
+        let Tables { key_count, key_capacity, counted, connections, .. } = &self.tables;
         let mut named = vec![false; abi::POLICIES as usize];
         let (mut used, mut policies) = (0, 0);
-        for meter in meters.0.words().chunks_exact(METER) {
-            let policy = Principal::from_word(meter[PRINCIPAL].load(Relaxed)).policy;
+        let meters = &counted.meters;
+        for Principal { policy, .. } in meters.principals() {
             if policy == 0 {
                 continue;
             }
@@ -416,39 +346,11 @@ impl Kernel {
     pub fn connections(&self) -> Connections {
         self.tables.connections.clone()
     }
-
-    fn meter_words(&self, index: u32) -> Result<&[AtomicU64; METER], Error> {
-        let meters = &self.tables.meters;
-        meters.get(index).ok_or_else(|| out_of_range(map::METERS, index, meters.len()))
-    }
-}
-
-/// METERS.
-struct Meters(Mapped);
-
-impl Meters {
-    fn get(&self, index: u32) -> Option<&[AtomicU64; METER]> {
-        self.0.words().get(index as usize * METER..)?.first_chunk()
-    }
-
-    fn len(&self) -> usize {
-        self.0.words().len() / METER
-    }
-}
-
-impl shortcuts::Meters for Meters {
-    fn key(&self, principal: u32) -> Option<&AtomicU64> {
-        Some(&self.get(principal)?[KEY])
-    }
 }
 
 /// All keys.
 fn all(keys: &HashMap<MapData, KeyTag, Key>) -> Result<Vec<(KeyTag, Key)>, Error> {
     keys.iter().collect::<Result<_, _>>().map_err(|error| failed(map::KEYS, "read", error))
-}
-
-const fn words<T>() -> usize {
-    size_of::<T>() / size_of::<u64>()
 }
 
 pub(super) fn take(object: &mut Ebpf, name: &'static str) -> Result<Map, Error> {
@@ -461,7 +363,7 @@ pub(super) fn typed<T: TryFrom<Map, Error = MapError>>(object: &mut Ebpf, name: 
 
 /// Maps an array of the object likewise. It stays in the object: a program that is verified later names
 /// its maps by their descriptors.
-fn mapped_of(object: &Ebpf, name: &'static str, value_words: usize) -> Result<Mapped, Error> {
+pub(super) fn mapped_of(object: &Ebpf, name: &'static str, value_words: usize) -> Result<Mapped, Error> {
     mapped(object.map(name).ok_or(Error::Foreign { what: name })?, name, value_words)
 }
 
@@ -489,7 +391,7 @@ pub(super) fn check(map: &'static str, index: u32, capacity: u32) -> Result<(), 
     if index < capacity { Ok(()) } else { Err(Error::OutOfRange { map, index, capacity }) }
 }
 
-fn out_of_range(map: &'static str, index: u32, capacity: usize) -> Error {
+pub(super) fn out_of_range(map: &'static str, index: u32, capacity: usize) -> Error {
     Error::OutOfRange { map, index, capacity: capacity as u32 }
 }
 
