@@ -13,7 +13,7 @@
 //! - `classifier`: traffic control, with tcx or with filters
 //! - `tables`, `mapped`: the typed maps
 //! - `connections`, `sources`: those that the program follows, and those that it has refused
-//! - `counted`: what was counted, to be written down and put back
+//! - `meters`, `counted`: what was counted, to be written down and put back
 //! - `kept`: connections that end with what they rest on
 //! - `followed`: the program that is told of every connection's beginning and end
 //! - `plan`, `attach`, `replace`: links and filters made, taken over, and ended
