@@ -16,10 +16,11 @@ use enforcer_ebpf::limit::MAX_COUNT;
 use super::{LimitName, Limits, MAX_WINDOW, Method, Rule, Unit, count_fits};
 
 /// The grammar in one line, for help texts and refusals.
-pub const GRAMMAR: &str = "COUNT/[N]UNIT or COUNT per [N] UNIT, with burst=N, algo=sliding|fixed|gcra or align=calendar \
-                           and name=ID behind it, up to 4 of them separated by `;`; or `unlimited`; or `blocked`";
+pub const GRAMMAR: &str = "COUNT/[N]UNIT or COUNT per [N] UNIT, with burst=N, algo=sliding|fixed|gcra or align=calendar, \
+                           cost=N and name=ID behind it, up to 4 of them separated by `;`; or `unlimited`; or `blocked`";
 
-const OPTIONS: &str = "burst=N, algo=sliding|fixed|gcra, align=calendar, name=ID";
+const OPTIONS: &str = "burst=N, algo=sliding|fixed|gcra, align=calendar, cost=N, name=ID";
+const MULTIPLE: &str = "a count that is a multiple of the cost";
 const NAMES: &str = "1 to 16 of a-z 0-9 - _";
 const UNITS: &str = "second, minute, hour, day, week, month (30 days), year (365 days), their plurals, \
                      or s, m, h, d, w, mo, y";
@@ -174,8 +175,15 @@ fn rule(input: &mut Input<'_>) -> Result<Rule, Refusal> {
     let count = count(input)?;
     delimiter(input)?;
     let (every, unit) = window(input)?;
-    let Options { burst, algorithm, calendar, name } = options(input)?;
+    let Options { burst, algorithm, calendar, cost, name } = options(input)?;
     let whole = |message: String, accepted: &str| Refusal::new(start, message, accepted);
+    let (count, burst) = match cost {
+        Some(cost) if count % cost != 0 && matches!(algorithm, Some(Algorithm::Gcra)) => {
+            return Err(whole(uneven(count, cost), MULTIPLE));
+        }
+        Some(cost) => at_cost(count, burst, cost).map_err(|(message, accepted)| whole(message, accepted))?,
+        None => (count, burst),
+    };
     let method = match (algorithm, burst) {
         (Some(algorithm @ (Algorithm::Sliding | Algorithm::Fixed)), Some(_)) => {
             let message = format!("burst= does not go with algo={}", algorithm.as_str());
@@ -209,6 +217,26 @@ fn rule(input: &mut Input<'_>) -> Result<Rule, Refusal> {
         }
     }
     Ok(rule)
+}
+
+/// Of a rate a part of a request is worth something, so it may not be cut.
+fn uneven(count: u32, cost: u32) -> String {
+    format!("{count} at a steady rate for requests of cost {cost}")
+}
+
+/// What is left of a count and a burst where each request takes `cost` of them: then as many requests pass as with that cost
+/// and the whole count, since no part of a request passes.
+fn at_cost(count: u32, burst: Option<u32>, cost: u32) -> Result<(u32, Option<u32>), (String, &'static str)> {
+    if count != 0 && cost > count || burst.is_some_and(|burst| cost > burst) {
+        return Err((format!("no request of cost {cost} would ever pass"), "a cost up to the count and the burst"));
+    }
+    if burst.is_some() && !count.is_multiple_of(cost) {
+        return Err((
+            format!("{count} requests at a steady rate, and a cost of {cost}"),
+            "a count that is a multiple of the cost",
+        ));
+    }
+    Ok((count / cost, burst.map(|burst| burst / cost)))
 }
 
 /// Whether a burst refills within [`MAX_WINDOW`], which keeps every sum of GCRA times far from overflow.
@@ -310,10 +338,11 @@ struct Options {
     burst: Option<u32>,
     algorithm: Option<Algorithm>,
     calendar: bool,
+    cost: Option<u32>,
     name: Option<LimitName>,
 }
 
-/// `(("burst=" n) | ("algo=" name) | "align=calendar" | ("name=" id))*`, each at most once.
+/// `(("burst=" n) | ("algo=" name) | "align=calendar" | ("cost=" n) | ("name=" id))*`, each at most once.
 fn options(input: &mut Input<'_>) -> Result<Options, Refusal> {
     let mut options = Options::default();
     loop {
@@ -330,7 +359,8 @@ fn options(input: &mut Input<'_>) -> Result<Options, Refusal> {
             take_while(0.., |c: char| !c.is_whitespace() && !SEPARATORS.contains(&c)).parse_next(input)?;
         let option = option.to_ascii_lowercase();
         let twice = match option.as_str() {
-            "burst" => options.burst.replace(burst_value(place, value)?).is_some(),
+            "burst" => options.burst.replace(whole_value("burst", place, value)?).is_some(),
+            "cost" => options.cost.replace(whole_value("cost", place, value)?).is_some(),
             "algo" => options.algorithm.replace(algorithm_value(place, value)?).is_some(),
             "align" => std::mem::replace(&mut options.calendar, calendar_value(place, value)?),
             "name" => options.name.replace(name_value(place, value)?).is_some(),
@@ -342,12 +372,12 @@ fn options(input: &mut Input<'_>) -> Result<Options, Refusal> {
     }
 }
 
-fn burst_value(place: usize, value: &str) -> Result<u32, Refusal> {
+fn whole_value(option: &str, place: usize, value: &str) -> Result<u32, Refusal> {
     let accepted = format!("a whole number from 1 to {MAX_COUNT}");
     match value.parse::<u64>() {
-        Ok(burst) if burst > 0 && count_fits(burst) => Ok(burst as u32),
-        _ if value.is_empty() => Err(Refusal::new(place, "the value of burst= is missing", accepted)),
-        _ => Err(Refusal::new(place, format!("{} is no burst", quoted(value)), accepted)),
+        Ok(number) if number > 0 && count_fits(number) => Ok(number as u32),
+        _ if value.is_empty() => Err(Refusal::new(place, format!("the value of {option}= is missing"), accepted)),
+        _ => Err(Refusal::new(place, format!("{} is no {option}", quoted(value)), accepted)),
     }
 }
 
