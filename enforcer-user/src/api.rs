@@ -230,6 +230,10 @@ pub struct Explain {
     pub target: String,
     /// Where the connection comes from.
     pub source: IpAddr,
+    /// Whom the trusted proxy that this is tells to speak for: in a header of the PROXY protocol where the service expects
+    /// one, else in `X-Forwarded-For`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forwarded_for: Option<IpAddr>,
     /// Whose key it has: an id, or a principal's name; none without, and without [`Explain::key`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keyed: Option<String>,

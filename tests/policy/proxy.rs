@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use enforcer_tests::client::{Connection, Ending};
 use enforcer_tests::enforcer::Enforcer;
 use enforcer_tests::netns::Way;
-use enforcer_tests::origin::{Origin, Server};
+use enforcer_tests::origin::{Origin, Server, Workers};
 use enforcer_tests::process::{PATIENCE, Process, wait_for};
 use tempfile::TempDir;
 
@@ -235,5 +235,50 @@ fn a_flood_through_a_proxy_keeps_no_syn_of_it_out() -> Result<()> {
     ensure!(penalties == 0, "{penalties} penalties");
     let served = site.ask(v4(PROXY), &[&(version.header)([203, 0, 113, 10])[..], &keyed("/", &key)].concat())?;
     ensure!(served == Ending::Answered(200), "another client behind it: {served:?}");
+    Ok(())
+}
+
+#[test]
+fn what_is_explained_of_a_proxy_s_client_is_what_it_gets() -> Result<()> {
+    let site = Site::new(Way::VethNative)?;
+    // It knows no headers of the PROXY protocol, and what it makes of those is of no interest here.
+    let _origin = site.serve("plain", Workers::Sync(2))?;
+    let proxy = v4(PROXY).to_string();
+    let policy = |protocol: &str| {
+        format!(
+            "[service]\nsource = \"3/hour\"\ntrusted_proxies = [\"{proxy}\"]\nproxy_protocol = \"{protocol}\"\n\
+             [principal.tenant]\nlimit = \"1000/hour\""
+        )
+    };
+    let enforcer = site.guard(&policy("off"))?;
+    let key = add_key(&enforcer, "tenant")?;
+    let explained = |source: &str, told: &str| {
+        let asked = ["explain", "GET", "/", "--source", source, "--as", "tenant", "--forwarded-for", told];
+        enforcer.json(&asked)
+    };
+    for (number, protocol) in ["off", "v1", "v2"].into_iter().enumerate() {
+        apply(&enforcer, &policy(protocol))?;
+        let client = format!("203.0.113.{number}");
+        for used in 0..4 {
+            let said = explained(&proxy, &client)?;
+            let verdict = if used < 3 { "pass" } else { "refuse" };
+            ensure!(said["verdict"] == verdict && said["source"] == format!("{client}/32"), "{protocol}: {said}");
+            let asked = match VERSIONS.iter().find(|version| version.name == protocol) {
+                Some(version) => [&(version.header)([203, 0, 113, number as u8])[..], &keyed("/", &key)].concat(),
+                None => request("/", &[("X-API-Key", &key), ("X-Forwarded-For", &client)]),
+            };
+            let refused = site.ask(v4(PROXY), &asked)? == Ending::Answered(429);
+            ensure!(refused == (verdict == "refuse"), "{protocol}: request {used} of {client}");
+        }
+        if protocol != "off" {
+            // Whom a client says that it speaks for is not believed, though its connection comes from the proxy.
+            let lied = ["-H", "X-Forwarded-For: 198.51.100.1"];
+            let asked = ["explain", "GET", "/", "--source", &proxy, "--forwarded-for", &client];
+            let said = enforcer.json(&[&asked[..], &lied].concat())?;
+            ensure!(said["source"] == format!("{client}/32"), "{protocol}: {said}");
+        }
+        let ran = enforcer.run(&["explain", "GET", "/", "--source", "10.77.16.9", "--forwarded-for", &client])?;
+        ensure!(ran.code == 2 && ran.stderr.contains("is no trusted proxy"), "{}: {}", ran.code, ran.stderr);
+    }
     Ok(())
 }

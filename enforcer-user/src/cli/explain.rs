@@ -48,6 +48,9 @@ pub(super) struct Arguments {
     /// The address that the connection comes from
     #[arg(long, value_name = "ADDRESS")]
     source: IpAddr,
+    /// Whom it speaks for, if it is a trusted proxy: in a header of the PROXY protocol, or in X-Forwarded-For
+    #[arg(long, value_name = "ADDRESS")]
+    forwarded_for: Option<IpAddr>,
     /// Whose key it has: a principal's name, or a key's id [default: it has none]
     #[arg(long = "as", value_name = "NAME|ID")]
     keyed: Option<String>,
@@ -72,9 +75,10 @@ pub(super) struct Arguments {
 
 impl Arguments {
     pub(super) async fn execute(self, client: &Client) -> anyhow::Result<()> {
-        let Self { method, target, source, keyed, key_stdin, client: id, port, service, fields, format } = self;
+        let Self { method, target, source, forwarded_for, keyed, key_stdin, client: id, port, service, fields, format } =
+            self;
         let key = if key_stdin { Some(read_key()?) } else { None };
-        let question = Explain { method, target, source, keyed, key, client: id, port, service, fields };
+        let question = Explain { method, target, source, forwarded_for, keyed, key, client: id, port, service, fields };
         let explained: Envelope<Explained> = client.send(Method::POST, "/v1/explain", &question).await?;
         format.show(&explained, |explained| show(&explained.body))
     }

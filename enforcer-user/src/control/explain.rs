@@ -48,6 +48,7 @@ mod tests {
             method: "GET".into(),
             target: "/".into(),
             source: std::net::Ipv4Addr::LOCALHOST.into(),
+            forwarded_for: None,
             keyed: None,
             key: key.map(|key| key.to_owned().into()),
             client: None,

@@ -41,6 +41,7 @@ fn head(
     service: &service::Service,
     key: Option<&str>,
     client: Option<(&str, &str)>,
+    forwarded: Option<IpAddr>,
 ) -> Result<Zeroizing<Vec<u8>>, Error> {
     let Explain { method, target, fields, .. } = question;
     let refuse = |field: &str, message: &str, accepted: &str| Error::Invalid(Refusal::of(field, message, accepted));
@@ -72,12 +73,33 @@ fn head(
     if let Some((name, value)) = client {
         write(&[name, ": ", value, "\r\n"]);
     }
+    if let Some(address) = forwarded {
+        write(&["X-Forwarded-For: ", &address.to_string(), "\r\n"]);
+    }
     for line in fields {
         write(&[line, "\r\n"]);
     }
     write(&["\r\n"]);
     debug_assert!(head.len() >= Kernel::SHORTEST);
     Ok(head)
+}
+
+/// Where the program is to take the connection to come from, and what stands in `X-Forwarded-For`. A header of the PROXY
+/// protocol is in the place of the connection's own address, so none is read.
+fn forwarded(question: &Explain, service: &service::Service) -> Result<(IpAddr, Option<IpAddr>), Error> {
+    let Explain { source, forwarded_for, .. } = question;
+    let Some(told) = *forwarded_for else { return Ok((*source, None)) };
+    let whole = Prefix::new(source.to_canonical(), if source.to_canonical().is_ipv4() { 32 } else { 128 });
+    let is_trusted = whole.is_some_and(|whole| service.trusted_proxies.iter().any(|proxies| proxies.meets(whole)));
+    if !is_trusted {
+        let message = format!("{source} is no trusted proxy, whom it speaks for is not believed");
+        let accepted = service.trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        return Err(Error::Invalid(Refusal::of("source", message, format!("a trusted proxy: {accepted}"))));
+    }
+    match service.proxy_protocol {
+        service::ProxyProtocol::Off => Ok((*source, Some(told))),
+        service::ProxyProtocol::V1 | service::ProxyProtocol::V2 => Ok((told, None)),
+    }
 }
 
 /// What the numbers of an explanation are called.
@@ -316,8 +338,9 @@ impl Registry {
             (None, Some(_)) => Some(STAND_IN),
             (None, None) => None,
         };
-        let head = head(question, &site.service, key, client)?;
-        let asked = Explanation::question(Tuple::between(question.source, port), known);
+        let (source, forwarded) = forwarded(question, &site.service)?;
+        let head = head(question, &site.service, key, client, forwarded)?;
+        let asked = Explanation::question(Tuple::between(source, port), known);
         let said = self.tables.kernel_mut().explain(&asked, &head)?;
         let segments = path::segments(question.target.as_bytes()).unwrap_or_default();
         let found = match path::segments(question.target.as_bytes()) {
@@ -327,7 +350,9 @@ impl Registry {
         let names = Names { site: &site, placed: &placed, service: &said.service, found: &found };
         let explained = explained(&said, &names, self.tables.kernel())?;
         let is_guarded = said.outcome != outcome::UNGUARDED;
-        Ok(Explained { service: is_guarded.then(|| guarded.name.clone()), ..explained })
+        // A proxy's connections are kept out by its own address, and by nobody's that it speaks for.
+        let penalty_ns = explained.penalty_ns.filter(|_| source == question.source);
+        Ok(Explained { service: is_guarded.then(|| guarded.name.clone()), penalty_ns, ..explained })
     }
 
     /// The key of an id, or of a principal's name: of several the first that is good.
