@@ -20,7 +20,6 @@ pub const GRAMMAR: &str = "COUNT/[N]UNIT or COUNT per [N] UNIT, with burst=N, al
                            cost=N and name=ID behind it, up to 4 of them separated by `;`; or `unlimited`; or `blocked`";
 
 const OPTIONS: &str = "burst=N, algo=sliding|fixed|gcra, align=calendar, cost=N, name=ID";
-const MULTIPLE: &str = "a count that is a multiple of the cost";
 const NAMES: &str = "1 to 16 of a-z 0-9 - _";
 const UNITS: &str = "second, minute, hour, day, week, month (30 days), year (365 days), their plurals, \
                      or s, m, h, d, w, mo, y";
@@ -178,10 +177,7 @@ fn rule(input: &mut Input<'_>) -> Result<Rule, Refusal> {
     let Options { burst, algorithm, calendar, cost, name } = options(input)?;
     let whole = |message: String, accepted: &str| Refusal::new(start, message, accepted);
     let (count, burst) = match cost {
-        Some(cost) if count % cost != 0 && matches!(algorithm, Some(Algorithm::Gcra)) => {
-            return Err(whole(uneven(count, cost), MULTIPLE));
-        }
-        Some(cost) => at_cost(count, burst, cost).map_err(|(message, accepted)| whole(message, accepted))?,
+        Some(cost) => at_cost(count, burst, algorithm, cost).map_err(|(message, accepted)| whole(message, accepted))?,
         None => (count, burst),
     };
     let method = match (algorithm, burst) {
@@ -219,22 +215,21 @@ fn rule(input: &mut Input<'_>) -> Result<Rule, Refusal> {
     Ok(rule)
 }
 
-/// Of a rate a part of a request is worth something, so it may not be cut.
-fn uneven(count: u32, cost: u32) -> String {
-    format!("{count} at a steady rate for requests of cost {cost}")
-}
-
 /// What is left of a count and a burst where each request takes `cost` of them: then as many requests pass as with that cost
-/// and the whole count, since no part of a request passes.
-fn at_cost(count: u32, burst: Option<u32>, cost: u32) -> Result<(u32, Option<u32>), (String, &'static str)> {
+/// and the whole count, since no part of a request passes. Of a rate such a part is worth something, and is not cut.
+fn at_cost(
+    count: u32,
+    burst: Option<u32>,
+    algorithm: Option<Algorithm>,
+    cost: u32,
+) -> Result<(u32, Option<u32>), (String, &'static str)> {
     if count != 0 && cost > count || burst.is_some_and(|burst| cost > burst) {
         return Err((format!("no request of cost {cost} would ever pass"), "a cost up to the count and the burst"));
     }
-    if burst.is_some() && !count.is_multiple_of(cost) {
-        return Err((
-            format!("{count} requests at a steady rate, and a cost of {cost}"),
-            "a count that is a multiple of the cost",
-        ));
+    let has_rate = burst.is_some() || matches!(algorithm, Some(Algorithm::Gcra));
+    if has_rate && !count.is_multiple_of(cost) {
+        let message = format!("{count} at a steady rate for requests of cost {cost}");
+        return Err((message, "a count that is a multiple of the cost"));
     }
     Ok((count / cost, burst.map(|burst| burst / cost)))
 }
