@@ -29,6 +29,7 @@ mod policy;
 mod run;
 mod service;
 mod status;
+mod usage;
 mod verify;
 
 use std::path::PathBuf;

@@ -6,7 +6,8 @@ use jiff::Timestamp;
 
 use super::key::check_name;
 use super::lasts::Lasts;
-use super::output::{Format, Watch, duration, number, table, text};
+use super::output::{Format, Watch, number, table, text};
+use super::usage;
 use crate::api::{
     Envelope, KeyLimits, LimitChanged, Limits as Listing, PrincipalLimits, RuleUsage, SetLimit, SharedLimits,
 };
@@ -117,8 +118,9 @@ fn show(Listing { principals, tenants, services, on_trial_until }: &Listing) -> 
     if principals.is_empty() && tenants.is_empty() {
         return "There are no principals yet: `enforcer key add NAME` makes one with its first key.\n".to_owned();
     }
+    let [limit, used, remaining, reset] = usage::HEADER;
     let mut shown = table(
-        ["NAME", "LIMIT", "USED", "REMAINING", "RESET", "KEYS"],
+        ["NAME", limit, used, remaining, reset, "KEYS"],
         shared("service", services).chain(shared("tenant", tenants)).chain(principals.iter().flat_map(rows)),
     );
     if let Some(until) = on_trial_until {
@@ -145,14 +147,10 @@ fn rows(principal: &PrincipalLimits) -> Vec<[comfy_table::Cell; 6]> {
 
 /// A row for each rule of a limit.
 fn usage(name: &str, limit: &str, rules: &[RuleUsage], keys: &str) -> Vec<[comfy_table::Cell; 6]> {
-    if rules.is_empty() {
-        return vec![[text(name), text(limit), number("-"), number("-"), number("-"), number(keys)]];
-    }
-    let row = |rule: &RuleUsage| {
-        let reset = if rule.used == 0 { "-".to_owned() } else { duration(rule.reset_ns) };
-        [text(name), text(&rule.rule), number(rule.used), number(rule.remaining), number(reset), number(keys)]
+    let whole = |[limit, used, remaining, reset]: [comfy_table::Cell; 4]| {
+        [text(name), limit, used, remaining, reset, number(keys)]
     };
-    rules.iter().map(row).collect()
+    usage::rows(limit, rules).into_iter().map(whole).collect()
 }
 
 #[cfg(test)]

@@ -122,9 +122,14 @@ pub(super) fn number(number: impl ToString) -> Cell {
     Cell::new(number.to_string()).set_alignment(CellAlignment::Right)
 }
 
+/// A time to the second.
+pub(super) fn second(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
+}
+
 /// A cell of a time, to the second.
 pub(super) fn time(time: Timestamp) -> Cell {
-    text(Timestamp::from_second(time.as_second()).unwrap_or(time))
+    text(second(time))
 }
 
 /// A length of time in its two largest units, rounded up to seconds: `42s`, `3m 5s`, `2d 4h`.

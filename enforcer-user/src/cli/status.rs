@@ -8,7 +8,7 @@ use clap::Args;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::output::{Format, Watch, duration, number, say, table, text, time};
+use super::output::{Format, Watch, duration, number, say, second, table, text, time};
 use super::service;
 use crate::api::{Envelope, Status, Totals};
 use crate::client::{self, Client};
@@ -108,7 +108,7 @@ fn head(status: &Status, now: Timestamp) -> String {
     let up = u64::try_from(now.duration_since(status.since).as_nanos()).unwrap_or(0);
     let mut lines = vec![
         ("daemon", format!("{} (layout {}), pid {}, up {}", status.version, status.abi, status.pid, duration(up))),
-        ("since", Timestamp::from_second(status.since.as_second()).unwrap_or(status.since).to_string()),
+        ("since", second(status.since).to_string()),
     ];
     if let [only] = &status.services[..] {
         lines.extend(service::lines(only));

@@ -8,7 +8,8 @@ use jiff::Timestamp;
 
 use super::check_selector;
 use crate::api::{Counts, Key, KeyShown, KeysShown, RuleUsage};
-use crate::cli::output::{Format, Watch, duration, number, table, text};
+use crate::cli::output::{Format, Watch, duration, second, table, text};
+use crate::cli::usage;
 use crate::client::Client;
 
 #[derive(Debug, Args)]
@@ -45,7 +46,6 @@ fn about(KeyShown { key, plan, tenant, beside, rules, own_rules }: &KeyShown, no
         // A string takes all.
         let _ = writeln!(shown, "{what}: {is}");
     };
-    let second = |time: Timestamp| Timestamp::from_second(time.as_second()).unwrap_or(time);
     line("made", &second(*created));
     if let Some(not_before) = not_before {
         line("good from", &second(*not_before));
@@ -67,21 +67,16 @@ fn about(KeyShown { key, plan, tenant, beside, rules, own_rules }: &KeyShown, no
     let Counts { allowed, limited, denied, would_refuse } = counts;
     let counted = format!("{allowed} allowed, {limited} limited, {denied} denied, {would_refuse} would be refused");
     line("requests of all keys of its principal", &counted);
+    let [limits, used, remaining, reset] = usage::HEADER;
     let own = own_limit.iter().flat_map(|limit| usage("this key", limit, own_rules));
-    let limits = table(["WHOSE", "LIMIT", "USED", "REMAINING", "RESET"], own.chain(usage(name, limit, rules)));
+    let limits = table(["WHOSE", limits, used, remaining, reset], own.chain(usage(name, limit, rules)));
     shown + &limits
 }
 
 /// A row for each rule of a limit.
 fn usage(whose: &str, limit: &str, rules: &[RuleUsage]) -> Vec<[Cell; 5]> {
-    if rules.is_empty() {
-        return vec![[text(whose), text(limit), number("-"), number("-"), number("-")]];
-    }
-    let row = |rule: &RuleUsage| {
-        let reset = if rule.used == 0 { "-".to_owned() } else { duration(rule.reset_ns) };
-        [text(whose), text(&rule.rule), number(rule.used), number(rule.remaining), number(reset)]
-    };
-    rules.iter().map(row).collect()
+    let whole = |[limit, used, remaining, reset]: [Cell; 4]| [text(whose), limit, used, remaining, reset];
+    usage::rows(limit, rules).into_iter().map(whole).collect()
 }
 
 #[cfg(test)]
