@@ -24,6 +24,8 @@ mod proxy;
 mod reboot;
 #[path = "policy/redis.rs"]
 mod redis;
+#[path = "policy/retired.rs"]
+mod retired;
 #[path = "policy/rules.rs"]
 mod rules;
 #[path = "policy/secrecy.rs"]

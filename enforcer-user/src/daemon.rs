@@ -11,7 +11,7 @@
 //! - `penalties`: the sources that the program keeps out
 //! - `reaper`: connections ended that keep a worker waiting, or that are older than the guard
 //! - `answering`: whether refused requests can be answered
-//! - `sweeping`: connections that never came to be
+//! - `sweeping`, `retired`: connections that never came to be, and what was used of limits that are long gone
 //! - `report`: what it tells about itself
 //! - `coverage`: what it says at its start of the ways that it does not guard
 //! - `serving`, `exporter`: HTTP on both its ends
@@ -28,6 +28,7 @@ mod policy;
 mod reaper;
 pub(crate) mod registry;
 mod report;
+mod retired;
 mod rulebook;
 mod serving;
 mod slots;

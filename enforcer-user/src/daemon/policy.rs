@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp, Unit};
 use tokio::sync::watch;
 
 use super::forecast::RuleName;
-use super::registry::{Error, Registry};
+use super::registry::{Error, Registry, check_index};
 use super::rulebook::{Groups, Rulebook, Terms};
 use super::tables::{Seat, Tables};
 use super::trial::{Change, Switch, Trial};
@@ -292,6 +292,7 @@ fn lay_out(
     let book = Rulebook::new(wanted, &placed, tables.seats(), secret).map_err(|error| too_large(&error))?;
     let before = terms(&Groups::of(current, held), current, held, now);
     let after = terms(&Groups::of(wanted, &placed), wanted, &placed, now);
+    after.keys().next_back().map_or(Ok(()), |last| check_index(*last))?;
     let removed = before.keys().filter(|index| !after.contains_key(index)).copied().collect();
     let changed = after.into_iter().filter(|(index, terms)| before.get(index) != Some(terms));
     let changed: Vec<Change> =

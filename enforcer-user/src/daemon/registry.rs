@@ -537,6 +537,20 @@ fn to_second(time: Timestamp) -> Timestamp {
     Timestamp::from_second(time.as_second()).unwrap_or(time)
 }
 
+/// Refuses a principal that no number is left for.
+pub(super) fn check_index(index: u32) -> Result<(), Error> {
+    if index < abi::PRINCIPALS {
+        return Ok(());
+    }
+    let most = abi::PRINCIPALS - 1;
+    let message = format!(
+        "no number is left for a new principal: a state directory has {most}, and that of a principal that was removed \
+         is not given to another. Use names that there were before, or another state directory, which begins without \
+         counts"
+    );
+    Err(Error::Conflict(Refusal::new(message)))
+}
+
 /// From so many entries on, an import reads all principals at once, which takes less time than to look each up.
 const MANY: usize = 1000;
 
@@ -617,16 +631,6 @@ impl<'s> Principals<'s> {
         }
         Ok((principal, new))
     }
-}
-
-/// Refuses an index for which there is no room in the maps.
-fn check_index(index: u32) -> Result<(), Error> {
-    if index < abi::PRINCIPALS {
-        return Ok(());
-    }
-    let most = abi::PRINCIPALS - 1;
-    let message = format!("there are {most} principals, the most there can be: use one of them");
-    Err(Error::Conflict(Refusal::new(message)))
 }
 
 /// An entry to import that is right by itself.

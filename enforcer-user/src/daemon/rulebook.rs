@@ -342,7 +342,11 @@ impl Chapter {
 
 /// The longest window of limits, in ns: after twice that time nothing of a bucket counts.
 fn longest(terms: &Terms) -> u64 {
-    let policy = &terms.limits;
+    idle_after(&terms.limits)
+}
+
+/// ns after a policy's last charge until nothing of its buckets counts.
+pub(super) fn idle_after(policy: &abi::Policy) -> u64 {
     let limits = policy.limits.iter().take(policy.len as usize);
     limits
         .map(|limit| (limit.window * TICK_NS * 2).max(limit.tolerance.saturating_add(limit.interval)))

@@ -9,12 +9,16 @@ use std::time::Instant;
 
 use enforcer_ebpf::abi::{self, Buckets, Key, KeyTag, Meter, Policy, Scope, Service, scope};
 
+use super::retired::Retired;
 use super::rulebook::{Tenant, Terms, tallies_of_service, unix_ns};
 use super::slots::Slots;
 use super::trial::Laid;
 use crate::config::Guarded;
 use crate::kernel::{Error, Kernel};
 use crate::store;
+
+/// Most buckets that are forgotten at once.
+const SWEPT: usize = 4096;
 
 /// One change of the maps, with what it takes to undo it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,6 +83,8 @@ pub(super) struct Tables {
     of_keys: HashMap<KeyTag, u32>,
     /// Where the rules that hold lie.
     laid: Laid,
+    /// The limits of those that do not hold any more.
+    retired: Retired,
 }
 
 impl Tables {
@@ -92,7 +98,7 @@ impl Tables {
     ) -> Result<Self, Error> {
         let slots = Slots::new(abi::POLICIES);
         let (seats, laid) = (BTreeMap::new(), Laid::default());
-        let mut tables = Self { kernel, seats, slots, of_keys: HashMap::new(), laid };
+        let mut tables = Self { kernel, seats, slots, of_keys: HashMap::new(), laid, retired: Retired::default() };
         tables.recall_rules()?;
         tables.seat(services)?;
         // Revoked keys go first: they are the ones that would be served wrongly.
@@ -411,6 +417,24 @@ impl Tables {
     /// Likewise, when others come.
     pub(super) fn laid_mut(&mut self) -> &mut Laid {
         &mut self.laid
+    }
+
+    /// The limits of rules that do not hold any more, when others come.
+    pub(super) fn retired_mut(&mut self) -> &mut Retired {
+        &mut self.retired
+    }
+
+    /// Forgets some of what was used of limits that no rules have any more, and of which nothing counts.
+    pub(super) fn sweep_buckets(&mut self, now: u64) -> Result<(), Error> {
+        let due = self.retired.due(now);
+        if due.is_empty() {
+            return Ok(());
+        }
+        let is_due = |scope: &Scope| u32::try_from(scope.rule).is_ok_and(|rule| due.contains(&rule));
+        if self.kernel.remove_some_buckets(is_due, SWEPT)? < SWEPT {
+            self.retired.forget(&due);
+        }
+        Ok(())
     }
 
     /// The kernel, for what needs no slots.

@@ -3,11 +3,12 @@
 
 use std::collections::HashSet;
 
-use enforcer_ebpf::abi::{self, Client, Extent, Leaf, Rule, Ruleset, Share, State};
+use enforcer_ebpf::abi::{self, Client, Extent, Leaf, Per, Rule, Ruleset, Share, State};
 
-use super::rulebook::{Chapter, Groups, Rulebook, Terms};
+use super::retired::Scopes;
+use super::rulebook::{Chapter, Groups, Rulebook, Terms, idle_after};
 use super::tables::Tables;
-use crate::kernel::{Error, Paths};
+use crate::kernel::{self, Error, Paths};
 use crate::policy::document::Policy;
 use crate::policy::exemptions::{self, Entry};
 use crate::policy::routes::Automaton;
@@ -54,6 +55,8 @@ pub(super) struct Laid {
     policies: Vec<u32>,
     clients: Vec<(Client, Share)>,
     extents: [Extent; 3],
+    /// The limits of rules that count for named subjects.
+    scopes: Scopes,
     /// Entries of the exemptions, and of the proxies under the bits of the services' rules.
     exempt: Vec<Entry>,
     proxies: Vec<Entry>,
@@ -84,6 +87,7 @@ impl Tables {
         let laid = self.lay_principals(changes, &mut switch.principals).and_then(|()| self.lay_rules(book));
         match laid {
             Ok(rules) => {
+                self.retired_mut().hold(&rules.scopes);
                 switch.rules = rules;
                 Ok(switch)
             }
@@ -192,6 +196,9 @@ impl Tables {
         rules.admission = self.lay_terms(Some(admission), laid)?;
         let mut charges = Vec::with_capacity(chapter.charges.len());
         for (rule, terms) in &chapter.charges {
+            if let Some(Terms { limits, candidate, .. }) = terms {
+                laid.count_for(rule, [Some(limits), candidate.as_ref()]);
+            }
             charges.push(Rule { policy: self.lay_terms(terms.as_ref(), laid)?, ..*rule });
         }
         rules.extents = std::array::from_fn(|list| {
@@ -232,6 +239,12 @@ impl Tables {
         }
     }
 
+    /// Takes note of limits that rules had which do not hold any more.
+    fn retire(&mut self, rules: &Laid) {
+        let held = self.laid().scopes.clone();
+        self.retired_mut().retire(&rules.scopes, &held, kernel::now());
+    }
+
     /// Lets a policy hold from now on, all of it at once: for good, or until then in ns of CLOCK_BOOTTIME.
     pub(super) fn switch(&mut self, until: Option<u64>) -> Result<(), Error> {
         self.kernel_mut().set_trial(until.unwrap_or(FOR_GOOD))
@@ -256,6 +269,7 @@ impl Tables {
             self.displace(from);
         }
         let held = std::mem::replace(self.laid_mut(), rules);
+        self.retire(&held);
         self.set_prefixes()?;
         let known: HashSet<Client> = self.laid().clients.iter().map(|(client, _)| *client).collect();
         for (client, _) in held.clients.iter().filter(|(client, _)| !known.contains(client)) {
@@ -268,6 +282,7 @@ impl Tables {
     /// Ends what is on trial.
     pub(super) fn revert(&mut self, switch: Switch) -> Result<(), Error> {
         self.kernel_mut().set_trial(0)?;
+        self.retire(&switch.rules);
         self.leave_trial(&switch.rules)?;
         self.take_up(&switch.principals);
         self.take_up_rules(&switch.rules);
@@ -300,6 +315,7 @@ impl Tables {
         let clients = self.kernel().clients()?;
         let mut policies: Vec<u32> = clients.iter().map(|(_, share)| share.policy).collect();
         let (mut services, mut extents) = (Vec::new(), [Extent::default(); 3]);
+        let mut rules_of_paths = Vec::new();
         for slot in 0..abi::SERVICES {
             let service = self.kernel().service(slot)?;
             if service.rules == 0 {
@@ -309,7 +325,9 @@ impl Tables {
             policies.extend([rules.source, rules.service, rules.guesses, rules.preflight, rules.admission]);
             let [.., places] = rules.extents;
             for place in places.first..places.first.saturating_add(places.len).min(abi::RULES) {
-                policies.push(self.kernel().rule(place)?.policy);
+                let rule = self.kernel().rule(place)?;
+                policies.push(rule.policy);
+                rules_of_paths.push(rule);
             }
             extents = std::array::from_fn(|list| over_both(extents[list], rules.extents[list]));
             services.push(LaidService { slot, ruleset: service.rules, trusts: rules.trusts });
@@ -322,7 +340,13 @@ impl Tables {
         for entry in &mut proxies {
             entry.value &= trusted;
         }
-        *self.laid_mut() = Laid { services, policies, clients, extents, exempt, proxies };
+        let mut laid = Laid { services, policies, clients, extents, exempt, proxies, ..Laid::default() };
+        for rule in rules_of_paths.iter().filter(|rule| rule.policy != 0) {
+            let limits = self.kernel().policy(rule.policy)?;
+            let candidate = self.kernel().policy(limits.candidate)?;
+            laid.count_for(rule, [Some(&limits), Some(&candidate)]);
+        }
+        *self.laid_mut() = laid;
         for slot in 0..abi::SERVICES {
             let service = self.kernel().service(slot)?;
             if service.rules_trial != 0 {
@@ -334,6 +358,16 @@ impl Tables {
 }
 
 impl Laid {
+    /// Takes note of the policies that a rule's limits are counted by.
+    fn count_for(&mut self, rule: &Rule, policies: [Option<&abi::Policy>; 2]) {
+        if rule.per == Per::Source as u32 {
+            return;
+        }
+        let longest = policies.into_iter().flatten().map(idle_after).max().unwrap_or(0);
+        let before = self.scopes.entry(rule.scope).or_default();
+        *before = longest.max(*before);
+    }
+
     /// Sets of rules that no service is under, longest free first.
     fn free_rulesets(&self) -> impl Iterator<Item = u32> + use<> {
         let held: HashSet<u32> = self.services.iter().map(|service| service.ruleset).collect();

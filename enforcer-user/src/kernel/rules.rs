@@ -18,7 +18,7 @@ use crate::policy::exemptions::Entry;
 
 use super::{
     Error, Kernel, MapFill, syscall,
-    tables::{check, failed, take, typed},
+    tables::{check, errno, failed, take, typed},
 };
 
 // include/uapi/linux/bpf.h
@@ -258,7 +258,10 @@ impl Kernel {
     /// No room, or a failed write.
     pub fn open_buckets(&mut self, scope: Scope) -> Result<(), Error> {
         match self.tables.rules.buckets.insert(scope, Buckets::default(), BPF_NOEXIST) {
-            Err(error) if self.buckets(scope)?.is_none() => Err(failed(map::BUCKETS, "written", error)),
+            Err(error) if self.buckets(scope)?.is_none() => match errno(&error) {
+                Some(libc::E2BIG) => Err(Error::Full { map: map::BUCKETS, capacity: abi::BUCKETS }),
+                _ => Err(failed(map::BUCKETS, "written", error)),
+            },
             _ => Ok(()),
         }
     }
@@ -274,6 +277,19 @@ impl Kernel {
     /// Forgets what a named subject that is gone has used. What is not there is no error: it has used nothing.
     pub fn remove_buckets(&mut self, scope: Scope) {
         let _ = self.tables.rules.buckets.remove(&scope);
+    }
+
+    /// Forgets what so many named subjects have used at most, of those for which `is_old` says so; how many there were. Nothing
+    /// may be charging them: a program that still does would charge whoever gets the place next.
+    ///
+    /// # Errors
+    /// A failed read.
+    pub fn remove_some_buckets(&mut self, is_old: impl Fn(&Scope) -> bool, most: usize) -> Result<usize, Error> {
+        let keys = self.tables.rules.buckets.keys();
+        let old = keys.filter(|scope| scope.as_ref().map_or(true, &is_old)).take(most);
+        let old: Vec<Scope> = old.collect::<Result<_, _>>().map_err(|error| failed(map::BUCKETS, "read", error))?;
+        old.iter().for_each(|scope| self.remove_buckets(*scope));
+        Ok(old.len())
     }
 
     /// What limits have refused, or would have, by [`tally`], summed over the CPUs.

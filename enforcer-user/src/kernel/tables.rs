@@ -400,7 +400,7 @@ pub(super) fn failed(map: &'static str, action: &'static str, source: MapError) 
 }
 
 /// The number of the failed system call within a map's error.
-fn errno(error: &MapError) -> Option<i32> {
+pub(super) fn errno(error: &MapError) -> Option<i32> {
     match error {
         MapError::SyscallError(error) => error.io_error.raw_os_error(),
         _ => None,
