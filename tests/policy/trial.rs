@@ -229,6 +229,30 @@ fn what_a_dead_daemon_had_on_trial_is_no_part_of_the_next_trial() -> Result<()> 
 }
 
 #[test]
+fn no_path_of_a_dead_daemon_s_trial_leads_to_a_rule_of_another() -> Result<()> {
+    let site = Site::new(Way::VethNative)?;
+    let _origin = site.serve("routes", Workers::Sync(2))?;
+    let public = |path: &str| format!("[[public]]\npath = \"/{path}\"\nlimit = \"100/hour\"\n");
+    let mut enforcer = site.guard(&public("health"))?;
+    let tried = ["one", "two", "three"].map(public).concat();
+    let ran = with_policy(&enforcer, &["apply", "--confirm", "2s", "-f"], &tried)?;
+    ensure!(ran.code == 0, "{}", ran.stderr);
+    ensure!(site.ask(v4(1), &request("/one", &[]))? == Ending::Answered(200), "on trial");
+    enforcer.stop(Signal::SIGKILL)?;
+    sleep(Duration::from_secs(3));
+    for _ in 0..2 {
+        enforcer.start()?;
+        for path in ["/one", "/two", "/three"] {
+            let ending = site.ask(v4(1), &request(path, &[]))?;
+            ensure!(ending == Ending::Answered(401), "{path} is public by another's rule: {ending:?}");
+        }
+        ensure!(site.ask(v4(1), &request("/health", &[]))? == Ending::Answered(200), "what holds");
+        enforcer.stop(Signal::SIGKILL)?;
+    }
+    Ok(())
+}
+
+#[test]
 fn principals_that_are_new_wait_for_the_end_of_a_trial() -> Result<()> {
     let site = Site::new(Way::VethNative)?;
     let enforcer = site.guard(WIDE)?;

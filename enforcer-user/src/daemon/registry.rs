@@ -152,6 +152,9 @@ impl Registry {
     /// A principal that is to be under a plan, if there is none of its name yet; one that there is must be under it.
     fn under(&self, name: &str, plan: &str, now: Timestamp) -> Result<Option<Planned>, Error> {
         check_name("plan", plan)?;
+        if self.trial.is_some() && self.store.principal(name)?.is_none() {
+            return Err(on_trial());
+        }
         if !self.groups.plans().any(|known| known == plan) {
             let there = self.groups.plans().map(String::as_str).take(10).collect::<Vec<_>>().join(", ");
             let accepted = if there.is_empty() { "none: a policy makes plans".to_owned() } else { there };

@@ -340,6 +340,7 @@ impl Tables {
         for entry in &mut proxies {
             entry.value &= trusted;
         }
+        let [states, ..] = extents;
         let mut laid = Laid { services, policies, clients, extents, exempt, proxies, ..Laid::default() };
         for rule in rules_of_paths.iter().filter(|rule| rule.policy != 0) {
             let limits = self.kernel().policy(rule.policy)?;
@@ -347,13 +348,15 @@ impl Tables {
             laid.count_for(rule, [Some(&limits), Some(&candidate)]);
         }
         *self.laid_mut() = laid;
+        self.kernel_mut().set_trial(0)?;
         for slot in 0..abi::SERVICES {
             let service = self.kernel().service(slot)?;
             if service.rules_trial != 0 {
                 self.kernel_mut().set_service(slot, &abi::Service { rules_trial: 0, ..service })?;
             }
         }
-        self.kernel_mut().set_trial(0)
+        // What leads on from other states would lead on from those that are laid out in their places.
+        self.kernel_mut().remove_edges(|state| state.wrapping_sub(states.first) >= states.len)
     }
 }
 
