@@ -271,3 +271,24 @@ fn principals_that_are_new_wait_for_the_end_of_a_trial() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn what_was_used_of_a_route_on_trial_is_no_other_route_s() -> Result<()> {
+    let site = Site::new(Way::VethNative)?;
+    let _origin = site.serve("routes", Workers::Sync(2))?;
+    let enforcer = site.guard(WIDE)?;
+    let key = add_key(&enforcer, "tenant")?;
+    let routed = |path: &str| format!("{WIDE}\n[[route]]\npath = \"{path}\"\nlimit = \"3/hour\"");
+    let send = |path: &str, count| site.flood(v4(1), count, |_| keyed(path, &key));
+    for (path, end) in [("/one", "rollback"), ("/two", "confirm")] {
+        let ran = with_policy(&enforcer, &["apply", "--confirm", "60s", "-f"], &routed(path))?;
+        ensure!(ran.code == 0, "{}", ran.stderr);
+        let tried = send(path, 4)?;
+        ensure!(tried == statuses([(200, 3), (429, 1)]), "{path}, and none before it: {tried:?}");
+        enforcer.cli(&[end])?;
+    }
+    ensure!(send("/two", 1)? == statuses([(429, 1)]), "what was used on trial is lost behind it");
+    apply(&enforcer, &routed("/one"))?;
+    ensure!(send("/one", 1)? == statuses([(429, 1)]), "what comes back begins anew");
+    Ok(())
+}

@@ -311,6 +311,9 @@ fn begin_trial(
     now: Timestamp,
 ) -> Result<Trial, Error> {
     let change = store.begin()?;
+    store.number(&policy)?;
+    change.commit()?;
+    let change = store.begin()?;
     let (placed, switch) = lay_out(store, tables, secret, before, &policy, now)?;
     // The store goes on saying what holds once the time is over.
     drop(change);

@@ -281,9 +281,19 @@ impl Store {
         }
     }
 
-    fn write_rules(&self, old: &Rows, new: &Rows) -> Result<(), Error> {
+    /// Gives numbers to a policy's services and limits that have none yet: what is counted under them is of no others, even
+    /// if the policy never holds for good.
+    ///
+    /// # Errors
+    /// The store cannot be written, or has no number left.
+    pub fn number(&self, policy: &Policy) -> Result<(), Error> {
+        let old = self.rows()?;
+        let new = old.succeeded_by(policy)?;
+        self.write_numbers(&old, &new)
+    }
+
+    fn write_numbers(&self, old: &Rows, new: &Rows) -> Result<(), Error> {
         let connection = &self.connection;
-        let Policy { services, plans, tenants, principals: _ } = &new.policy;
         for (name, number) in new.numbers.iter().filter(|(name, _)| !old.numbers.contains_key(*name)) {
             let mut statement = connection.prepare_cached("INSERT INTO services (number, name) VALUES (?1, ?2)")?;
             statement.execute(params![number, name])?;
@@ -292,6 +302,13 @@ impl Store {
             let mut statement = connection.prepare_cached("INSERT INTO scopes (number, identity) VALUES (?1, ?2)")?;
             statement.execute(params![number, identity])?;
         }
+        Ok(())
+    }
+
+    fn write_rules(&self, old: &Rows, new: &Rows) -> Result<(), Error> {
+        self.write_numbers(old, new)?;
+        let connection = &self.connection;
+        let Policy { services, plans, tenants, principals: _ } = &new.policy;
         for (table, all, before) in [("plans", plans, &old.policy.plans), ("tenants", tenants, &old.policy.tenants)] {
             for (name, one) in all.iter().filter(|(name, one)| before.get(*name) != Some(one)) {
                 let Plan { limits, candidate, mode } = one;

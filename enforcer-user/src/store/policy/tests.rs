@@ -110,6 +110,19 @@ fn numbers_are_never_given_to_another() {
 }
 
 #[test]
+fn numbers_of_what_was_only_tried_are_its_own() {
+    let fixture = Fixture::new();
+    let route = |path: &str| policy(&format!("[[route]]\npath = \"{path}\"\nlimit = \"1/s\"\n"));
+    let scope = |placed: Placed| placed.services[DEFAULT_SERVICE].routes[0].as_ref().map(|one| one.scope);
+    let change = fixture.store.begin().expect("begins");
+    fixture.store.number(&route("/tried")).expect("numbered");
+    change.commit().expect("commits");
+    assert_eq!(fixture.read().0, Policy::default());
+    assert_eq!(scope(fixture.write(&route("/other"))), Some(17));
+    assert_eq!(scope(fixture.write(&route("/tried"))), Some(16));
+}
+
+#[test]
 fn exemptions_keep_their_numbers_and_take_fresh_ones() {
     let fixture = Fixture::new();
     let exemption = |path: &str| {
