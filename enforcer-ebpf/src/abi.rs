@@ -12,6 +12,8 @@ pub mod map {
     pub const PORTS: &str = "PORTS";
     /// `Array<Service>`, index = service slot. Daemon → kernel.
     pub const SERVICES: &str = "SERVICES";
+    /// `HashMap<Host, u64>`: the slot of the service that a host is of. Daemon → kernel.
+    pub const HOSTS: &str = "HOSTS";
     /// `HashMap<KeyTag, Key>`. Daemon → kernel.
     pub const KEYS: &str = "KEYS";
     /// `Array<shortcut::Shortcuts>` (mmapable), index = [`crate::shortcut::set`]. Daemon → kernel.
@@ -100,6 +102,7 @@ pub mod map {
     pub const PINNED: &[&str] = &[
         PORTS,
         SERVICES,
+        HOSTS,
         KEYS,
         SHORTCUTS,
         POLICIES,
@@ -155,6 +158,10 @@ pub const PORTS: u32 = 65_536;
 pub const SERVICES: u32 = 64;
 /// Services at once: half of the slots have two sets of [`map::ANSWERS`] each, and those that come lie beside those that go.
 pub const SERVICES_MOST: u32 = 15;
+/// Hosts of one service.
+pub const HOSTS_EACH: u32 = 64;
+/// Entries of [`map::HOSTS`]: those that come lie beside those that go.
+pub const HOSTS: u32 = 2 * (SERVICES_MOST * HOSTS_EACH + SERVICES_MOST);
 /// Default entries of [`map::KEYS`].
 pub const KEYS: u32 = 131_072;
 /// Default entries of [`map::METERS`]; index 0 is never given out.
@@ -177,6 +184,14 @@ pub const HANDSHAKES: u32 = 65_536;
 pub const ANSWERS_EACH: u32 = 16;
 /// Entries of [`map::ANSWERS`].
 pub const ANSWERS: u32 = SERVICES * ANSWERS_EACH;
+
+/// The slot of the service that an index in [`map::ANSWERS`] is of: each has two sets, of which one is in use.
+#[must_use]
+#[inline(always)]
+pub const fn slot_of_answer(index: u32) -> u32 {
+    index / ANSWERS_EACH % (SERVICES / 2)
+}
+
 /// Entries of [`map::SOURCES`].
 pub const SOURCES: u32 = 65_536;
 /// Entries of [`map::RULESETS`]; index 0 is never given out: a service without rules.
@@ -208,7 +223,7 @@ pub const SUBJECT_SETS: u32 = 32_768;
 /// Entries of [`map::TALLIES`]; a power of two. Index 0 is for what has none.
 pub const TALLIES: u32 = 8_192;
 /// Methods that are told apart, see [`crate::http::method`]; a power of two.
-pub const METHODS: usize = 16;
+pub const METHODS: usize = 8;
 /// Room for reasons; a power of two.
 pub const REASONS: usize = 32;
 /// Limits that apply together to one principal.
@@ -530,6 +545,10 @@ pub struct Ruleset {
     pub admission: u32,
     /// Bytes of `client`; 0 = clients are not told apart.
     pub client_len: u32,
+    /// Which of the leaves behind [`State::leaf`] is this service's.
+    pub leaf: u32,
+    /// 0.
+    pub reserved: u32,
     /// Name of the field with the client's id, in lower case, then zeros; at most 31 bytes.
     pub client: [u64; 4],
     /// Names of the fields that a key may be in, as that of `client`; words of 0 = none. If there is none at all it is
@@ -596,16 +615,21 @@ pub struct Edge {
 pub struct State {
     /// The state behind any segment that no [`Edge`] leads on by; 0 = the path is not routed.
     pub other: u32,
-    /// Index in [`map::LEAVES`] of a path that ends here.
+    /// Index in [`map::LEAVES`] of a path that ends here: of the first, if there is one for each of several services; 0 =
+    /// no rules.
     pub leaf: u32,
 }
 
-/// The rules of a path.
+/// The rules that a service has of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 #[repr(C)]
 pub struct Leaf {
     /// Index in [`map::RULES`] for each method.
     pub rules: [u32; METHODS],
+    /// [`Service::number`]: no other service is to be judged by them.
+    pub service: u32,
+    /// 0.
+    pub reserved: u32,
 }
 
 /// What holds for a path and method.
@@ -708,12 +732,22 @@ impl Turn {
     }
 }
 
+/// A host of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+#[repr(C)]
+pub struct Host {
+    /// [`Service::leader`].
+    pub leader: u64,
+    /// [`crate::http::host::tag`] of its name under the key secret; 0 for all that have no entry, and for none.
+    pub name: [u64; 2],
+}
+
 /// A guarded service. Each field is valid by itself, so an update needs no atomicity over them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Service {
     /// [`Service::OBSERVE`], [`Service::UPGRADE`], [`Service::ANSWER`], [`Service::KEEP`],
-    /// [`Service::PENALISE_SHARED`].
+    /// [`Service::PENALISE_SHARED`], [`Service::HOSTS`], [`Service::SPARE`].
     pub flags: u32,
     /// Longest request head in bytes, request line and final CRLF included.
     pub max_head: u32,
@@ -745,8 +779,9 @@ pub struct Service {
     pub rules_trial: u32,
     /// Tells it from all other services that there are or were; 0 in slot 0, and in no other that is in use.
     pub number: u32,
-    /// 0.
-    pub reserved: u32,
+    /// Number of the service that a port leads to: of those that are told apart by host the one that is asked before the
+    /// host is known; else its own. Sources have their penalties under it.
+    pub leader: u32,
     /// [`crate::verdict::Action`] for each [`crate::verdict::Reason`], by index.
     pub actions: [u8; REASONS],
 }
@@ -765,6 +800,19 @@ impl Service {
 
     /// Flag: penalties also for sources behind which registered keys are served.
     pub const PENALISE_SHARED: u32 = 16;
+
+    /// Flag: the request's host says which service it is for ([`map::HOSTS`]).
+    pub const HOSTS: u32 = 32;
+
+    /// Flag: requests for its hosts are counted only, though others on its ports are refused.
+    pub const SPARE: u32 = 64;
+
+    /// Whether what is decided on requests that are for it is counted only.
+    #[must_use]
+    #[inline(always)]
+    pub const fn spares(&self) -> bool {
+        self.flags & (Self::OBSERVE | Self::SPARE) != 0
+    }
 
     /// Whether it only counts what it would refuse.
     #[must_use]
@@ -798,7 +846,7 @@ impl Service {
         rules: 0,
         rules_trial: 0,
         number: 0,
-        reserved: 0,
+        leader: 0,
         actions: [crate::verdict::Action::Reset as u8; REASONS],
     };
 }
@@ -829,6 +877,8 @@ pub enum AnswerKind {
     TooManyRequests = 6,
     /// 429: keys are being guessed, tried out or passed on.
     AbnormalUsage = 7,
+    /// 421: no service is for this host.
+    Misdirected = 8,
 }
 
 /// A response as text with places to be filled in.
@@ -944,12 +994,13 @@ const _: () = {
     assert!(size_of::<Meter>() == 256);
     assert!(size_of::<Scope>() == 24);
     assert!(size_of::<Sighting>() == 48);
-    assert!(size_of::<Ruleset>() == 240);
+    assert!(size_of::<Ruleset>() == 248);
     assert!(size_of::<Edge>() == 24);
     assert!(size_of::<State>() == 8);
-    assert!(size_of::<Leaf>() == 64);
+    assert!(size_of::<Leaf>() == 40);
     assert!(size_of::<Rule>() == 32);
     assert!(size_of::<Client>() == 24);
+    assert!(size_of::<Host>() == 24);
     assert!(size_of::<Service>() == 112);
     assert!(size_of::<Answer>() == 16 + 4 * POINTS + ANSWER_TEXT);
     assert!(size_of::<SocketOffsets>() == 32);

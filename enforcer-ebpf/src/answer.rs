@@ -13,7 +13,7 @@ mod date;
 mod text;
 mod translation;
 
-use crate::abi::{ANSWERS_EACH, Bucket, Buckets, LIMITS, Limit, Policy, Service, scope};
+use crate::abi::{self, Bucket, Buckets, LIMITS, Limit, Policy, Service, scope};
 use crate::flow::{self, Handshake, Receiver, Told, due, receiver};
 use crate::judge::World;
 use crate::limit;
@@ -43,6 +43,8 @@ pub trait Post: World {
     fn write(&self, index: u32, told: &Told, text: &mut Text) -> bool;
     /// Notes what the limits of `told`'s claim say, with [`measure`].
     fn measure(&self, told: &mut Told, now: u64);
+    /// Lets what is counted from now on be counted for the service in a slot.
+    fn count_for(&self, slot: u32);
     /// The [`reply::add`]ed sum of the text.
     fn sum(&self, text: &Text) -> u64;
     /// Puts a number at a place of the packet in the place of another, and into its checksum.
@@ -211,6 +213,10 @@ fn take<P: Post>(post: &P, sheet: &mut Sheet) -> bool {
     words::copy(&flow.told, &mut sheet.told);
     flow.told.due = due::NOTHING;
     sheet.text.clear();
+    if sheet.service.flags & Service::HOSTS != 0 && sheet.told.kind != Told::END {
+        // The refused request was for one of several.
+        post.count_for(abi::slot_of_answer(sheet.told.kind));
+    }
     if sheet.told.due == due::RESET {
         post.count(Count::Event(Event::ResetClient));
         return true;
@@ -226,8 +232,7 @@ fn take<P: Post>(post: &P, sheet: &mut Sheet) -> bool {
         }
     }
     let ends = sheet.told.kind == Told::END;
-    let index = sheet.service.answers.wrapping_add(sheet.told.kind & (ANSWERS_EACH - 1));
-    if !ends && !post.write(index, &sheet.told, &mut sheet.text) {
+    if !ends && !post.write(sheet.told.kind, &sheet.told, &mut sheet.text) {
         return false;
     }
     // A FIN takes a number, too.

@@ -350,7 +350,7 @@ pub struct Hold {
 pub enum Who {
     /// A source.
     Source(Source),
-    /// A principal, in the service of this [`crate::abi::Service::number`].
+    /// A principal, in the services of this [`crate::abi::Service::leader`].
     Principal(u32, u32),
 }
 

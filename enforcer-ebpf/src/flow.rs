@@ -89,7 +89,7 @@ pub struct Told {
     pub ack: u32,
     /// TCP timestamps (RFC 7323) for the client: value and echo; both 0 if it sends none.
     pub stamps: [u32; 2],
-    /// Which answer: an [`crate::abi::AnswerKind`], or [`Told::END`].
+    /// Which answer: its index in [`crate::abi::map::ANSWERS`], or [`Told::END`].
     pub kind: u32,
     /// 1 if it has no body, since its request's method is HEAD.
     pub bodiless: u32,
@@ -240,10 +240,10 @@ impl Default for Set {
 
 const _: () = {
     assert!(size_of::<Tuple>() == 40);
-    assert!(size_of::<Machine>() == 176);
-    assert!(size_of::<Mark>() == 184);
+    assert!(size_of::<Machine>() == 192);
+    assert!(size_of::<Mark>() == 200);
     assert!(size_of::<Told>() == 8 + 4 * 16 + 24 + 16);
-    assert!(size_of::<Flow>() == 40 + 176 + 184 + 8 * 9 + 4 * 18 + 112 + 40);
+    assert!(size_of::<Flow>() == 40 + 192 + 200 + 8 * 9 + 4 * 18 + 112 + 40);
     assert!(size_of::<Set>() == 8 + WAYS * (8 + size_of::<Flow>()));
 };
 

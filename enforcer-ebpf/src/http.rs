@@ -13,6 +13,7 @@ pub mod bytes;
 mod cookie;
 mod element;
 mod head;
+pub mod host;
 mod proxy_header;
 mod target;
 mod value;
@@ -154,35 +155,38 @@ mod phase {
     pub(super) const VERSION: u8 = 8;
     pub(super) const LINE: u8 = 9;
     pub(super) const VALUE: u8 = 10;
-    pub(super) const KEY_LEAD: u8 = 11;
-    pub(super) const KEY: u8 = 12;
-    pub(super) const KEY_TRAIL: u8 = 13;
-    pub(super) const CLIENT_LEAD: u8 = 14;
-    pub(super) const CLIENT: u8 = 15;
-    pub(super) const CLIENT_TRAIL: u8 = 16;
-    pub(super) const FORWARDED: u8 = 17;
-    pub(super) const LENGTH_LEAD: u8 = 18;
-    pub(super) const LENGTH: u8 = 19;
-    pub(super) const LENGTH_TRAIL: u8 = 20;
-    pub(super) const CODING_LEAD: u8 = 21;
-    pub(super) const CODING_TRAIL: u8 = 22;
-    pub(super) const EXPECT_LEAD: u8 = 23;
-    pub(super) const EXPECT_TRAIL: u8 = 24;
+    /// A host, where services are told apart by it; the value is its tag.
+    pub(super) const HOST: u8 = 11;
+    pub(super) const HOST_TRAIL: u8 = 12;
+    pub(super) const KEY_LEAD: u8 = 13;
+    pub(super) const KEY: u8 = 14;
+    pub(super) const KEY_TRAIL: u8 = 15;
+    pub(super) const CLIENT_LEAD: u8 = 16;
+    pub(super) const CLIENT: u8 = 17;
+    pub(super) const CLIENT_TRAIL: u8 = 18;
+    pub(super) const FORWARDED: u8 = 19;
+    pub(super) const LENGTH_LEAD: u8 = 20;
+    pub(super) const LENGTH: u8 = 21;
+    pub(super) const LENGTH_TRAIL: u8 = 22;
+    pub(super) const CODING_LEAD: u8 = 23;
+    pub(super) const CODING_TRAIL: u8 = 24;
+    pub(super) const EXPECT_LEAD: u8 = 25;
+    pub(super) const EXPECT_TRAIL: u8 = 26;
     /// Connection options; or cookies, if [`super::cookie::NAME`] or [`super::cookie::REST`] is what was seen.
-    pub(super) const LIST: u8 = 25;
+    pub(super) const LIST: u8 = 27;
     /// A header of the PROXY protocol, version 1 or 2, before the first request.
-    pub(super) const HEADER_1: u8 = 26;
-    pub(super) const HEADER_2: u8 = 27;
+    pub(super) const HEADER_1: u8 = 28;
+    pub(super) const HEADER_2: u8 = 29;
     /// The rest of one, which nobody reads.
-    pub(super) const HEADER_REST: u8 = 28;
+    pub(super) const HEADER_REST: u8 = 30;
     /// From here on the head is complete.
-    pub(super) const BODY: u8 = 29;
-    pub(super) const CHUNK_SIZE: u8 = 30;
-    pub(super) const CHUNK_DATA: u8 = 31;
-    pub(super) const CHUNK_END: u8 = 32;
-    pub(super) const LAST_CHUNK: u8 = 33;
+    pub(super) const BODY: u8 = 31;
+    pub(super) const CHUNK_SIZE: u8 = 32;
+    pub(super) const CHUNK_DATA: u8 = 33;
+    pub(super) const CHUNK_END: u8 = 34;
+    pub(super) const LAST_CHUNK: u8 = 35;
     /// What follows is not judged: an observed stream that was malformed, or an allowed upgrade.
-    pub(super) const OPAQUE: u8 = 34;
+    pub(super) const OPAQUE: u8 = 36;
 }
 
 const HTTP_1_0: u32 = 1;
@@ -219,6 +223,8 @@ const KEY_IN_URL: u32 = 1 << 17;
 const KEY_ELSEWHERE: u32 = 1 << 19;
 /// A header of the PROXY protocol was read, and nothing behind it.
 const HEADED: u32 = 1 << 18;
+/// The target has named the host.
+const ABSOLUTE: u32 = 1 << 20;
 
 /// The machine's state between two bytes of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -240,8 +246,8 @@ pub struct Machine {
     phase: u8,
     /// Bytes of `carry` that count.
     carried: u8,
-    /// Bytes of the name under way that are known to be a token's; in a path, a [`target::seen`] number; in a list, 1 within
-    /// an option, and what [`phase::LIST`] says.
+    /// Bytes of the name under way that are known to be a token's; in a path, a [`target::seen`] number, in a host a
+    /// [`host::part`]; in a list, 1 within an option, and what [`phase::LIST`] says.
     seen: u8,
     /// Digits of the length under way.
     digits: u8,
@@ -252,6 +258,8 @@ pub struct Machine {
     key: [u64; 2],
     /// Tag of the client's id, likewise.
     client: [u64; 2],
+    /// Tag of the host, likewise, where services are told apart by it.
+    host: [u64; 2],
     /// Where a proxy says that the request comes from, likewise.
     source: Address,
     /// Where it says in its header that the connection does; all 0 if it has said nothing.
@@ -437,7 +445,7 @@ impl Machine {
             if matches!(
                 self.phase,
                 phase::FORM..=phase::SEGMENT
-                    | phase::KEY_LEAD..=phase::FORWARDED
+                    | phase::HOST..=phase::FORWARDED
                     | phase::HEADER_1..=phase::HEADER_REST
             ) {
                 differs |= difference(&self.value, &other.value);
@@ -447,6 +455,9 @@ impl Machine {
             }
             if self.flags & CLIENT != 0 {
                 differs |= difference(&self.client, &other.client);
+            }
+            if self.flags & (HOST | ABSOLUTE) != 0 {
+                differs |= difference(&self.host, &other.host);
             }
             if self.flags & FORWARDED != 0 {
                 differs |= difference(&self.source, &other.source);
@@ -641,12 +652,16 @@ impl Machine {
             phase::START => self.method(window, cursor, terms, lookup),
             phase::TARGET => self.target(window, cursor),
             phase::FORM => self.form(window, cursor),
+            phase::AUTHORITY if terms.service.flags & Service::HOSTS != 0 => {
+                self.host_in_target(window, cursor, terms.secret)
+            }
             phase::AUTHORITY => self.authority(window, cursor),
             phase::SEGMENT => self.segment(window, cursor, terms, lookup),
             phase::PARAMETER => self.parameter(window, cursor),
             phase::PATH | phase::QUERY => self.query(window, cursor),
             phase::VERSION => self.version(window, cursor),
             phase::LINE | phase::VALUE => self.line(window, cursor, terms),
+            phase::HOST | phase::HOST_TRAIL => self.host_field(window, cursor),
             phase::KEY_LEAD..=phase::KEY_TRAIL | phase::CLIENT_LEAD..=phase::CLIENT_TRAIL => {
                 self.identifier(window, cursor)
             }

@@ -30,7 +30,7 @@ mod watch;
 
 use core::ops::DerefMut;
 
-use crate::abi::{Client, Key, KeyTag, Rule, Ruleset, Service, Share};
+use crate::abi::{Client, Host, Key, KeyTag, Ruleset, Service, Share};
 use crate::connection;
 use crate::flow::{self, Course, Flow, Handshake, Mark, Place, Plan, Receiver, Set, receiver, stage};
 use crate::http::bytes::Window;
@@ -40,7 +40,7 @@ use crate::source::{Address, Level, Source};
 use crate::verdict::{Action, Count, Event, Reason};
 use crate::wire::{self, Head, NotTcp, Segment, Tuple, flag};
 use again::Memory;
-pub use decision::{Decision, Party, claim, claim_pair, decide, identify, is_paid, open, party, pay, spread};
+pub use decision::{Decision, Party, assign, claim, claim_pair, decide, identify, is_paid, open, party, pay, release, spread};
 pub use holding::{hold, hold_again, settle, would_hold};
 use kept::Meanwhile;
 pub use reading::{Piece, Reading, Refill, Scan, advance, introduce, read, refill, step};
@@ -105,8 +105,12 @@ pub trait World: Lookup + connection::Tables + Sized {
     fn key(&self, tag: KeyTag) -> Option<Key>;
     /// Copies the rules of a service; all 0 if it has none.
     fn rules(&self, service: &Service, rules: &mut Ruleset);
-    /// Copies the rule of the path and method of the request whose head is complete; its index, or 0 if there is none.
-    fn rule(&self, flow: &Flow, rule: &mut Rule) -> u32;
+    /// Copies the service that a host is of, of those that are told apart by it: of one that none is for the service that
+    /// takes all others. `false` if there is none.
+    fn service_of(&self, host: Host, service: &mut Service) -> bool;
+    /// Copies the rule that the reading's service has of the path and method of the request whose head is complete; its
+    /// index, or 0 if there is none.
+    fn rule(&self, flow: &Flow, reading: &mut Reading) -> u32;
     /// Whether one of these exemptions is for an address, and has not ended.
     fn is_exempt(&self, exemptions: u64, address: Address, now: u64) -> bool;
     /// The slot of a principal's policy; 0 if it has none, and so no limit that could be kept.
@@ -182,6 +186,18 @@ pub trait World: Lookup + connection::Tables + Sized {
     #[inline(always)]
     fn decide(&self, reading: &mut Reading, flow: &mut Flow, position: u64) -> Decision {
         decide(self, reading, flow, position)
+    }
+
+    /// [`assign`].
+    #[inline(always)]
+    fn assign(&self, reading: &mut Reading, flow: &Flow) -> bool {
+        assign(self, reading, flow)
+    }
+
+    /// [`release`].
+    #[inline(always)]
+    fn release(&self, reading: &mut Reading, flow: &Flow) {
+        release(self, reading, flow);
     }
 
     /// [`is_paid`].

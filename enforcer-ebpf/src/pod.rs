@@ -5,8 +5,8 @@
 use aya::Pod;
 
 use crate::abi::{
-    Answer, Buckets, Client, Edge, EndsOffsets, Key, KeyTag, Leaf, Meter, Policy, Rule, Ruleset, Scope, Service,
-    Sighting, SocketOffsets, State, Turn,
+    Answer, Buckets, Client, Edge, EndsOffsets, Host, Key, KeyTag, Leaf, Meter, Policy, Rule, Ruleset, Scope,
+    Service, Sighting, SocketOffsets, State, Turn,
 };
 use crate::connection::{Connections, Subjects};
 use crate::flow::Set;
@@ -15,6 +15,8 @@ use crate::source::{Record, Source};
 
 // SAFETY: integers and arrays of integers only, no padding (sizes are asserted beside the types), any bits are valid.
 unsafe impl Pod for KeyTag {}
+// SAFETY: as above.
+unsafe impl Pod for Host {}
 // SAFETY: as above.
 unsafe impl Pod for Key {}
 // SAFETY: as above.

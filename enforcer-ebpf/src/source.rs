@@ -74,13 +74,22 @@ impl Level {
 }
 
 impl Source {
-    /// The source of a client's packets.
+    /// The source of a client's packets, as it has penalties: whatever host it asks for.
     #[must_use]
     #[inline(always)]
     pub const fn of(tuple: &Tuple, service: &Service) -> Self {
         let first = u64::from_be(tuple.source[0]);
         // An IPv4 address fills the first bytes in memory: the upper half.
-        if tuple.is_v6() { Self::six(first, service) } else { Self::four(first >> 32, service) }
+        let source = if tuple.is_v6() { Self::six(first, service) } else { Self::four(first >> 32, service) };
+        source.at_port(service)
+    }
+
+    /// It as the service knows it that its port leads to.
+    #[must_use]
+    #[inline(always)]
+    pub const fn at_port(self, service: &Service) -> Self {
+        let Self { prefix, family } = self;
+        Self { prefix, family: scope::of_service(family & u32::MAX as u64, service.leader) }
     }
 
     /// The source that an address belongs to.

@@ -84,6 +84,8 @@ labelled! {
         ProxyHeader = "proxy_header",
         /// A connection beyond those that its source or its principal may have at once.
         Connections = "connections",
+        /// A host that no service on its port is for.
+        Misdirected = "misdirected",
     }
 }
 
@@ -107,6 +109,7 @@ impl Reason {
             Self::TargetTooLong => Some(AnswerKind::UriTooLong),
             Self::BodyTooLarge => Some(AnswerKind::ContentTooLarge),
             Self::Upgrade => Some(AnswerKind::Forbidden),
+            Self::Misdirected => Some(AnswerKind::Misdirected),
             Self::MidStream
             | Self::FinInHead
             | Self::Unorderly
@@ -164,6 +167,9 @@ labelled! {
         AfterClose = "after_close",
         /// The client's id is not 1–128 visible ASCII bytes.
         ClientId = "client_id",
+        /// Where services are told apart by host: it is missing in HTTP/1.1, is not one that all servers read alike, or is
+        /// another than that of the target.
+        Host = "host",
     }
 }
 

@@ -17,12 +17,13 @@ use template::Template;
 pub use template::{LONGEST, TooLarge};
 
 /// The statuses that requests are answered with, and the answer of each.
-const STATUSES: [(u16, &str, AnswerKind); 8] = [
+const STATUSES: [(u16, &str, AnswerKind); 9] = [
     (400, "Bad Request", AnswerKind::BadRequest),
     (401, "Unauthorized", AnswerKind::Unauthorized),
     (403, "Forbidden", AnswerKind::Forbidden),
     (413, "Content Too Large", AnswerKind::ContentTooLarge),
     (414, "URI Too Long", AnswerKind::UriTooLong),
+    (421, "Misdirected Request", AnswerKind::Misdirected),
     (TOO_MANY_REQUESTS, "Too Many Requests", AnswerKind::TooManyRequests),
     (TOO_MANY_REQUESTS, "Too Many Requests", AnswerKind::AbnormalUsage),
     (431, "Request Header Fields Too Large", AnswerKind::FieldsTooLarge),
@@ -250,7 +251,7 @@ mod tests {
                 assert_eq!(head + &body, whole, "the answer to HEAD is the same without the body");
                 statuses.push(status);
             }
-            assert_eq!(statuses, [400, 401, 403, 413, 414, 429, 429, 431]);
+            assert_eq!(statuses, [400, 401, 403, 413, 414, 421, 429, 429, 431]);
         }
     }
 

@@ -246,7 +246,10 @@ pub struct Explain {
     /// The port; without it the first of the service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
-    /// The service; without it the only one, or that of the port.
+    /// The host; without it one of the service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// The service; without it the only one, or that of the port and host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<String>,
     /// Other fields, as lines without their ends.
@@ -736,6 +739,9 @@ pub struct ServiceStatus {
     pub name: String,
     /// Its TCP ports.
     pub ports: Vec<u16>,
+    /// The hosts that it is for; none: all, or all that are no other's with the same ports.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<String>,
     /// `enforce` or `observe`.
     pub mode: String,
     /// What is done with a refused request: `answer`, `reset` or `drop`.

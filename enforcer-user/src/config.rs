@@ -7,6 +7,7 @@
 mod answers;
 pub(crate) mod bounds;
 mod choice;
+mod host;
 mod penalty;
 mod refusals;
 mod service;
@@ -28,7 +29,8 @@ pub use bounds::{HeadTimeout, OpenHeads, OutOfBounds};
 use choice::Choice;
 pub use penalty::{Penalty, Rate, Switch, Term, Width};
 pub use refusals::{OnRefuse, Refusals};
-pub use service::Guarded;
+pub use host::HostName;
+pub use service::{Guarded, leader, leaders, mode_of_ports};
 pub use sizes::{SizeOverrides, Sizes};
 pub use targets::Targets;
 
@@ -376,6 +378,7 @@ impl Settings {
     pub fn ports(&self) -> Vec<u16> {
         let mut ports: Vec<u16> = self.services.iter().flat_map(|service| service.ports.iter().copied()).collect();
         ports.sort_unstable();
+        ports.dedup();
         ports
     }
 

@@ -48,7 +48,7 @@ use tokio::net::{TcpListener, UnixStream};
 use tokio::sync::watch;
 
 use crate::api::Refusal;
-use crate::config::{Metrics, Settings};
+use crate::config::{self, Metrics, Settings};
 use crate::control::{self, Peer};
 use crate::kernel::{self, Clock, Kernel};
 use crate::store::{self, Store};
@@ -175,7 +175,7 @@ pub async fn run(settings: Settings, log: bool, shutdown: impl Future<Output = (
     let keys = store.keys_by_tag()?;
     let began = Instant::now();
     let on_trial = kernel.trial()?;
-    let mut tables = Tables::reconcile(kernel, &held.services, &held.terms, &keys)?;
+    let mut tables = Tables::reconcile(kernel, &settings.services, &held.services, &held.terms, &keys)?;
     let (keys, principals, time) = (keys.len(), held.terms.len(), began.elapsed().as_millis());
     tracing::info!("brought the maps to {keys} keys and {principals} principals in {time} ms");
     let (book, named) = held.rules(tables.seats(), secret).map_err(unlaid)?;
@@ -183,7 +183,9 @@ pub async fn run(settings: Settings, log: bool, shutdown: impl Future<Output = (
     let switch = tables.lay_out(&book, &[], Vec::new())?;
     // A port goes to a service once its rules hold, and what its service was before goes on until then.
     tables.switch(None)?;
+    tables.set_hosts(&settings.services, secret)?;
     tables.set_ports(&settings.services)?;
+    tables.clear_hosts(&settings.services, secret)?;
     tables.settle(switch)?;
     tables.clear_seats()?;
     let keeper = Keeper::open(&state.counts(), counted, is_empty);
@@ -203,8 +205,9 @@ pub async fn run(settings: Settings, log: bool, shutdown: impl Future<Output = (
     announce(&settings, tables.kernel());
     coverage::warn(&settings, &options);
     let reaped = Arc::new(Tally::default());
+    let leaders = config::leaders(&settings.services);
     if tables.kernel().attachments().iter().any(|attachment| !attachment.taken_over) {
-        for service in &settings.services {
+        for service in &leaders {
             if let Err(error) = reaper::end_existing(service, settings.existing, tables.kernel(), &reaped) {
                 tracing::error!("connections that are older than the guard are not ended: {error}");
             }
@@ -212,7 +215,7 @@ pub async fn run(settings: Settings, log: bool, shutdown: impl Future<Output = (
     }
     let followed = tables.kernel().connections();
     let reaper = |service| Reaper::new(service, followed.clone(), Arc::clone(&reaped));
-    let reapers: Vec<Reaper> = settings.services.iter().map(reaper).collect();
+    let reapers: Vec<Reaper> = leaders.iter().map(reaper).collect();
 
     let registry = Registry {
         store,

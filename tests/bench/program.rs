@@ -121,7 +121,7 @@ impl Judge {
             let scope = scope::ROUTES as u32 + route;
             let rule = Rule { scope, policy: OF_ROUTE, per: Per::Principal as u32, cost: 1, ..Rule::default() };
             self.array::<Rule>(map::RULES)?.set(route, rule, 0)?;
-            self.array::<Leaf>(map::LEAVES)?.set(route, Leaf { rules: [route; METHODS] }, 0)?;
+            self.array::<Leaf>(map::LEAVES)?.set(route, Leaf { rules: [route; METHODS], ..Leaf::default() }, 0)?;
             // All beneath it is the same route.
             self.array::<State>(map::STATES)?.set(1 + route, State { other: 1 + route, leaf: route }, 0)?;
         }

@@ -14,7 +14,7 @@ use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
 use aya::programs::{BtfTracePoint, Iter, Program as Loadable, SchedClassifier, TestRun, TestRunOptions, Xdp};
 use aya::{Btf, Ebpf, EbpfLoader, Pod, TestRunResult};
 use enforcer_ebpf::abi::{
-    Answer, Buckets, Client, Edge, EndsOffsets, Key as ApiKey, KeyTag, Leaf, Meter, Policy, Principal, Rule, Ruleset,
+    Answer, Buckets, Client, Edge, EndsOffsets, Host, Key as ApiKey, KeyTag, Leaf, Meter, Policy, Principal, Rule, Ruleset,
     Scope, Service, SocketOffsets, State, TOTALS, global, map,
 };
 use enforcer_ebpf::answer::Sheet;
@@ -197,7 +197,7 @@ impl Loaded {
             }
             .with_context(|| format!("loading {name}"))?;
         }
-        let services = tables.services.len() as u32;
+        let services = (tables.services.len() + tables.hosted.len()) as u32;
         let mut loaded = Self { object, program, services };
         loaded.write(tables)?;
         Ok(loaded)
@@ -288,6 +288,13 @@ impl Loaded {
         for (slot, (&port, service)) in (0u32..).zip(&tables.services) {
             self.array::<Service>(map::SERVICES)?.set(slot, service, 0)?;
             self.array::<u32>(map::PORTS)?.set(u32::from(port), slot + 1, 0)?;
+        }
+        for (slot, service) in (tables.services.len() as u32..).zip(&tables.hosted) {
+            self.array::<Service>(map::SERVICES)?.set(slot, service, 0)?;
+        }
+        let mut hosts: HashMap<_, Host, u64> = self.map(map::HOSTS)?.try_into()?;
+        for (host, &slot) in &tables.hosts {
+            hosts.insert(host, u64::from(slot), 0)?;
         }
         for (&index, answer) in &tables.answers {
             self.array::<Answer>(map::ANSWERS)?.set(index, answer, 0)?;
@@ -467,7 +474,7 @@ impl Loaded {
         Ok(std::array::from_fn(|index| all.iter().map(|totals| totals[index]).sum()))
     }
 
-    /// Those of each service, in the order of their ports.
+    /// Those of each service, in the order of their ports, then of those that only hosts lead to.
     ///
     /// # Errors
     /// When the map cannot be read.

@@ -35,6 +35,8 @@ pub struct Found {
     pub route: u32,
     /// The client id's tag.
     pub client: [u64; 2],
+    /// The host's tag, where services are told apart by it.
+    pub host: [u64; 2],
     /// Where a trusted proxy says that it comes from.
     pub source: Option<Address>,
     /// Whether it is a CORS preflight.
@@ -195,6 +197,7 @@ impl Reader {
                         method: self.machine.method_number(),
                         route: self.machine.route(),
                         client: self.machine.client(),
+                        host: self.machine.host(),
                         source: self.machine.forwarded(),
                         is_preflight: self.machine.is_preflight(),
                         has_key_elsewhere: self.machine.has_key_elsewhere(),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use enforcer_ebpf::abi::{
-    ANSWER_TEXT, Answer, Client, Edge, Key, KeyTag, Leaf, Limit, POINTS, Point, Policy, Rule, Ruleset, Scope, Service,
+    ANSWER_TEXT, Answer, Client, Edge, Host, Key, KeyTag, Leaf, Limit, POINTS, Point, Policy, Rule, Ruleset, Scope, Service,
     Share, State, Value, scope,
 };
 use enforcer_ebpf::charge::table;
@@ -17,6 +17,10 @@ use crate::reader::SECRET;
 pub struct Tables {
     /// Port to service.
     pub services: BTreeMap<u16, Service>,
+    /// The services that no port leads to at once, but a host; their slots are behind those of the ports.
+    pub hosted: Vec<Service>,
+    /// Host to slot.
+    pub hosts: BTreeMap<Host, u32>,
     /// The registered keys.
     pub keys: BTreeMap<KeyTag, Key>,
     /// Slot to policy; a principal of the number of a slot is under that one.

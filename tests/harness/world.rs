@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 use enforcer_ebpf::abi::{
-    Buckets, Client, Edge, Key, KeyTag, LIMITS, Meter, POINTS, Rule, Ruleset, Scope, Service, Share, Sighting, TOTALS,
+    self, Buckets, Client, Edge, Key, KeyTag, LIMITS, Meter, POINTS, Ruleset, Scope, Service, Share, Sighting, TOTALS,
     scope,
 };
 use enforcer_ebpf::answer::{self, Letter, Post, Sheet, Text};
@@ -47,7 +47,7 @@ pub struct Host {
     connections: Vec<RefCell<Connections>>,
     subjects: Vec<RefCell<Subjects>>,
     meters: RefCell<BTreeMap<u32, Meter>>,
-    /// Of each service, in the order of their ports.
+    /// Of each service, in the order of their ports, then those that only hosts lead to.
     totals: RefCell<Vec<[u64; TOTALS as usize]>>,
     sets: Vec<RefCell<Set>>,
     marks: RefCell<BTreeMap<Place, Mark>>,
@@ -172,7 +172,7 @@ impl Host {
             connections: (0..SETS).map(|_| RefCell::default()).collect(),
             subjects: (0..SETS).map(|_| RefCell::default()).collect(),
             meters: RefCell::default(),
-            totals: RefCell::new(vec![[0; TOTALS as usize]; tables.services.len()]),
+            totals: RefCell::new(vec![[0; TOTALS as usize]; tables.services.len() + tables.hosted.len()]),
             sets: (0..sets).map(|_| RefCell::default()).collect(),
             marks: RefCell::default(),
             payers: RefCell::default(),
@@ -316,7 +316,7 @@ impl Host {
         std::array::from_fn(|index| totals.iter().map(|totals| totals[index]).sum())
     }
 
-    /// Those of each service, in the order of their ports.
+    /// Those of each service, in the order of their ports, then of those that only hosts lead to.
     #[must_use]
     pub fn totals_by_service(&self) -> Vec<[u64; TOTALS as usize]> {
         self.totals.borrow().clone()
@@ -374,6 +374,18 @@ impl<'m> World for Packet<'m> {
         let services = self.host.tables.services.iter().enumerate();
         let Some((slot, (_, guard))) = services.into_iter().find(|(_, (of, _))| **of == port) else { return false };
         *service = *guard;
+        self.service.set(slot);
+        true
+    }
+
+    fn service_of(&self, host: abi::Host, service: &mut Service) -> bool {
+        let Tables { services, hosted, hosts, .. } = &self.host.tables;
+        let Some(&slot) = hosts.get(&host).or_else(|| hosts.get(&abi::Host { name: [0; 2], ..host })) else {
+            return false;
+        };
+        let slot = slot as usize;
+        let Some(found) = services.values().chain(hosted).nth(slot) else { return false };
+        *service = *found;
         self.service.set(slot);
         true
     }
@@ -439,13 +451,15 @@ impl<'m> World for Packet<'m> {
         *rules = self.host.tables.rulesets.get(&service.rules).copied().unwrap_or_default();
     }
 
-    fn rule(&self, flow: &Flow, rule: &mut Rule) -> u32 {
+    fn rule(&self, flow: &Flow, reading: &mut Reading) -> u32 {
         let Tables { states, leaves, rules, .. } = &self.host.tables;
         let (route, method) = (flow.machine.route() as usize, flow.machine.method_number() as usize);
-        let Some(leaf) = states.get(route).and_then(|state| leaves.get(state.leaf as usize)) else { return 0 };
+        let Some(first) = states.get(route).map(|state| state.leaf).filter(|leaf| *leaf != 0) else { return 0 };
+        let leaf = leaves.get((first + reading.rules.leaf) as usize);
+        let Some(leaf) = leaf.filter(|leaf| leaf.service == reading.service.number) else { return 0 };
         let index = leaf.rules[method];
         if let Some(found) = rules.get(index as usize) {
-            *rule = *found;
+            reading.rule = *found;
         }
         index
     }
@@ -631,6 +645,10 @@ impl Post for Packet<'_> {
             }
         }
         true
+    }
+
+    fn count_for(&self, slot: u32) {
+        self.service.set(slot as usize);
     }
 
     fn measure(&self, told: &mut Told, now: u64) {

@@ -148,7 +148,7 @@ fn hold(seed: u64) -> Result<()> {
     }
     tables.services.entry(8000).or_insert(Service::DEFAULT).rules = 1;
     tables.states = vec![State::default(), State { other: 0, leaf: 1 }];
-    tables.leaves = vec![Leaf::default(), Leaf { rules: [1; METHODS] }];
+    tables.leaves = vec![Leaf::default(), Leaf { rules: [1; METHODS], ..Leaf::default() }];
     let shared = Rule { scope: ROUTE as u32, policy: route.first, per: Per::Service as u32, cost, ..Rule::default() };
     tables.rules = vec![Rule::default(), shared];
 

@@ -1065,7 +1065,7 @@ fn two_services(rules: Ruleset) -> Tables {
     tables.policies.insert(9, policy(&[sliding(3, HOUR)]));
     let first = tables.services[&8000];
     tables.rulesets.insert(2, rules);
-    tables.services.insert(8001, Service { rules: 2, number: 5, ..first });
+    tables.services.insert(8001, Service { rules: 2, number: 5, leader: 5, ..first });
     tables
 }
 

@@ -150,6 +150,17 @@ pub const fn uncommon(word: u64) -> u64 {
     (!(letters | hyphens) | word) & HIGHS
 }
 
+/// Bytes that are no part of a host's label: neither letters nor digits, `-` or `_`.
+#[must_use]
+#[inline(always)]
+pub const fn unnamed(word: u64) -> u64 {
+    // As above.
+    let low = word & LOWS;
+    let digits = low.wrapping_add(all(0x80 - b'0')) & !low.wrapping_add(all(0x80 - (b'9' + 1)));
+    let underscores = !((low ^ all(b'_')) + LOWS);
+    uncommon(word) & (!(digits | underscores) | word)
+}
+
 /// Whether a byte may stand in a token (RFC 9110 §5.6.2).
 #[must_use]
 #[inline(always)]
@@ -227,6 +238,8 @@ mod tests {
                 assert_eq!(found(special(word)), expected(is_special), "special {byte:#x} at {at}");
                 let common = byte.is_ascii_alphabetic() || byte == b'-';
                 assert_eq!(found(uncommon(word)), expected(!common), "uncommon {byte:#x} at {at}");
+                let named = common || byte.is_ascii_digit() || byte == b'_';
+                assert_eq!(found(unnamed(word)), expected(!named), "unnamed {byte:#x} at {at}");
             }
         }
     }

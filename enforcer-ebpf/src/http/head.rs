@@ -151,7 +151,8 @@ impl Machine {
     fn begin_target(&mut self, terms: &Terms<'_>, lookup: &impl Lookup) {
         let Terms { service, rules, peer, secret } = *terms;
         self.route = rules.routes;
-        if rules.routes != 0 {
+        // Where the host is to be known, the target may name it.
+        if rules.routes != 0 || service.flags & Service::HOSTS != 0 {
             self.value = Tagger::new(secret).to_words();
             self.phase = phase::FORM;
         } else if service.rules | service.rules_trial != 0 {
@@ -247,7 +248,7 @@ impl Machine {
                 match line_end(window, cursor.pos, cursor.unread()) {
                     LineEnd::Yes => {
                         self.take(cursor, 2);
-                        return self.head_end();
+                        return self.head_end(terms);
                     }
                     LineEnd::Cut => return Step::Starved,
                     LineEnd::No => {}
@@ -388,6 +389,9 @@ impl Machine {
             4 if lowest(first, 4) == HOST_NAME[0] => {
                 let again = self.flags & HOST != 0;
                 self.flags |= HOST;
+                if service.flags & Service::HOSTS != 0 {
+                    self.begin_host(secret);
+                }
                 again.then_some(Malformation::Duplicate)
             }
             10 if first == CONNECTION[0] && lowest(second, 2) == CONNECTION[1] => {
@@ -461,8 +465,11 @@ impl Machine {
     }
 
     #[inline(always)]
-    fn head_end(&mut self) -> Step {
+    fn head_end(&mut self, terms: &Terms<'_>) -> Step {
         let has_body = self.flags & CHUNKED != 0 || (self.flags & LENGTH != 0 && self.left > 0);
+        if terms.service.flags & Service::HOSTS != 0 && self.lacks_host() {
+            return Step::Refused(Malformation::Host.into());
+        }
         // RFC 9110 §10.1.1: without a body there is nothing to wait for; one server reads on as if there were.
         if self.flags & EXPECT != 0 && !has_body {
             return Step::Refused(Malformation::Expect.into());

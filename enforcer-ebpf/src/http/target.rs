@@ -119,7 +119,10 @@ impl Machine {
         lookup: &impl Lookup,
     ) -> Step {
         // Where no rule can be met any more, the path is still to be one that all servers read alike.
-        let taken = if self.route == 0 { run(window, cursor, special).0 } else { self.hash(window, cursor, special) };
+        let taken = match self.route {
+            0 => run(window, cursor, special).0,
+            _ => self.hash(window, cursor, special, |word| word),
+        };
         if taken > 0 {
             self.seen = seen::MORE;
             self.go_on(cursor, taken);

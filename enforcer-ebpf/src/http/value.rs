@@ -37,7 +37,7 @@ impl Machine {
             self.phase += 1;
         }
         if matches!(self.phase, phase::KEY | phase::CLIENT) {
-            let taken = self.hash(window, cursor, invisible);
+            let taken = self.hash(window, cursor, invisible, |word| word);
             self.take(cursor, taken);
             let tagger = Tagger::from_words(self.value);
             if tagger.len() > key::MAX_LEN {
@@ -60,9 +60,16 @@ impl Machine {
         self.trail(window, cursor, kind)
     }
 
-    /// Takes up to 32 bytes before the first of a class into the tag under way; how many. They are still unread.
+    /// Takes up to 32 bytes before the first of a class into the tag under way, as `change` makes them; how many. They are
+    /// still unread.
     #[inline(always)]
-    pub(super) fn hash(&mut self, window: &Window, cursor: &Cursor, class: impl Fn(u64) -> u64) -> u32 {
+    pub(super) fn hash(
+        &mut self,
+        window: &Window,
+        cursor: &Cursor,
+        class: impl Fn(u64) -> u64,
+        change: impl Fn(u64) -> u64,
+    ) -> u32 {
         let mut tagger = Tagger::from_words(self.value);
         let mut taken = 0;
         for _ in 0..4 {
@@ -75,7 +82,7 @@ impl Machine {
                 count = unread;
             }
             if count > 0 {
-                tagger.push(word, count);
+                tagger.push(change(word), count);
                 taken += count;
             }
             if count < 8 {

@@ -1,12 +1,12 @@
 //! Whether one request may pass: its path's rule, its key, its principal, and every limit that applies.
 //!
 //! All limits are charged together or none is ([`crate::charge`]). What needs no key is decided first: an exemption, a
-//! public path, a CORS preflight. Then the key; one that is not good costs its source a guess. A good key that is new to
+//! public path, a CORS preflight. Before all of it the host says whose rules these are, where that is so. Then the key; one that is not good costs its source a guess. A good key that is new to
 //! its source, or a source that is new to its key, is counted, and so is the connection ([`super::holding`]). Then the limits: the principal's, its tenant's, the
 //! source's, the key's own, the rule's, the client's share, the service's.
 
 use super::{Reading, World};
-use crate::abi::{Client, Key, KeyTag, Per, Rule, Ruleset, Scope, Share, SpreadAction, scope};
+use crate::abi::{Client, Host, Key, KeyTag, Per, Rule, Ruleset, Scope, Service, Share, SpreadAction, scope};
 use crate::charge::{Claim, table};
 use crate::flow::{Flow, Place};
 use crate::opaque::zero;
@@ -85,11 +85,9 @@ pub mod party {
 /// It is in parts that do not call each other, since the BPF stack is for a chain of calls.
 #[inline(always)]
 pub fn decide<W: World>(world: &W, reading: &mut Reading, flow: &mut Flow, position: u64) -> Decision {
-    let index = if reading.rules.routes == 0 { 0 } else { world.rule(flow, &mut reading.rule) };
-    if index == 0 {
-        none(&mut reading.rule);
+    if !world.assign(reading, flow) {
+        return Decision { principal: 0, refused: Some(Reason::Misdirected), again: false };
     }
-    identity(flow, index, &mut reading.identity);
     reading.hold.connection = zero();
     let may_be_paid = reading.scan.is_again() || position <= flow.decided;
     if may_be_paid && world.is_paid(reading, flow, position) {
@@ -134,6 +132,37 @@ pub fn decide<W: World>(world: &W, reading: &mut Reading, flow: &mut Flow, posit
         world.pay(reading, flow, position);
     }
     Decision { principal, refused, again: false }
+}
+
+/// Finds out by which service's rules a request is judged, and by which of them, and writes that down; `false` if its host is
+/// no service's.
+///
+/// Where services are told apart by host, that of the request's takes the place of the one that its port leads to.
+#[inline(always)]
+pub fn assign<W: World>(world: &W, reading: &mut Reading, flow: &Flow) -> bool {
+    if reading.service.flags & Service::HOSTS != 0 {
+        let host = Host { leader: u64::from(reading.service.leader), name: flow.machine.host() };
+        if !world.service_of(host, &mut reading.service) {
+            // The service that the port leads to may spare its own.
+            reading.service.flags &= !Service::SPARE;
+            return false;
+        }
+        world.rules(&reading.service, &mut reading.rules);
+    }
+    let index = if reading.rules.routes == 0 { 0 } else { world.rule(flow, reading) };
+    if index == 0 {
+        none(&mut reading.rule);
+    }
+    identity(flow, index, reading.service.number, &mut reading.identity);
+    true
+}
+
+/// Puts back what a port leads to: the next request may be for another host.
+#[inline(always)]
+pub fn release<W: World>(world: &W, reading: &mut Reading, flow: &Flow) {
+    if world.service(flow.tuple.destination_port(), &mut reading.service) {
+        world.rules(&reading.service, &mut reading.rules);
+    }
 }
 
 /// No rule.
@@ -325,7 +354,8 @@ pub fn spread<W: World>(world: &W, reading: &mut Reading) -> Option<Reason> {
 fn exceeds<W: World>(world: &W, reading: &Reading, action: u32) -> bool {
     if action == SpreadAction::Penalty as u32 && reading.scan.proxied == 0 {
         let [prefix, family] = reading.sighting.source;
-        world.penalise(Source { prefix, family }, reading.scan.now, &reading.service);
+        let source = Source { prefix, family }.at_port(&reading.service);
+        world.penalise(source, reading.scan.now, &reading.service);
     }
     action != SpreadAction::Alert as u32
 }
@@ -356,14 +386,15 @@ pub fn open(
     claim.table == table::SOURCE && make(claim)
 }
 
-/// Whose request it is, from where, and by which rule: what is paid for under one is not paid for under another.
+/// Whose request it is, from where, for which service and by which rule: what is paid for under one is not paid for under
+/// another.
 #[inline(always)]
-fn identity(flow: &Flow, rule: u32, identity: &mut KeyTag) {
+fn identity(flow: &Flow, rule: u32, service: u32, identity: &mut KeyTag) {
     let KeyTag([low, high]) = flow.machine.key().unwrap_or(KeyTag([0, u64::MAX]));
     let [first, second] = flow.machine.client();
     // The connection's own peer is the same for all that comes on it.
     let [third, fourth] = flow.machine.forwarded().unwrap_or_default();
-    identity.0[0] = low ^ first ^ third;
+    identity.0[0] = low ^ first ^ third ^ u64::from(service);
     identity.0[1] = high ^ second ^ fourth ^ (u64::from(rule) << 32) ^ u64::from(flow.machine.is_preflight());
 }
 

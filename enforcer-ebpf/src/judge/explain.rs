@@ -180,6 +180,9 @@ pub fn conclude<W: World>(world: &W, desk: &mut Explaining, said: &mut Explanati
     let address = flow.address();
     said.address[0] = address[0];
     said.address[1] = address[1];
+    // It may be for another service than the port leads to.
+    words::copy(&reading.service, &mut said.service);
+    words::copy(&reading.rules, &mut said.rules);
     words::copy(&reading.rule, &mut said.rule);
     said.party = u64::from(reading.party.kind);
     words::copy(&reading.charge, &mut said.charge);
@@ -194,5 +197,5 @@ pub const fn peer(said: &Explanation) -> Source {
 
 const _: () = assert!(
     size_of::<Explanation>()
-        == 40 + 8 + 16 + 6 * 8 + 16 + 8 + 48 + 112 + 240 + 32 + 8 + 16 + 8 + 192 * CLAIMS + size_of::<Charge>()
+        == 40 + 8 + 16 + 6 * 8 + 16 + 8 + 48 + 112 + 248 + 32 + 8 + 16 + 8 + 192 * CLAIMS + size_of::<Charge>()
 );

@@ -2,6 +2,7 @@
 //!
 //! Before the request is charged, what is wanted is taken; once it is known whether it passes, that is written to the
 //! connection or given back. A connection counts for one principal at a time, that of the last request on it that passed.
+//! Services that are told apart by host count together: a connection is no one's of them.
 //! What has no socket here does not count, and neither does a connection that carries the requests of many: a trusted
 //! proxy's that has not told whose it is.
 
@@ -29,9 +30,9 @@ fn principal(reading: &Reading) -> u32 {
 #[inline(always)]
 fn hash_of(world: &impl World, reading: &Reading, flow: &Flow, principal: u32) -> u64 {
     let who = if principal == 0 {
-        Who::Source(Source::at(flow.address(), &reading.service))
+        Who::Source(Source::at(flow.address(), &reading.service).at_port(&reading.service))
     } else {
-        Who::Principal(principal, reading.service.number)
+        Who::Principal(principal, reading.service.leader)
     };
     who.hash(world.flow_secret())
 }

@@ -412,6 +412,10 @@ fn fill<W: World>(world: &W, reading: &mut Reading, flow: &mut Flow) -> Refill {
 /// [`crate::http::Machine::step`] on what is being read.
 #[inline(always)]
 pub fn advance<W: World>(world: &W, reading: &mut Reading, flow: &mut Flow) -> Step {
+    // The last request has passed.
+    if reading.service.number != reading.service.leader {
+        world.release(reading, flow);
+    }
     let Reading { scan, window, service, rules, .. } = reading;
     let terms = Terms { service, rules, peer: flow.tuple.mapped_source(), secret: world.key_secret() };
     flow.machine.step(window, &mut scan.cursor, &terms, world)
@@ -498,7 +502,7 @@ fn account<W: World>(world: &W, reading: &mut Reading, decision: Decision) -> bo
         }
         return true;
     };
-    let observes = reading.service.observes();
+    let observes = reading.service.spares();
     // The rest of a segment that is cut comes again, and is counted then.
     if principal != 0 && (observes || reading.scan.boundary == 0) {
         let tally = match reason {
@@ -508,7 +512,8 @@ fn account<W: World>(world: &W, reading: &mut Reading, decision: Decision) -> bo
         };
         world.tally(principal, tally);
     }
-    if observed(world, &reading.service, reason.into()).is_none() {
+    if observes {
+        world.count(Count::WouldRefuse(reason));
         return true;
     }
     reading.scan.refuse(reason.into());

@@ -41,7 +41,7 @@ pub(super) fn answer(desk: &Desk, segment: &Segment, flow: &mut Flow, reason: Re
     let answers = desk.reading.service.flags & Service::ANSWER != 0
         && action == Action::Answer as u8
         && level == Level::AsSet
-        && kind <= AnswerKind::AbnormalUsage as u32
+        && kind <= AnswerKind::Misdirected as u32
         && flow.pipelined == 0
         && flow.shift.settled == flow.shift.is_kept
         && desk.ack == flow.shift.seq_to_client(desk.written);
@@ -51,7 +51,7 @@ pub(super) fn answer(desk: &Desk, segment: &Segment, flow: &mut Flow, reason: Re
     flow.told.len = 0;
     flow.told.ack = desk.seq.wrapping_add(segment.end().wrapping_sub(segment.seq));
     flow.told.keeps = 0;
-    flow.told.kind = kind;
+    flow.told.kind = if kind == Told::END { kind } else { desk.reading.service.answers.wrapping_add(kind) };
     flow.told.bodiless = desk.reading.scan.bodiless();
     let rules = &desk.reading.rules;
     let spread = if reason == Reason::KeyShared { &rules.sources_of_key } else { &rules.keys_of_source };

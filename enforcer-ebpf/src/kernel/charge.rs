@@ -112,7 +112,7 @@ pub(crate) extern "C" fn count_refusals() -> u32 {
     let Some(scratch) = maps::scratch() else { return 0 };
     let Reading { service, party, charge, .. } = &scratch.desk.reading;
     if charge.result().is_err() {
-        count(charge.refused(), if service.observes() { tally::WOULD_REFUSE } else { tally::REFUSED });
+        count(charge.refused(), if service.spares() { tally::WOULD_REFUSE } else { tally::REFUSED });
     }
     let (mut observed, mut candidate) = (0, 0);
     for claim in 0..CLAIMS {

@@ -5,7 +5,7 @@ use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use aya_ebpf::macros::btf_map;
 use enforcer_ebpf::abi::{
-    self, Answer, Buckets, Client, Edge, EndsOffsets, Key, KeyTag, Leaf, Meter, Policy, Rule, Ruleset, Scope, Service,
+    self, Answer, Buckets, Client, Edge, EndsOffsets, Host, Key, KeyTag, Leaf, Meter, Policy, Rule, Ruleset, Scope, Service,
     Sighting, SocketOffsets, State, Turn, tally,
 };
 use enforcer_ebpf::answer::Sheet;
@@ -23,6 +23,8 @@ const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
 pub(crate) static PORTS: Array<u32, { abi::PORTS as usize }> = Array::new();
 #[btf_map]
 pub(crate) static SERVICES: Array<Service, { abi::SERVICES as usize }> = Array::new();
+#[btf_map]
+pub(crate) static HOSTS: HashMap<Host, u64, { abi::HOSTS as usize }> = HashMap::new();
 #[btf_map]
 pub(crate) static KEYS: HashMap<KeyTag, Key, { abi::KEYS as usize }> = HashMap::new();
 #[btf_map]

@@ -185,6 +185,25 @@ pub(crate) fn number(reason: Option<Reason>) -> u32 {
     }
 }
 
+/// [`judge::assign`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn assign_service(reading: *mut Reading, flow: *const Flow) -> u32 {
+    // SAFETY: of this size, or null.
+    let (Some(reading), Some(flow)) = (unsafe { reading.as_mut() }, unsafe { flow.as_ref() }) else { return 0 };
+    u32::from(judge::assign(&sightless(), reading, flow))
+}
+
+/// [`judge::release`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn release_service(reading: *mut Reading, flow: *const Flow) -> u32 {
+    // SAFETY: of this size, or null.
+    let (Some(reading), Some(flow)) = (unsafe { reading.as_mut() }, unsafe { flow.as_ref() }) else { return 0 };
+    judge::release(&sightless(), reading, flow);
+    1
+}
+
 /// [`judge::is_paid`].
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -247,14 +266,20 @@ pub(crate) extern "C" fn claim_pair(reading: *mut Reading, flow: *const Flow) ->
     1
 }
 
-/// [`enforcer_ebpf::judge::World::rule`], by the state and the method.
+/// [`enforcer_ebpf::judge::World::rule`], by the state, the place and number of the service, and the method.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn find_rule(state: u32, method: u32, rule: *mut Rule) -> u32 {
+pub(crate) extern "C" fn find_rule(state: u32, place: u32, method: u32, service: u32, rule: *mut Rule) -> u32 {
     // SAFETY: of this size, or null.
     let Some(rule) = (unsafe { rule.as_mut() }) else { return 0 };
     let Some(State { leaf, .. }) = STATES.get(state) else { return 0 };
-    let Some(leaf) = LEAVES.get(*leaf) else { return 0 };
+    if *leaf == 0 {
+        return 0;
+    }
+    let Some(leaf) = LEAVES.get(leaf.wrapping_add(place)) else { return 0 };
+    if leaf.service != service {
+        return 0;
+    }
     let index = leaf.rules[method as usize & (METHODS - 1)];
     let Some(found) = RULES.get(index) else { return 0 };
     words::copy(found, rule);

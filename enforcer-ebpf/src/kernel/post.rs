@@ -36,6 +36,11 @@ impl Post for Kernel<TcPacket> {
     }
 
     #[inline(always)]
+    fn count_for(&self, slot: u32) {
+        maps::count_for(slot);
+    }
+
+    #[inline(always)]
     fn measure(&self, told: &mut Told, now: u64) {
         measure_limits(told, now);
     }

@@ -4,7 +4,7 @@ use core::ffi::c_void;
 use core::ops::{Deref, DerefMut};
 
 use aya_ebpf::helpers::generated::{bpf_ktime_get_boot_ns, bpf_loop};
-use enforcer_ebpf::abi::{Client, Key, KeyTag, Meter, Principal, Rule, Ruleset, Service, Share};
+use enforcer_ebpf::abi::{Client, Host, Key, KeyTag, Meter, Principal, Ruleset, Service, Share};
 use enforcer_ebpf::charge::{CLAIMS, table};
 use enforcer_ebpf::flow::{Flow, Handshake, Mark, Place, Receiver, Set};
 use enforcer_ebpf::http::bytes::{CAPACITY, Window};
@@ -19,8 +19,8 @@ use enforcer_ebpf::words;
 
 use crate::atomic::Word;
 use crate::maps::{
-    CHARGES, CLIENTS, FLOW_MASK, FLOW_SECRET, FLOWS, HANDSHAKES, KEY_SECRET, KEYS, MARKS, METERS, PENALTIES, POLICIES,
-    PORTS, RULESETS, SERVICES, SHORTCUTS, SOURCES, TRIAL,
+    CHARGES, CLIENTS, FLOW_MASK, FLOW_SECRET, FLOWS, HANDSHAKES, HOSTS, KEY_SECRET, KEYS, MARKS, METERS, PENALTIES,
+    POLICIES, PORTS, RULESETS, SERVICES, SHORTCUTS, SOURCES, TRIAL,
 };
 use crate::packet::{Packet, XdpPacket};
 use crate::{charge, connection, explain, maps, part};
@@ -120,6 +120,19 @@ unsafe extern "C" fn sum_step<P: Packet>(_index: u32, sums: *mut c_void) -> i64 
     i64::from(!more)
 }
 
+impl<P, const DRY: bool> Kernel<P, DRY> {
+    /// Copies the service in a slot, for which is counted from now on.
+    #[inline(always)]
+    fn copy_service(&self, slot: u32, service: &mut Service) -> bool {
+        let Some(guard) = SERVICES.get(slot) else { return false };
+        words::copy(guard, service);
+        if !DRY {
+            maps::count_for(slot);
+        }
+        true
+    }
+}
+
 impl<P: Packet, const DRY: bool> Lookup for Kernel<P, DRY> {
     #[inline(always)]
     fn next(&self, state: u32, segment: KeyTag) -> u32 {
@@ -151,13 +164,20 @@ impl<P: Packet, const DRY: bool> World for Kernel<P, DRY> {
     #[inline(always)]
     fn service(&self, port: u16, service: &mut Service) -> bool {
         let Some(&slot) = PORTS.get(u32::from(port)) else { return false };
-        let slot = slot.wrapping_sub(1);
-        let Some(guard) = SERVICES.get(slot) else { return false };
-        words::copy(guard, service);
-        if !DRY {
-            maps::count_for(slot);
+        self.copy_service(slot.wrapping_sub(1), service)
+    }
+
+    #[inline(always)]
+    fn service_of(&self, mut host: Host, service: &mut Service) -> bool {
+        // SAFETY: copied at once.
+        let mut slot = unsafe { HOSTS.get(host) }.copied();
+        if slot.is_none() {
+            host.name = [0; 2];
+            // SAFETY: as above.
+            slot = unsafe { HOSTS.get(host) }.copied();
         }
-        true
+        let Some(slot) = slot else { return false };
+        self.copy_service(slot as u32, service)
     }
 
     #[inline(always)]
@@ -256,8 +276,9 @@ impl<P: Packet, const DRY: bool> World for Kernel<P, DRY> {
     }
 
     #[inline(always)]
-    fn rule(&self, flow: &Flow, rule: &mut Rule) -> u32 {
-        part::find_rule(flow.machine.route(), flow.machine.method_number(), rule)
+    fn rule(&self, flow: &Flow, reading: &mut Reading) -> u32 {
+        let Reading { service, rules, rule, .. } = reading;
+        part::find_rule(flow.machine.route(), rules.leaf, flow.machine.method_number(), service.number, rule)
     }
 
     #[inline(always)]
@@ -443,6 +464,16 @@ impl<P: Packet, const DRY: bool> World for Kernel<P, DRY> {
     #[inline(always)]
     fn decide(&self, reading: &mut Reading, flow: &mut Flow, position: u64) -> Decision {
         Decision::from_word(part::decide_request(reading, flow, position))
+    }
+
+    #[inline(always)]
+    fn assign(&self, reading: &mut Reading, flow: &Flow) -> bool {
+        if DRY { judge::assign(self, reading, flow) } else { part::assign_service(reading, flow) != 0 }
+    }
+
+    #[inline(always)]
+    fn release(&self, reading: &mut Reading, flow: &Flow) {
+        part::release_service(reading, flow);
     }
 
     #[inline(always)]

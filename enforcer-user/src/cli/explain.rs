@@ -63,7 +63,10 @@ pub(super) struct Arguments {
     /// The port that it is sent to [default: the first of the service]
     #[arg(long)]
     port: Option<u16>,
-    /// The service that it is for [default: that of the port, or the only one]
+    /// The host that it is for [default: one of the service]
+    #[arg(long, value_name = "NAME")]
+    host: Option<String>,
+    /// The service that it is for [default: that of the port and host, or the only one]
     #[arg(long, value_name = "NAME")]
     service: Option<String>,
     /// Another field of the request, such as 'Origin: https://a.test'; can be given several times
@@ -75,10 +78,34 @@ pub(super) struct Arguments {
 
 impl Arguments {
     pub(super) async fn execute(self, client: &Client) -> anyhow::Result<()> {
-        let Self { method, target, source, forwarded_for, keyed, key_stdin, client: id, port, service, fields, format } =
-            self;
+        let Self {
+            method,
+            target,
+            source,
+            forwarded_for,
+            keyed,
+            key_stdin,
+            client: id,
+            port,
+            host,
+            service,
+            fields,
+            format,
+        } = self;
         let key = if key_stdin { Some(read_key()?) } else { None };
-        let question = Explain { method, target, source, forwarded_for, keyed, key, client: id, port, service, fields };
+        let question = Explain {
+            method,
+            target,
+            source,
+            forwarded_for,
+            keyed,
+            key,
+            client: id,
+            port,
+            host,
+            service,
+            fields,
+        };
         let explained: Envelope<Explained> = client.send(Method::POST, "/v1/explain", &question).await?;
         format.show(&explained, |explained| show(&explained.body))
     }

@@ -9,7 +9,7 @@ use crate::api::{Envelope, ServiceStatus, Status};
 use crate::client::Client;
 
 const LS_HELP: &str = "\
-A service is what the configuration gives a name and ports: `[[service]]` in the file. All of them share the keys and \
+A service is what the configuration gives a name, ports and maybe hosts: `[[service]]` in the file. All of them share the keys and \
 principals; what a principal may do counts over all of them. Limits, routes and rules of each are in the policy, under the \
 same name: `enforcer export`.
 
@@ -77,14 +77,20 @@ fn ports(service: &ServiceStatus) -> String {
     service.ports.iter().map(u16::to_string).collect::<Vec<_>>().join(", ")
 }
 
+/// Its hosts, where they tell it from others.
+fn hosts(service: &ServiceStatus) -> String {
+    if service.hosts.is_empty() { "-".to_owned() } else { service.hosts.join(", ") }
+}
+
 /// A line for each service.
 pub(super) fn listing(services: &[ServiceStatus]) -> String {
     let row = |one: &ServiceStatus| {
         let counts = [one.totals.allowed, one.totals.refused, one.totals.would_refuse].map(number);
         let [passed, refused, would] = counts;
-        [text(&one.name), text(ports(one)), text(&one.mode), text(&one.on_refuse), passed, refused, would]
+        let [ports, hosts, mode] = [ports(one), hosts(one), one.mode.clone()].map(text);
+        [text(&one.name), ports, hosts, mode, text(&one.on_refuse), passed, refused, would]
     };
-    let header = ["SERVICE", "PORTS", "MODE", "ON-REFUSE", "PASSED", "REFUSED", "WOULD-REFUSE"];
+    let header = ["SERVICE", "PORTS", "HOSTS", "MODE", "ON-REFUSE", "PASSED", "REFUSED", "WOULD-REFUSE"];
     table(header, services.iter().map(row))
 }
 
@@ -105,7 +111,12 @@ pub(super) fn lines(service: &ServiceStatus) -> Vec<(&'static str, String)> {
     let ServiceStatus { max_head, max_fields, max_target, max_body, .. } = service;
     let bounds =
         format!("head {max_head} bytes, {max_fields} fields, target {max_target} bytes, body {max_body} bytes");
-    vec![("mode", mode), ("ports", ports(service)), ("waiting", waiting), ("bounds", bounds)]
+    let mut lines = vec![("mode", mode), ("ports", ports(service))];
+    if !service.hosts.is_empty() {
+        lines.push(("hosts", hosts(service)));
+    }
+    lines.extend([("waiting", waiting), ("bounds", bounds)]);
+    lines
 }
 
 fn show(service: &ServiceStatus) -> String {
@@ -124,6 +135,7 @@ pub(super) mod tests {
         ServiceStatus {
             name: name.to_owned(),
             ports: vec![8000, 8001],
+            hosts: Vec::new(),
             mode: "enforce".into(),
             on_refuse: "answer".into(),
             on_refuse_by: [("malformed".into(), "reset".into())].into(),
@@ -145,12 +157,12 @@ pub(super) mod tests {
 
     #[test]
     fn each_service_has_its_line() {
-        let web = ServiceStatus { ports: vec![9000], mode: "observe".into(), ..example("web") };
+        let web = ServiceStatus { ports: vec![9000], hosts: vec!["a.test".into(), "b.test".into()], mode: "observe".into(), ..example("web") };
         assert_eq!(
             listing(&[example("api"), web]),
-            "SERVICE  PORTS       MODE     ON-REFUSE  PASSED  REFUSED  WOULD-REFUSE\n\
-             api      8000, 8001  enforce  answer        100       12             0\n\
-             web      9000        observe  answer        100       12             0\n"
+            "SERVICE  PORTS       HOSTS           MODE     ON-REFUSE  PASSED  REFUSED  WOULD-REFUSE\n\
+             api      8000, 8001  -               enforce  answer        100       12             0\n\
+             web      9000        a.test, b.test  observe  answer        100       12             0\n"
         );
     }
 

@@ -159,6 +159,8 @@ fn settings(config: Option<PathBuf>, service: String, mode: Mode, port: u16) -> 
     let mut guarded = settings.services.swap_remove(own);
     guarded.name = service;
     guarded.ports = vec![port];
+    // It is alone on the stage, and takes what comes.
+    guarded.hosts = Vec::new();
     settings.services = vec![guarded];
     Ok(settings)
 }

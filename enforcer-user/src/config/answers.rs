@@ -26,6 +26,8 @@ pub(super) struct Written {
     content_too_large: Option<Spanned<WrittenOwn>>,
     #[serde(rename = "414")]
     uri_too_long: Option<Spanned<WrittenOwn>>,
+    #[serde(rename = "421")]
+    misdirected_request: Option<Spanned<WrittenOwn>>,
     #[serde(rename = "429")]
     too_many_requests: Option<Spanned<WrittenOwn>>,
     #[serde(rename = "431")]
@@ -55,6 +57,7 @@ pub(super) fn merge(written: Option<Spanned<Written>>, source: &Source<'_>) -> R
         forbidden,
         content_too_large,
         uri_too_long,
+        misdirected_request,
         too_many_requests,
         fields_too_large,
     } = written.into_inner();
@@ -71,6 +74,7 @@ pub(super) fn merge(written: Option<Spanned<Written>>, source: &Source<'_>) -> R
         (403, forbidden),
         (413, content_too_large),
         (414, uri_too_long),
+        (421, misdirected_request),
         (TOO_MANY_REQUESTS, too_many_requests),
         (431, fields_too_large),
     ] {

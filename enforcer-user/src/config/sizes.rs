@@ -78,6 +78,11 @@ impl Sizes {
         })
     }
 
+    /// Bytes of a head, its fields, bytes of a target, and of a body.
+    pub(super) fn all(self) -> [u64; 4] {
+        [self.head.0, self.fields.0, self.target.0, self.body.0]
+    }
+
     /// Sets them in what the kernel reads.
     pub(super) fn apply(self, service: &mut Service) {
         let Self { head, fields, target, body } = self;

@@ -53,6 +53,7 @@ mod tests {
             key: key.map(|key| key.to_owned().into()),
             client: None,
             port: None,
+            host: None,
             service: None,
             fields: Vec::new(),
         };

@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 
 use super::registry::{Error, Registry, select};
 use crate::api::{Explain, Explained, ExplainedLimit, ExplainedSpread, Refusal, Told};
-use crate::config::{Guarded, Settings};
+use crate::config::{Guarded, Settings, leader};
 use crate::kernel::Kernel;
 use crate::name::Selector;
 use crate::policy::document::{Charge, OTHER, Site};
@@ -32,6 +32,8 @@ use crate::{answer, credential, store};
 
 /// Stands in a head for a key that only its tag is known of.
 const STAND_IN: &str = "known-by-its-tag-alone";
+/// A host that no service is for.
+const NOBODYS: &str = "localhost";
 /// Most bytes of a head that is asked about; more is refused by any service.
 const LONGEST: usize = 32 * 1024;
 
@@ -39,14 +41,15 @@ const LONGEST: usize = 32 * 1024;
 fn head(
     question: &Explain,
     service: &service::Service,
+    host: &str,
     key: Option<&str>,
     client: Option<(&str, &str)>,
     forwarded: Option<IpAddr>,
 ) -> Result<Zeroizing<Vec<u8>>, Error> {
     let Explain { method, target, fields, .. } = question;
     let refuse = |field: &str, message: &str, accepted: &str| Error::Invalid(Refusal::of(field, message, accepted));
-    let said = [("method", method), ("target", target)].into_iter().chain(fields.iter().map(|line| ("fields", line)));
-    for (field, text) in said.chain(question.client.iter().map(|text| ("client", text))) {
+    let said = [("method", method.as_str()), ("target", target), ("host", host)].into_iter().chain(fields.iter().map(|line| ("fields", line.as_str())));
+    for (field, text) in said.chain(question.client.iter().map(|text| ("client", text.as_str()))) {
         if text.contains(['\r', '\n']) {
             return Err(refuse(field, "a line ends in it", "one line"));
         }
@@ -62,11 +65,11 @@ fn head(
     }
     let mut head = Zeroizing::new(Vec::with_capacity(LONGEST));
     let mut write = |parts: &[&str]| parts.iter().for_each(|part| head.extend_from_slice(part.as_bytes()));
-    let len = method.len() + target.len() + fields.iter().map(|line| line.len() + 2).sum::<usize>();
+    let len = method.len() + target.len() + host.len() + fields.iter().map(|line| line.len() + 2).sum::<usize>();
     if len + key.map_or(0, str::len) + question.client.as_ref().map_or(0, String::len) > LONGEST - 256 {
         return Err(refuse("target", "this is longer than any request that is read", "16 KiB of a head"));
     }
-    write(&[method, " ", target, " HTTP/1.1\r\nHost: localhost\r\n"]);
+    write(&[method, " ", target, " HTTP/1.1\r\nHost: ", host, "\r\n"]);
     if let (Some(key), Some(field)) = (key, service.key_headers.first()) {
         write(&[field.as_str(), ": ", key, "\r\n"]);
     }
@@ -293,6 +296,7 @@ fn asked_for<'s>(question: &Explain, settings: &'s Settings) -> Result<(&'s Guar
         (Some(service), port) => Ok((service, port.or(service.ports.first().copied()).unwrap_or(0))),
         (None, Some(port)) => {
             let of_port = settings.services.iter().find(|service| service.ports.contains(&port));
+            let of_port = of_port.and_then(|one| leader(&settings.services, one));
             // One that nothing guards is asked about as if it were the first's, and the program says so.
             of_port.or(settings.services.first()).map(|service| (service, port)).ok_or(Error::Stopping)
         }
@@ -320,6 +324,11 @@ impl Registry {
             None => self.policy(now)?,
         };
         let (guarded, port) = asked_for(question, settings)?;
+        let host = match (&question.host, guarded.hosts.first()) {
+            (Some(host), _) => host.as_str(),
+            (None, Some(first)) => first.as_str(),
+            (None, None) => NOBODYS,
+        };
         let site = policy.services.get(&guarded.name).cloned().unwrap_or_default();
         let client = match (&question.client, &site.service.client_id) {
             (None, _) => None,
@@ -339,9 +348,14 @@ impl Registry {
             (None, None) => None,
         };
         let (source, forwarded) = forwarded(question, &site.service)?;
-        let head = head(question, &site.service, key, client, forwarded)?;
+        let head = head(question, &site.service, host, key, client, forwarded)?;
         let asked = Explanation::question(Tuple::between(source, port), known);
         let said = self.tables.kernel_mut().explain(&asked, &head)?;
+        // Its host says for which of several it is.
+        let seats = self.tables.seats();
+        let is_for = |one: &&Guarded| seats.get(&one.name).is_some_and(|seat| seat.number == said.service.number);
+        let guarded = settings.services.iter().find(is_for).unwrap_or(guarded);
+        let site = policy.services.get(&guarded.name).cloned().unwrap_or_default();
         let segments = path::segments(question.target.as_bytes()).unwrap_or_default();
         let found = match path::segments(question.target.as_bytes()) {
             Ok(_) => resolve(&site, &segments, Methods::number(&question.method)),
@@ -395,6 +409,8 @@ fn explained(said: &Explanation, names: &Names<'_>, kernel: &Kernel) -> Result<E
     let verdict = match refused {
         _ if said.outcome == outcome::UNGUARDED => "unguarded",
         None => "pass",
+        Some(Reason::Misdirected) if !said.service.observes() => "refuse",
+        Some(_) if is_decided && said.service.spares() => "would_refuse",
         Some(_) if said.service.observes() => "would_refuse",
         Some(_) => "refuse",
     };

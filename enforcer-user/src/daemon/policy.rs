@@ -45,6 +45,7 @@ impl Held {
     ) -> Result<(Rulebook, Vec<(u32, RuleName)>), Error> {
         let Self { policy, placed, .. } = self;
         let book = Rulebook::new(policy, placed, seats, secret).map_err(|error| too_large(&error))?;
+        warn_of_disagreements(seats, policy);
         Ok((book, forecast::rules(policy, placed, seats)))
     }
 }
@@ -60,6 +61,36 @@ fn of_services<'n>(
     policy.services.retain(|name, _| names.contains(name));
     placed.services.retain(|name, _| names.contains(name));
     Ok((policy, placed))
+}
+
+/// The names of services with the same ports, of each such set that one first which the ports lead to.
+fn together(seats: &BTreeMap<String, Seat>) -> Vec<Vec<String>> {
+    let leaders = seats.iter().filter(|(_, seat)| seat.leads());
+    let sets = leaders.map(|(leader, own)| {
+        let others = seats.iter().filter(|(_, seat)| seat.leader == own.number && !seat.leads());
+        std::iter::once(leader).chain(others.map(|(name, _)| name)).cloned().collect::<Vec<_>>()
+    });
+    sets.filter(|names| names.len() > 1).collect()
+}
+
+/// Says in the log what services with the same ports do not agree on: the configuration has changed behind the policy.
+fn warn_of_disagreements(seats: &BTreeMap<String, Seat>, policy: &Policy) {
+    for names in together(seats) {
+        let said = |name: &String| policy.services.get(name).map(|site| &site.service);
+        let Some(first) = said(&names[0]) else { continue };
+        for (name, other) in names[1..].iter().filter_map(|name| Some((name, said(name)?))) {
+            let fields = first.disagreements(other);
+            if !fields.is_empty() {
+                tracing::warn!(
+                    "{} and {name} have the same ports, but the policy says different {} of them: what it says of {} holds for \
+                     both until another is applied",
+                    names[0],
+                    fields.join(", "),
+                    names[0]
+                );
+            }
+        }
+    }
 }
 
 fn too_large(error: &TooLarge) -> Error {
@@ -104,8 +135,9 @@ impl Registry {
             return Err(Error::Invalid(Refusal::of("confirm_seconds", "this is no time to confirm within", accepted)));
         }
         let refuse = |message: String| Error::Invalid(Refusal { message, field: Some("text".into()), accepted: None });
-        let wanted = file::parse(file, text).map_err(|problems| refuse(problems.to_string()))?;
         let seats = self.tables.seats().clone();
+        let wanted =
+            file::parse_for(&together(&seats), file, text).map_err(|problems| refuse(problems.to_string()))?;
         if let Some(name) = wanted.services.keys().find(|&name| !seats.contains_key(name)) {
             let there: Vec<&str> = seats.keys().map(String::as_str).collect();
             let unknown = file::at_service(file, text, name, "no such service is guarded", &there.join(", "));

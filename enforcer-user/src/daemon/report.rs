@@ -59,12 +59,13 @@ type Counters = [u64; abi::TOTALS as usize];
 
 /// A service and its totals.
 fn service(guarded: &Guarded, totals: Totals) -> ServiceStatus {
-    let Guarded { name, ports, on_refuse, mode, head_timeout, max_open_heads, .. } = guarded;
+    let Guarded { name, ports, hosts, on_refuse, mode, head_timeout, max_open_heads, .. } = guarded;
     let words = |reason: Reason, word: OnRefuse| (reason.as_str().to_owned(), word.as_str().to_owned());
     let abi::Service { max_head, max_fields, max_target, max_body, .. } = guarded.service();
     ServiceStatus {
         name: name.clone(),
         ports: ports.clone(),
+        hosts: hosts.iter().map(ToString::to_string).collect(),
         mode: mode.as_str().to_owned(),
         on_refuse: on_refuse.usual().as_str().to_owned(),
         on_refuse_by: on_refuse.exceptions().iter().map(|(reason, word)| words(*reason, *word)).collect(),

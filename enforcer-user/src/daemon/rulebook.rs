@@ -15,7 +15,7 @@ use super::tables::Seat;
 use crate::config::Mode;
 use crate::policy::document::{self, Charge, OTHER, Plan, Policy, Principal, Site};
 use crate::policy::exemptions::{self, Entry};
-use crate::policy::routes::{self, Automaton, Origin, Room, TooLarge};
+use crate::policy::routes::{self, Automaton, Branch, Origin, Room, TooLarge};
 use crate::policy::service::{self, FieldName, ProxyProtocol};
 use crate::policy::{LimitName, Limits};
 use crate::store::{Placed, PlacedPrincipal, PlacedQuota, PlacedSite};
@@ -112,13 +112,16 @@ pub(super) struct Rulebook {
 pub(super) struct Chapter {
     /// The slot of the service.
     pub(super) slot: u32,
+    /// That of the service whose paths are its paths, too: its own, or that of a chapter before.
+    pub(super) leader: u32,
     /// The rules, without slots and places.
     pub(super) rules: Ruleset,
     pub(super) source: Option<Terms>,
     pub(super) ceiling: Option<Terms>,
     pub(super) guesses: Option<Terms>,
     pub(super) preflight: Option<Terms>,
-    /// The automaton; its rules have neither scope nor policy.
+    /// The automaton of its paths and of those of the services that it leads; its rules have neither scope nor policy. Empty
+    /// where another leads.
     pub(super) paths: Automaton,
     /// Scope, for whom, and limits of each of its rules.
     pub(super) charges: Vec<(Rule, Option<Terms>)>,
@@ -262,9 +265,15 @@ impl Rulebook {
         let mut ahead = vec![all(scope::ADMISSION), overflow(scope::KEY), overflow(scope::CLIENT)];
         ahead.extend(placed.tenants.values().map(|quota| all(u64::from(quota.scope))));
         let (mut chapters, mut exempt, mut exemptions) = (Vec::new(), Vec::new(), Vec::new());
-        for (name, seat) in seats {
-            let (Some(site), Some(numbers)) = (policy.services.get(name), placed.services.get(name)) else { continue };
-            let chapter = Chapter::new(seat.slot, site, numbers, secret, room)?;
+        let said = |(name, seat): (&String, &Seat)| {
+            Some(Volume { seat: *seat, site: policy.services.get(name)?, placed: placed.services.get(name)? })
+        };
+        let volumes: Vec<Volume<'_>> = seats.iter().filter_map(said).collect();
+        let leads = |volume: &Volume<'_>| volume.seat.number == volume.seat.leader;
+        let (leaders, others): (Vec<&Volume<'_>>, Vec<&Volume<'_>>) = volumes.iter().partition(|one| leads(one));
+        for volume in leaders.into_iter().chain(others) {
+            let Volume { seat, site, placed: numbers } = *volume;
+            let chapter = Chapter::new(volume, &volumes, secret, room)?;
             let Automaton { states, edges, leaves, rules, .. } = &chapter.paths;
             room = Room {
                 states: room.states - states.len(),
@@ -289,14 +298,40 @@ impl Rulebook {
     }
 }
 
+/// What is said of a service, with its numbers.
+struct Volume<'a> {
+    seat: Seat,
+    site: &'a Site,
+    placed: &'a PlacedSite,
+}
+
 impl Chapter {
-    /// Of the service in a slot.
-    fn new(slot: u32, site: &Site, placed: &PlacedSite, secret: [u64; 2], room: Room) -> Result<Self, TooLarge> {
-        let paths = routes::compile(site, &placed.exempt, secret, room)?;
-        let charges: Vec<(Rule, Option<Terms>)> =
-            paths.rules.iter().zip(&paths.origins).map(|(rule, origin)| charge(site, placed, rule, *origin)).collect();
+    /// Of a service, `all` of which there are.
+    fn new(
+        &Volume { seat, site, placed }: &Volume<'_>,
+        all: &[Volume<'_>],
+        secret: [u64; 2],
+        room: Room,
+    ) -> Result<Self, TooLarge> {
+        let Seat { slot, number, leader, place } = seat;
+        let mut led: Vec<&Volume<'_>> =
+            all.iter().filter(|one| number == leader && one.seat.leader == number).collect();
+        led.sort_by_key(|one| one.seat.place);
+        let branches: Vec<Branch<'_>> = led
+            .iter()
+            .map(|one| Branch { site: one.site, bits: &one.placed.exempt, service: one.seat.number })
+            .collect();
+        let paths = routes::compile(&branches, secret, room)?;
+        let charges: Vec<(Rule, Option<Terms>)> = paths
+            .rules
+            .iter()
+            .zip(&paths.origins)
+            .map(|(rule, (branch, origin))| charge(led[*branch].site, led[*branch].placed, rule, *origin))
+            .collect();
+        let led_by = all.iter().find(|one| one.seat.number == leader);
+        let leader = led_by.map_or(slot, |one| one.seat.slot);
         let mut flags = 0;
-        let said = &site.service;
+        let said = &led_by.map_or_else(|| site.service.clone(), |one| site.service.on_ports_of(&one.site.service));
         if said.strict_guesses {
             flags |= Ruleset::STRICT_GUESSES;
         }
@@ -312,6 +347,7 @@ impl Chapter {
         }
         let rules = Ruleset {
             flags,
+            leaf: place,
             client_len: client.len() as u32,
             client: name_words(client),
             keys,
@@ -336,7 +372,7 @@ impl Chapter {
         let spreads = [rules.keys_of_source.window, rules.guess_penalty_ns];
         let window = windows.chain(spreads).max().unwrap_or(0);
         let proxies = exemptions::proxies(&said.trusted_proxies);
-        Ok(Self { slot, rules, source, ceiling, guesses, preflight, paths, charges, proxies, window })
+        Ok(Self { slot, leader, rules, source, ceiling, guesses, preflight, paths, charges, proxies, window })
     }
 }
 

@@ -7,13 +7,14 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Instant;
 
-use enforcer_ebpf::abi::{self, Buckets, Key, KeyTag, Meter, Policy, Scope, Service, scope};
+use enforcer_ebpf::abi::{self, Buckets, Host, Key, KeyTag, Meter, Policy, Scope, Service, scope};
+use enforcer_ebpf::http::host;
 
 use super::retired::Retired;
 use super::rulebook::{Tenant, Terms, tallies_of_service, unix_ns};
 use super::slots::Slots;
 use super::trial::Laid;
-use crate::config::Guarded;
+use crate::config::{self, Guarded, Mode};
 use crate::kernel::{Error, Kernel};
 use crate::store;
 
@@ -70,6 +71,10 @@ pub(super) struct Seat {
     pub(super) slot: u32,
     /// [`Service::number`].
     pub(super) number: u32,
+    /// [`Service::leader`].
+    pub(super) leader: u32,
+    /// [`abi::Ruleset::leaf`].
+    pub(super) place: u32,
 }
 
 /// The maps, and which policy lies where in them.
@@ -87,12 +92,41 @@ pub(super) struct Tables {
     retired: Retired,
 }
 
+impl Seat {
+    /// Whether its ports lead to it, and not to another one first.
+    pub(super) const fn leads(&self) -> bool {
+        self.number == self.leader
+    }
+}
+
+/// Whether it depends on a request's host whether a service of these ports is asked.
+fn has_hosts(services: &[Guarded], guarded: &Guarded) -> bool {
+    services.iter().any(|other| other.ports == guarded.ports && !other.hosts.is_empty())
+}
+
+/// A service as the kernel reads it, but for its numbers. One that only observes refuses nothing that is for its hosts; but
+/// where another of the same ports refuses, all that is before the host of a request is known is refused or not for both.
+fn composed(services: &[Guarded], guarded: &Guarded) -> Service {
+    let mode = config::mode_of_ports(services, guarded);
+    let spares = mode == Mode::Enforce && guarded.mode == Mode::Observe;
+    let mut service = Guarded { mode, ..guarded.clone() }.service();
+    if spares {
+        service.flags |= Service::SPARE;
+    }
+    // What translates for those whose connections are kept finds the one that leads by the port.
+    let mut same = services.iter().filter(|other| other.ports == guarded.ports);
+    let keeps = same.any(|other| other.service().flags & Service::KEEP != 0);
+    service.flags |= if keeps { Service::KEEP } else { 0 };
+    service
+}
+
 impl Tables {
     /// Brings the maps to what the store says: missing entries are made, entries that are too many are removed, and
     /// what is right already stays untouched.
     pub(super) fn reconcile(
         kernel: Kernel,
-        services: &BTreeMap<String, u32>,
+        services: &[Guarded],
+        numbers: &BTreeMap<String, u32>,
         principals: &[(u32, Terms)],
         keys: &[store::Key],
     ) -> Result<Self, Error> {
@@ -100,7 +134,7 @@ impl Tables {
         let (seats, laid) = (BTreeMap::new(), Laid::default());
         let mut tables = Self { kernel, seats, slots, of_keys: HashMap::new(), laid, retired: Retired::default() };
         tables.recall_rules()?;
-        tables.seat(services)?;
+        tables.seat(services, numbers)?;
         // Revoked keys go first: they are the ones that would be served wrongly.
         let mut wanted: HashMap<KeyTag, HeldKey> = keys.iter().map(|row| (row.tag, HeldKey::of(row))).collect();
         let mut freed = Vec::new();
@@ -130,7 +164,7 @@ impl Tables {
     }
 
     /// Gives each service, with its number, the slot that an earlier daemon has left it, or one that none is in.
-    fn seat(&mut self, numbers: &BTreeMap<String, u32>) -> Result<(), Error> {
+    fn seat(&mut self, services: &[Guarded], numbers: &BTreeMap<String, u32>) -> Result<(), Error> {
         let mut left: HashMap<u32, u32> = HashMap::new();
         for slot in 1..abi::SERVICES {
             let Service { number, .. } = self.kernel.service(slot)?;
@@ -152,26 +186,80 @@ impl Tables {
                     slot
                 }
             };
-            self.seats.insert(name.clone(), Seat { slot, number });
+            let own = services.iter().position(|guarded| guarded.name == *name);
+            let (leader, place) = own.map_or((number, 0), |own| {
+                let leader = config::leader(services, &services[own]).and_then(|leader| numbers.get(&leader.name));
+                let before = services[..own].iter().filter(|other| other.ports == services[own].ports);
+                (leader.copied().unwrap_or(number), before.count() as u32)
+            });
+            self.seats.insert(name.clone(), Seat { slot, number, leader, place });
         }
         Ok(())
     }
 
     /// Writes what a configuration says of the services; the rules of each stay.
     pub(super) fn set_services(&mut self, services: &[Guarded]) -> Result<(), super::Error> {
-        for guarded in services {
-            let Some(&Seat { slot, number }) = self.seats.get(&guarded.name) else { continue };
+        for (Seat { slot, number, leader, .. }, guarded) in self.seated(services) {
             let answers = self.kernel.set_answers(slot, &guarded.answers.compile()?)?;
-            let Service { rules, rules_trial, .. } = self.kernel.service(slot)?;
-            let service = Service { answers, rules, rules_trial, number, ..guarded.service() };
+            let Service { rules, rules_trial, flags, .. } = self.kernel.service(slot)?;
+            let mut service = Service { answers, rules, rules_trial, number, leader, ..composed(services, guarded) };
+            if number == leader && has_hosts(services, guarded) {
+                // Where hosts are not asked for yet, they are once their services have rules: see `set_hosts`.
+                service.flags |= flags & Service::HOSTS;
+            }
             self.kernel.set_service(slot, &service)?;
         }
         Ok(())
     }
 
+    /// The services that are guarded, each with its seat.
+    fn seated<'s>(&self, services: &'s [Guarded]) -> Vec<(Seat, &'s Guarded)> {
+        services.iter().filter_map(|guarded| Some((*self.seats.get(&guarded.name)?, guarded))).collect()
+    }
+
+    /// Says which service each host is of, and lets the services that others share their ports with ask for it. What was said
+    /// of other hosts before stays.
+    pub(super) fn set_hosts(&mut self, services: &[Guarded], secret: [u64; 2]) -> Result<(), Error> {
+        for (host, slot) in self.hosts(services, secret) {
+            self.kernel.set_host(host, slot)?;
+        }
+        for (seat, guarded) in self.seated(services) {
+            if seat.leads() && has_hosts(services, guarded) {
+                let service = self.kernel.service(seat.slot)?;
+                self.kernel.set_service(seat.slot, &Service { flags: service.flags | Service::HOSTS, ..service })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets the hosts that are no service's any more: of those ports that stay their requests are refused from now on, or
+    /// are for the service that takes all others.
+    pub(super) fn clear_hosts(&mut self, services: &[Guarded], secret: [u64; 2]) -> Result<(), Error> {
+        let wanted = self.hosts(services, secret);
+        for host in self.kernel.hosts()?.into_iter().filter(|host| !wanted.contains_key(host)) {
+            self.kernel.remove_host(host)?;
+        }
+        Ok(())
+    }
+
+    /// The slot of each host.
+    fn hosts(&self, services: &[Guarded], secret: [u64; 2]) -> HashMap<Host, u32> {
+        let mut hosts = HashMap::new();
+        for (seat, guarded) in self.seated(services).into_iter().filter(|(_, guarded)| has_hosts(services, guarded)) {
+            let mut add = |name| hosts.insert(Host { leader: u64::from(seat.leader), name }, seat.slot);
+            if guarded.hosts.is_empty() {
+                add([0; 2]);
+            }
+            for name in &guarded.hosts {
+                add(host::tag(secret, name.as_str()).0);
+            }
+        }
+        hosts
+    }
+
     /// Guards the ports of the services, and no others.
     pub(super) fn set_ports(&mut self, services: &[Guarded]) -> Result<(), Error> {
-        let seated = services.iter().filter_map(|guarded| Some((self.seats.get(&guarded.name)?, guarded)));
+        let seated = self.seated(services).into_iter().filter(|(seat, _)| seat.leads());
         let ports: Vec<(u32, &[u16])> = seated.map(|(seat, guarded)| (seat.slot, &guarded.ports[..])).collect();
         self.kernel.set_ports(&ports)
     }

@@ -1,7 +1,7 @@
 //! The maps go from one policy to another at one word: what is new lies ready beside what holds, until the map TRIAL lets
 //! all of it hold at once, for good or for a time after which it ends by itself, also without a daemon.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use enforcer_ebpf::abi::{self, Client, Extent, Leaf, Per, Rule, Ruleset, Share, State};
 
@@ -151,8 +151,10 @@ impl Tables {
         let mut next = laid.extents.map(|extent| extent.first);
         let mut free = held.free_rulesets();
         let mut bits = held.free_bits();
+        let mut roots = HashMap::new();
         for chapter in &book.chapters {
             let rules = self.lay_chapter(chapter, &book.admission, &mut next, laid)?;
+            let routes = *roots.entry(chapter.leader).or_insert(rules.routes);
             let full = Error::Full { map: abi::map::RULESETS, capacity: abi::RULESETS };
             let ruleset = free.next().ok_or(full)?;
             let trusts = match chapter.proxies.is_empty() {
@@ -161,7 +163,7 @@ impl Tables {
             };
             let proxies = chapter.proxies.iter().map(|entry| Entry { value: entry.value * trusts, ..*entry });
             laid.proxies = exemptions::together(&laid.proxies, &proxies.collect::<Vec<_>>());
-            self.kernel_mut().set_ruleset(ruleset, &Ruleset { trusts, ..rules })?;
+            self.kernel_mut().set_ruleset(ruleset, &Ruleset { trusts, routes, ..rules })?;
             laid.services.push(LaidService { slot: chapter.slot, ruleset, trusts });
         }
         laid.exempt.clone_from(&book.exempt);

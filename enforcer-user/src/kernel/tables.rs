@@ -13,7 +13,7 @@ use aya::{
     Ebpf,
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues},
 };
-use enforcer_ebpf::abi::{self, Answer, Key, KeyTag, Policy, Principal, Service, map};
+use enforcer_ebpf::abi::{self, Answer, Host, Key, KeyTag, Policy, Principal, Service, map};
 use enforcer_ebpf::judge::explain::Explanation;
 use enforcer_ebpf::shortcut::WAYS;
 
@@ -63,6 +63,7 @@ pub(super) struct Tables {
     services: Array<MapData, Service>,
     answers: Array<MapData, Answer>,
     clock: Clock,
+    hosts: HashMap<MapData, Host, u64>,
     ports: Array<MapData, u32>,
     /// What `ports` holds.
     guarded: Vec<u32>,
@@ -99,6 +100,7 @@ impl Tables {
         Ok(Self {
             services: typed(object, map::SERVICES)?,
             answers: typed(object, map::ANSWERS)?,
+            hosts: typed(object, map::HOSTS)?,
             clock: Clock(Arc::new(mapped_of(object, map::CLOCK, 1)?)),
             ports,
             guarded,
@@ -209,6 +211,33 @@ impl Kernel {
             return Ok(());
         }
         kept::end_with(connections, |one| lost.contains(&one.local.port()), || write(&lost))
+    }
+
+    /// The hosts of all services.
+    ///
+    /// # Errors
+    /// A failed read.
+    pub fn hosts(&self) -> Result<Vec<Host>, Error> {
+        let hosts: Result<_, MapError> = self.tables.hosts.keys().collect();
+        hosts.map_err(|error| failed(map::HOSTS, "read", error))
+    }
+
+    /// Says that a host is of the service in a slot.
+    ///
+    /// # Errors
+    /// A slot beyond the end of the map, no room, or a failed write.
+    pub fn set_host(&mut self, host: Host, slot: u32) -> Result<(), Error> {
+        check(map::SERVICES, slot, abi::SERVICES)?;
+        let hosts = &mut self.tables.hosts;
+        hosts.insert(host, u64::from(slot), 0).map_err(|error| failed(map::HOSTS, "written", error))
+    }
+
+    /// Forgets a host.
+    ///
+    /// # Errors
+    /// A failed write.
+    pub fn remove_host(&mut self, host: Host) -> Result<(), Error> {
+        self.tables.hosts.remove(&host).map_err(|error| failed(map::HOSTS, "written", error))
     }
 
     /// All keys.

@@ -17,6 +17,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::Policy;
 use super::document::{DEFAULT_SERVICE, MAX_EXEMPTIONS, MAX_SERVICES, Plan, Site};
+use super::service::Service;
 use fields::{Fields, table};
 use problem::Report;
 pub use problem::{Level, Problem, Problems};
@@ -31,14 +32,15 @@ const SECTIONS: [&str; 9] = ["version", "service", "plan", "tenant", "principal"
 /// # Errors
 /// All that is wrong with it.
 pub fn parse(file: &str, text: &str) -> Result<Policy, Problems> {
-    review(file, text, Timestamp::now()).map(|(policy, _)| policy)
+    review(&[], file, text, Timestamp::now()).map(|(policy, _)| policy)
 }
 
-/// Reads a policy, and says what of it does nothing at `now`, or more than is likely to be meant.
+/// Likewise, for services of which `together` are the names of those that have the same ports; says also what of it does
+/// nothing at `now`, or more than is likely to be meant.
 ///
 /// # Errors
-/// All that is wrong with it.
-pub fn review(file: &str, text: &str, now: Timestamp) -> Result<(Policy, Option<Problems>), Problems> {
+/// All that is wrong with it, what these do not agree on among it.
+pub fn review(together: &[Vec<String>], file: &str, text: &str, now: Timestamp) -> Result<(Policy, Option<Problems>), Problems> {
     let mut report = Report::new(text, now);
     let (document, errors) = DeTable::parse_recoverable(text);
     for error in errors {
@@ -47,7 +49,7 @@ pub fn review(file: &str, text: &str, now: Timestamp) -> Result<(Policy, Option<
     // What a broken line hides would be missed elsewhere: syntax first, then sense.
     let mut policy = Policy::default();
     if report.is_clean() {
-        read(document.get_ref(), &mut policy, &mut report);
+        read(document.get_ref(), &mut policy, together, &mut report);
     }
     report.finish(file).map(|warnings| (policy, warnings))
 }
@@ -83,7 +85,7 @@ fn names<'t>(fields: &Fields<'t, '_>, section: &str) -> HashSet<&'t str> {
     }
 }
 
-fn read(document: &DeTable<'_>, policy: &mut Policy, report: &mut Report<'_>) {
+fn read(document: &DeTable<'_>, policy: &mut Policy, together: &[Vec<String>], report: &mut Report<'_>) {
     let file = Fields::new(document, String::new(), 0..0, &SECTIONS, report);
     if let Ok(None) = file.number("version", VERSION..=VERSION, report) {
         file.refuse("version", "it is missing", "version = 1", report);
@@ -101,7 +103,15 @@ fn read(document: &DeTable<'_>, policy: &mut Policy, report: &mut Report<'_>) {
     policy.principals = named(&file, "principal", report, |fields, report| principals::read(fields, &names, report));
     principals::count(&file, report);
     match file.get("service").map(|value| value.get_ref()) {
-        Some(DeValue::Array(_)) => services(&file, policy, report),
+        Some(DeValue::Array(array)) => {
+            services(&file, policy, report);
+            let tables: Vec<_> = array.iter().filter_map(|one| one.get_ref().as_table()).collect();
+            agree(&tables, policy, together, report);
+        }
+        Some(DeValue::Table(table)) => {
+            one_service(&file, policy, report);
+            agree(&[table], policy, together, report);
+        }
         _ => one_service(&file, policy, report),
     }
     unbounded(&file, policy, report);
@@ -168,6 +178,32 @@ fn services(file: &Fields<'_, '_>, policy: &mut Policy, report: &mut Report<'_>)
     if policy.services.len() > MAX_SERVICES {
         let message = format!("{} of them", policy.services.len());
         file.refuse("service", message, format!("at most {MAX_SERVICES} [[service]]"), report);
+    }
+}
+
+/// Sees that services with the same ports agree on what counts before it is known for which of them a request is.
+fn agree(tables: &[&DeTable<'_>], policy: &Policy, together: &[Vec<String>], report: &mut Report<'_>) {
+    let default = Service::default();
+    let said = |name: &str| policy.services.get(name).map_or(&default, |site| &site.service);
+    let place = |name: &str, field: &str| {
+        let is_of = |table: &&&DeTable<'_>| {
+            let named = table.get("name").and_then(|value| value.get_ref().as_str());
+            named.unwrap_or(DEFAULT_SERVICE) == name
+        };
+        tables.iter().find(is_of)?.get_key_value(field).map(|(key, _)| key.span())
+    };
+    for names in together {
+        let Some((first, others)) = names.split_first() else { continue };
+        for other in others {
+            for field in said(first).disagreements(said(other)) {
+                let Some(span) = place(other, field).or_else(|| place(first, field)) else { continue };
+                let message = format!(
+                    "service.{field}: {first} and {other} have the same ports, and it counts before it is known for which \
+                     of them a request is"
+                );
+                report.refuse(span, message, "the same for both; one that the file does not name has the default");
+            }
+        }
     }
 }
 

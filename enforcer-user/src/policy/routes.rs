@@ -3,7 +3,8 @@
 //! Of the routes whose path a request's path begins with, and whose methods its method is among, the longest holds; of
 //! equally long ones the one that has, from the left, the first literal where the other has `{id}`. A public path goes
 //! before any route, and exemptions beside both. [`resolve`] says it by looking at all of them; [`compile`] turns them into
-//! a deterministic automaton over segments that comes to the same with one step for each segment.
+//! a deterministic automaton over segments that comes to the same with one step for each segment. Services that are told
+//! apart by host have one together, since a path is read before its host: it comes to the rules of each.
 
 mod automaton;
 
@@ -11,7 +12,7 @@ use super::document::{Exemption, Public, Route, Site};
 use super::method::Methods;
 use super::path::{Pattern, Reach, Segment};
 
-pub use automaton::{Automaton, Origin, Room, TooLarge, compile};
+pub use automaton::{Automaton, Branch, Origin, Room, TooLarge, compile};
 
 /// What holds for a path and method, as places in the lists of the [`Site`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -57,6 +57,47 @@ pub struct Spread {
     pub action: Option<SpreadAction>,
 }
 
+/// What counts of a connection or of a head before it is known which of the services on its port it is for: services on the
+/// same ports have it in common.
+pub const OF_PORTS: [&str; 6] = [
+    "key_headers",
+    "client_id",
+    "trusted_proxies",
+    "proxy_protocol",
+    "connections_per_source",
+    "connections_per_principal",
+];
+
+impl Service {
+    /// Those of [`OF_PORTS`] that are otherwise in the other.
+    #[must_use]
+    pub fn disagreements(&self, other: &Self) -> Vec<&'static str> {
+        let agreed = [
+            self.key_headers == other.key_headers,
+            self.client_id == other.client_id,
+            self.trusted_proxies == other.trusted_proxies,
+            self.proxy_protocol == other.proxy_protocol,
+            self.connections_per_source == other.connections_per_source,
+            self.connections_per_principal == other.connections_per_principal,
+        ];
+        OF_PORTS.into_iter().zip(agreed).filter(|(_, agree)| !agree).map(|(field, _)| field).collect()
+    }
+
+    /// This with [`OF_PORTS`] of the other.
+    #[must_use]
+    pub fn on_ports_of(&self, other: &Self) -> Self {
+        Self {
+            key_headers: other.key_headers.clone(),
+            client_id: other.client_id.clone(),
+            trusted_proxies: other.trusted_proxies.clone(),
+            proxy_protocol: other.proxy_protocol,
+            connections_per_source: other.connections_per_source,
+            connections_per_principal: other.connections_per_principal,
+            ..self.clone()
+        }
+    }
+}
+
 /// The words for [`Spread::action`].
 pub const ACTIONS: [(&str, Option<SpreadAction>); 4] = [
     ("alert", Some(SpreadAction::Alert)),

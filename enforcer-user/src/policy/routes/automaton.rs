@@ -1,7 +1,7 @@
-//! The automaton of a service's paths, by subset construction.
+//! The automaton of the paths of a service, or of several, by subset construction.
 //!
 //! A state stands for what the segments so far have come to: the patterns that they lead into, each at its place, and for
-//! each method the rule that holds unless a longer pattern is completed. Patterns are completed in the order of their
+//! each service and method the rule that holds unless a longer pattern is completed. Patterns are completed in the order of their
 //! length, so that the last one found is the longest, and what came before can be forgotten.
 
 use std::collections::hash_map::Entry;
@@ -56,12 +56,12 @@ pub struct Automaton {
     pub states: Vec<State>,
     /// Which state a segment leads to from another, where it is another than that of any segment.
     pub edges: Vec<(Edge, u64)>,
-    /// The leaves.
+    /// The leaves; of a state the number is that of its first, behind which are those of the other branches.
     pub leaves: Vec<Leaf>,
     /// The rules, without scope and policy, which only the caller knows.
     pub rules: Vec<Rule>,
-    /// What each of the rules comes from.
-    pub origins: Vec<Origin>,
+    /// What each of the rules comes from, and the branch that it is of.
+    pub origins: Vec<(usize, Origin)>,
 }
 
 impl Automaton {
@@ -93,7 +93,7 @@ impl Automaton {
                 .iter()
                 .map(|&(Edge { state: from, segment }, to)| (Edge { state: state(from), segment }, state(to)))
                 .collect(),
-            leaves: self.leaves.iter().map(|leaf| Leaf { rules: leaf.rules.map(|rule| at(rules, rule)) }).collect(),
+            leaves: self.leaves.iter().map(|leaf| Leaf { rules: leaf.rules.map(|rule| at(rules, rule)), ..*leaf }).collect(),
             rules: self.rules.clone(),
             origins: self.origins.clone(),
         }
@@ -122,8 +122,21 @@ impl fmt::Display for TooLarge {
     }
 }
 
+/// The paths of one service.
+#[derive(Clone, Copy, Debug)]
+pub struct Branch<'s> {
+    /// What is said of it.
+    pub site: &'s Site,
+    /// The number of each exemption, by its place.
+    pub bits: &'s [u32],
+    /// [`abi::Service::number`].
+    pub service: u32,
+}
+
 /// One pattern, with what it is for.
 struct Path<'p> {
+    /// The place of its branch.
+    branch: usize,
     pattern: &'p Pattern,
     reach: Reach,
     methods: Methods,
@@ -148,8 +161,8 @@ struct Held {
     route: Option<u32>,
 }
 
-/// What holds for each method.
-type Table = [Held; Methods::COUNT];
+/// What holds for each method, of one branch after the other.
+type Table = Vec<Held>;
 
 /// What the segments so far have come to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -167,19 +180,23 @@ struct Situation {
 impl Situation {
     /// Whether no path that goes on from here has a rule, nor the one that ends here.
     fn is_dead(&self) -> bool {
-        self.open.is_empty() && self.here == Table::default() && self.beneath == Table::default()
+        self.open.is_empty() && is_empty(&self.here) && is_empty(&self.beneath)
     }
 }
 
-/// Turns the paths of a service into an automaton. Tags of segments are under `secret`; `bits` has the number of each
-/// exemption, by its place.
+/// Whether nothing holds for any method.
+fn is_empty(table: &Table) -> bool {
+    table.iter().all(|held| *held == Held::default())
+}
+
+/// Turns the paths of services into an automaton. Tags of segments are under `secret`.
 ///
 /// # Errors
 /// It would not fit into `room`.
-pub fn compile(site: &Site, bits: &[u32], secret: [u64; 2], room: Room) -> Result<Automaton, TooLarge> {
-    let paths = paths(site, bits, secret);
+pub fn compile(branches: &[Branch<'_>], secret: [u64; 2], room: Room) -> Result<Automaton, TooLarge> {
+    let paths = paths(branches, secret);
     let mut construction = Construction {
-        site,
+        branches,
         paths: &paths,
         room,
         numbers: HashMap::new(),
@@ -192,13 +209,21 @@ pub fn compile(site: &Site, bits: &[u32], secret: [u64; 2], room: Room) -> Resul
     Ok(construction.automaton)
 }
 
-fn paths<'p>(site: &'p Site, bits: &[u32], secret: [u64; 2]) -> Vec<Path<'p>> {
+fn paths<'p>(branches: &[Branch<'p>], secret: [u64; 2]) -> Vec<Path<'p>> {
+    let mut all: Vec<_> =
+        branches.iter().enumerate().flat_map(|(branch, one)| paths_of(branch, one, secret)).collect();
+    // Those that are completed together are taken in this order, and the last one holds.
+    all.sort_by(|a, b| b.pattern.precedence(a.pattern).then(b.reach.cmp(&a.reach)));
+    all
+}
+
+fn paths_of<'p>(branch: usize, &Branch { site, bits, .. }: &Branch<'p>, secret: [u64; 2]) -> Vec<Path<'p>> {
     let path = |pattern: &'p Pattern, reach, methods, subject| {
         let tags = pattern.segments().iter().map(|segment| match segment {
             Segment::Literal(bytes) => Some(key::tag(secret, bytes).0),
             Segment::Any(_) => None,
         });
-        Path { pattern, reach, methods, subject, tags: tags.collect() }
+        Path { branch, pattern, reach, methods, subject, tags: tags.collect() }
     };
     let routes = site.routes.iter().enumerate();
     let routes = routes.map(|(place, one)| path(&one.path, Reach::Beneath, one.methods, Subject::Route(place)));
@@ -206,29 +231,27 @@ fn paths<'p>(site: &'p Site, bits: &[u32], secret: [u64; 2]) -> Vec<Path<'p>> {
     let public = public.map(|(place, one)| path(&one.path, one.reach, one.methods, Subject::Public(place)));
     let exempt = site.exempt.iter().zip(bits);
     let exempt = exempt.map(|(one, &bit)| path(&one.path, one.reach, one.methods, Subject::Exempt(1 << (bit & 63))));
-    let mut all: Vec<_> = routes.chain(public).chain(exempt).collect();
-    // Those that are completed together are taken in this order, and the last one holds.
-    all.sort_by(|a, b| b.pattern.precedence(a.pattern).then(b.reach.cmp(&a.reach)));
-    all
+    routes.chain(public).chain(exempt).collect()
 }
 
 struct Construction<'c> {
-    site: &'c Site,
+    branches: &'c [Branch<'c>],
     paths: &'c [Path<'c>],
     room: Room,
     /// Number of each situation's state.
     numbers: HashMap<Situation, u32>,
     /// Situations by their state's number − 1.
     situations: Vec<Situation>,
-    leaves: HashMap<Leaf, u32>,
-    rules: HashMap<(Origin, u64), u32>,
+    leaves: HashMap<Vec<Leaf>, u32>,
+    rules: HashMap<(usize, Origin, u64), u32>,
     automaton: Automaton,
 }
 
 impl Construction<'_> {
     fn run(&mut self) -> Result<(), TooLarge> {
         let all = (0..self.paths.len() as u32).collect();
-        let first = self.situation(all, 0, &Table::default());
+        let nothing = vec![Held::default(); self.branches.len() * Methods::COUNT];
+        let first = self.situation(all, 0, &nothing);
         self.state(first)?;
         let mut done = 0;
         while done < self.situations.len() {
@@ -272,14 +295,15 @@ impl Construction<'_> {
     fn situation(&self, open: Vec<u32>, at: usize, beneath: &Table) -> Situation {
         let (complete, open): (Vec<u32>, Vec<u32>) =
             open.into_iter().partition(|&number| self.paths[number as usize].tags.len() == at);
-        let mut reaching = *beneath;
-        let mut here = *beneath;
+        let mut reaching = beneath.clone();
+        let mut here = beneath.clone();
         for number in complete {
             let path = &self.paths[number as usize];
             for method in (0..Methods::COUNT).filter(|&method| path.methods.has(method as u32)) {
-                hold(&mut here[method], path.subject);
+                let place = path.branch * Methods::COUNT + method;
+                hold(&mut here[place], path.subject);
                 if path.reach == Reach::Beneath {
-                    hold(&mut reaching[method], path.subject);
+                    hold(&mut reaching[place], path.subject);
                 }
             }
         }
@@ -311,51 +335,48 @@ impl Construction<'_> {
     }
 
     fn leaf(&mut self, table: &Table) -> Result<u32, TooLarge> {
-        if *table == Table::default() {
+        if is_empty(table) {
             return Ok(0);
         }
-        let mut leaf = Leaf::default();
-        for (rule, held) in leaf.rules.iter_mut().zip(table) {
-            *rule = self.rule(held)?;
+        let mut leaves = Vec::with_capacity(self.branches.len());
+        for (branch, held) in table.chunks(Methods::COUNT).enumerate() {
+            let mut leaf = Leaf { service: self.branches[branch].service, ..Leaf::default() };
+            for (rule, held) in leaf.rules.iter_mut().zip(held) {
+                *rule = self.rule(branch, held)?;
+            }
+            leaves.push(leaf);
         }
         let next = self.automaton.leaves.len() + 1;
-        if let Some(&known) = self.leaves.get(&leaf) {
+        if let Some(&known) = self.leaves.get(&leaves) {
             return Ok(known);
         }
-        self.leaves.insert(leaf, next as u32);
-        self.automaton.leaves.push(leaf);
-        self.check("leaves", next, self.room.leaves)?;
+        self.automaton.leaves.extend(&leaves);
+        self.leaves.insert(leaves, next as u32);
+        self.check("leaves", self.automaton.leaves.len(), self.room.leaves)?;
         Ok(next as u32)
     }
 
-    fn rule(&mut self, held: &Held) -> Result<u32, TooLarge> {
+    fn rule(&mut self, branch: usize, held: &Held) -> Result<u32, TooLarge> {
         let Held { exempt, public, route } = *held;
         let (origin, per, cost, flags) = match (public, route) {
             (Some(place), _) => (Origin::Public(place as usize), Per::Source, 1, Rule::PUBLIC),
             (None, Some(place)) => {
-                let route = &self.site.routes[place as usize];
-                (Origin::Route(place as usize), self.per(&route.charge), route.cost, 0)
+                let site = self.branches[branch].site;
+                let route = &site.routes[place as usize];
+                (Origin::Route(place as usize), per(site, &route.charge), route.cost, 0)
             }
             (None, None) if exempt == 0 => return Ok(0),
             (None, None) => (Origin::Exempt, Per::Principal, 1, 0),
         };
-        if let Some(&known) = self.rules.get(&(origin, exempt)) {
+        if let Some(&known) = self.rules.get(&(branch, origin, exempt)) {
             return Ok(known);
         }
         let next = self.automaton.rules.len() + 1;
-        self.rules.insert((origin, exempt), next as u32);
+        self.rules.insert((branch, origin, exempt), next as u32);
         self.automaton.rules.push(Rule { exempt, per: per as u32, cost, flags, ..Rule::default() });
-        self.automaton.origins.push(origin);
+        self.automaton.origins.push((branch, origin));
         self.check("rules", next, self.room.rules)?;
         Ok(next as u32)
-    }
-
-    fn per(&self, charge: &Option<Charge>) -> Per {
-        match charge {
-            Some(Charge::Own(quota)) => quota.per,
-            Some(Charge::Shared(name)) => self.site.limits.get(name).map_or(Per::Principal, |quota| quota.per),
-            None => Per::Principal,
-        }
     }
 
     fn check(&self, what: &'static str, count: usize, room: usize) -> Result<(), TooLarge> {
@@ -376,6 +397,14 @@ impl Construction<'_> {
         paths.retain(|(path, _)| seen.insert(path.clone()));
         paths.truncate(NAMED);
         Err(TooLarge { what, room, paths })
+    }
+}
+
+fn per(site: &Site, charge: &Option<Charge>) -> Per {
+    match charge {
+        Some(Charge::Own(quota)) => quota.per,
+        Some(Charge::Shared(name)) => site.limits.get(name).map_or(Per::Principal, |quota| quota.per),
+        None => Per::Principal,
     }
 }
 
