@@ -12,6 +12,8 @@ mod connections;
 mod explain;
 #[path = "policy/headers.rs"]
 mod headers;
+#[path = "policy/hosts.rs"]
+mod hosts;
 #[path = "policy/keys.rs"]
 mod keys;
 #[path = "policy/live.rs"]

@@ -40,7 +40,9 @@ use crate::source::{Address, Level, Source};
 use crate::verdict::{Action, Count, Event, Reason};
 use crate::wire::{self, Head, NotTcp, Segment, Tuple, flag};
 use again::Memory;
-pub use decision::{Decision, Party, assign, claim, claim_pair, decide, identify, is_paid, open, party, pay, release, spread};
+pub use decision::{
+    Decision, Party, assign, claim, claim_pair, decide, identify, is_paid, open, party, pay, release, spread,
+};
 pub use holding::{hold, hold_again, settle, would_hold};
 use kept::Meanwhile;
 pub use reading::{Piece, Reading, Refill, Scan, advance, introduce, read, refill, step};

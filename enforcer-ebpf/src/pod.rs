@@ -5,8 +5,8 @@
 use aya::Pod;
 
 use crate::abi::{
-    Answer, Buckets, Client, Edge, EndsOffsets, Host, Key, KeyTag, Leaf, Meter, Policy, Rule, Ruleset, Scope,
-    Service, Sighting, SocketOffsets, State, Turn,
+    Answer, Buckets, Client, Edge, EndsOffsets, Host, Key, KeyTag, Leaf, Meter, Policy, Rule, Ruleset, Scope, Service,
+    Sighting, SocketOffsets, State, Turn,
 };
 use crate::connection::{Connections, Subjects};
 use crate::flow::Set;

@@ -27,9 +27,9 @@ use toml::Spanned;
 
 pub use bounds::{HeadTimeout, OpenHeads, OutOfBounds};
 use choice::Choice;
+pub use host::HostName;
 pub use penalty::{Penalty, Rate, Switch, Term, Width};
 pub use refusals::{OnRefuse, Refusals};
-pub use host::HostName;
 pub use service::{Guarded, leader, leaders, mode_of_ports};
 pub use sizes::{SizeOverrides, Sizes};
 pub use targets::Targets;
@@ -558,6 +558,7 @@ mod tests {
         let service = Guarded {
             name: "default".into(),
             ports: vec![8000],
+            hosts: Vec::new(),
             on_refuse: Refusals::default(),
             answers: Texts::default(),
             mode: Mode::Enforce,

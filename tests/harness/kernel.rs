@@ -14,8 +14,8 @@ use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
 use aya::programs::{BtfTracePoint, Iter, Program as Loadable, SchedClassifier, TestRun, TestRunOptions, Xdp};
 use aya::{Btf, Ebpf, EbpfLoader, Pod, TestRunResult};
 use enforcer_ebpf::abi::{
-    Answer, Buckets, Client, Edge, EndsOffsets, Host, Key as ApiKey, KeyTag, Leaf, Meter, Policy, Principal, Rule, Ruleset,
-    Scope, Service, SocketOffsets, State, TOTALS, global, map,
+    Answer, Buckets, Client, Edge, EndsOffsets, Host, Key as ApiKey, KeyTag, Leaf, Meter, Policy, Principal, Rule,
+    Ruleset, Scope, Service, SocketOffsets, State, TOTALS, global, map,
 };
 use enforcer_ebpf::answer::Sheet;
 use enforcer_ebpf::connection::{Connections, Subjects};

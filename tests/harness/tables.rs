@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use enforcer_ebpf::abi::{
-    ANSWER_TEXT, Answer, Client, Edge, Host, Key, KeyTag, Leaf, Limit, POINTS, Point, Policy, Rule, Ruleset, Scope, Service,
-    Share, State, Value, scope,
+    ANSWER_TEXT, Answer, Client, Edge, Host, Key, KeyTag, Leaf, Limit, POINTS, Point, Policy, Rule, Ruleset, Scope,
+    Service, Share, State, Value, scope,
 };
 use enforcer_ebpf::charge::table;
 use enforcer_ebpf::key;

@@ -2,6 +2,9 @@
 //!
 //! The addresses belong to nobody here, so every connection is one that the host forwards: it is anchored by its handshake.
 
+#[path = "hosts.rs"]
+mod hosts;
+
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};

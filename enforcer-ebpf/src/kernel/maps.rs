@@ -5,8 +5,8 @@ use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use aya_ebpf::macros::btf_map;
 use enforcer_ebpf::abi::{
-    self, Answer, Buckets, Client, Edge, EndsOffsets, Host, Key, KeyTag, Leaf, Meter, Policy, Rule, Ruleset, Scope, Service,
-    Sighting, SocketOffsets, State, Turn, tally,
+    self, Answer, Buckets, Client, Edge, EndsOffsets, Host, Key, KeyTag, Leaf, Meter, Policy, Rule, Ruleset, Scope,
+    Service, Sighting, SocketOffsets, State, Turn, tally,
 };
 use enforcer_ebpf::answer::Sheet;
 use enforcer_ebpf::connection::{Connections, Subjects};

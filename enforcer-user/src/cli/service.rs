@@ -157,7 +157,12 @@ pub(super) mod tests {
 
     #[test]
     fn each_service_has_its_line() {
-        let web = ServiceStatus { ports: vec![9000], hosts: vec!["a.test".into(), "b.test".into()], mode: "observe".into(), ..example("web") };
+        let web = ServiceStatus {
+            ports: vec![9000],
+            hosts: vec!["a.test".into(), "b.test".into()],
+            mode: "observe".into(),
+            ..example("web")
+        };
         assert_eq!(
             listing(&[example("api"), web]),
             "SERVICE  PORTS       HOSTS           MODE     ON-REFUSE  PASSED  REFUSED  WOULD-REFUSE\n\

@@ -278,10 +278,7 @@ pub(super) fn merge(
     Ok(all.into_iter().map(|(guarded, _)| guarded).collect())
 }
 
-fn read_hosts(
-    written: Option<&Spanned<Vec<Spanned<String>>>>,
-    source: &Source<'_>,
-) -> Result<Vec<HostName>, Error> {
+fn read_hosts(written: Option<&Spanned<Vec<Spanned<String>>>>, source: &Source<'_>) -> Result<Vec<HostName>, Error> {
     let Some(written) = written else { return Ok(Vec::new()) };
     let count = written.get_ref().len();
     if !(1..=host::MOST).contains(&count) {
@@ -362,8 +359,15 @@ fn together(
     }
     let [head, fields, target, body] = std::array::from_fn(|size| first.sizes.all()[size] == second.sizes.all()[size]);
     let times = first.head_timeout == second.head_timeout;
-    let agreed =
-        [times, first.max_open_heads == second.max_open_heads, head, fields, target, body, first.penalty == second.penalty];
+    let agreed = [
+        times,
+        first.max_open_heads == second.max_open_heads,
+        head,
+        fields,
+        target,
+        body,
+        first.penalty == second.penalty,
+    ];
     let fields = places.fields.iter().zip(&first_places.fields).zip(agreed);
     for (((field, here), (_, there)), agree) in fields {
         if !agree {
@@ -464,7 +468,10 @@ mod tests {
         let service = |name: &str, ports: &str| format!("[[service]]\nname = \"{name}\"\nports = {ports}\n");
         for (text, message) in [
             (service("a", "[1]") + &service("a", "[2]"), "e.toml:5:8: service.name: \"a\" stands twice"),
-            (service("a", "[1, 2]") + &service("b", "[2]"), "e.toml:6:10: service.ports: 2 is a's already; accepted: `hosts`"),
+            (
+                service("a", "[1, 2]") + &service("b", "[2]"),
+                "e.toml:6:10: service.ports: 2 is a's already; accepted: `hosts`",
+            ),
             (service("a", "[]"), "e.toml:3:9: service.ports: a has none"),
             (service("a b", "[1]"), "e.toml:2:8: service.name: this is not a name"),
             (service("a", "[0]"), "e.toml:3:10: ports: 0 is no port"),
@@ -515,7 +522,10 @@ mod tests {
                 a.clone() + "[[service]]\nname = \"b\"\nports = [2, 3]\nhosts = [\"b\"]\n",
                 "e.toml:7:10: service.ports: 2 is a's, too, so all must be; accepted: [1, 2], or none",
             ),
-            (a.clone() + &service("b", "max_head = 4000"), "e.toml:8:12: service.max_head: a and b have the same ports"),
+            (
+                a.clone() + &service("b", "max_head = 4000"),
+                "e.toml:8:12: service.max_head: a and b have the same ports",
+            ),
             (
                 service("a", "hosts = [\"a\"]\nhead_timeout = \"5s\"") + &service("b", ""),
                 "e.toml:5:16: service.head_timeout: a and b have the same ports",

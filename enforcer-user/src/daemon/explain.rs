@@ -48,7 +48,9 @@ fn head(
 ) -> Result<Zeroizing<Vec<u8>>, Error> {
     let Explain { method, target, fields, .. } = question;
     let refuse = |field: &str, message: &str, accepted: &str| Error::Invalid(Refusal::of(field, message, accepted));
-    let said = [("method", method.as_str()), ("target", target), ("host", host)].into_iter().chain(fields.iter().map(|line| ("fields", line.as_str())));
+    let said = [("method", method.as_str()), ("target", target), ("host", host)]
+        .into_iter()
+        .chain(fields.iter().map(|line| ("fields", line.as_str())));
     for (field, text) in said.chain(question.client.iter().map(|text| ("client", text.as_str()))) {
         if text.contains(['\r', '\n']) {
             return Err(refuse(field, "a line ends in it", "one line"));

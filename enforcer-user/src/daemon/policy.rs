@@ -136,8 +136,7 @@ impl Registry {
         }
         let refuse = |message: String| Error::Invalid(Refusal { message, field: Some("text".into()), accepted: None });
         let seats = self.tables.seats().clone();
-        let wanted =
-            file::parse_for(&together(&seats), file, text).map_err(|problems| refuse(problems.to_string()))?;
+        let wanted = file::parse_for(&together(&seats), file, text).map_err(|problems| refuse(problems.to_string()))?;
         if let Some(name) = wanted.services.keys().find(|&name| !seats.contains_key(name)) {
             let there: Vec<&str> = seats.keys().map(String::as_str).collect();
             let unknown = file::at_service(file, text, name, "no such service is guarded", &there.join(", "));

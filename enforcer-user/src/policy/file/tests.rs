@@ -592,3 +592,32 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn services_on_the_same_ports_agree_on_what_is_before_the_host() {
+    let together = [vec!["api".to_owned(), "web".to_owned()]];
+    let parse = |text: &str| parse_for(&together, "p.toml", &format!("version = 1\n{text}"));
+    let web = "[[service]]\nname = \"web\"\n";
+    let api = "[[service]]\nname = \"api\"\n";
+    assert!(parse(&format!("{api}ceiling = \"1/s\"\n{web}source = \"2/s\"\n")).is_ok());
+    assert!(parse(&format!("{api}client_id = \"X-Client\"\n{web}client_id = \"X-Client\"\n")).is_ok());
+    for (text, message) in [
+        (
+            format!("{api}client_id = \"X-Client\"\n{web}source = \"2/s\"\n"),
+            "p.toml:4:1: service.client_id: api and web have the same ports",
+        ),
+        (
+            format!("{api}{web}key_headers = [\"Api-Key\"]\n"),
+            "p.toml:6:1: service.key_headers: api and web have the same ports",
+        ),
+        (
+            format!("{web}connections_per_source = 5\n"),
+            "p.toml:4:1: service.connections_per_source: api and web have the same ports",
+        ),
+    ] {
+        let problems = parse(&text).expect_err(&text).to_string();
+        assert!(problems.starts_with(message) && problems.contains('^'), "{problems}");
+        // Where they have ports of their own each may have what it likes.
+        assert!(super::parse("p.toml", &format!("version = 1\n{text}")).is_ok());
+    }
+}

@@ -93,7 +93,11 @@ impl Automaton {
                 .iter()
                 .map(|&(Edge { state: from, segment }, to)| (Edge { state: state(from), segment }, state(to)))
                 .collect(),
-            leaves: self.leaves.iter().map(|leaf| Leaf { rules: leaf.rules.map(|rule| at(rules, rule)), ..*leaf }).collect(),
+            leaves: self
+                .leaves
+                .iter()
+                .map(|leaf| Leaf { rules: leaf.rules.map(|rule| at(rules, rule)), ..*leaf })
+                .collect(),
             rules: self.rules.clone(),
             origins: self.origins.clone(),
         }
@@ -210,8 +214,7 @@ pub fn compile(branches: &[Branch<'_>], secret: [u64; 2], room: Room) -> Result<
 }
 
 fn paths<'p>(branches: &[Branch<'p>], secret: [u64; 2]) -> Vec<Path<'p>> {
-    let mut all: Vec<_> =
-        branches.iter().enumerate().flat_map(|(branch, one)| paths_of(branch, one, secret)).collect();
+    let mut all: Vec<_> = branches.iter().enumerate().flat_map(|(branch, one)| paths_of(branch, one, secret)).collect();
     // Those that are completed together are taken in this order, and the last one holds.
     all.sort_by(|a, b| b.pattern.precedence(a.pattern).then(b.reach.cmp(&a.reach)));
     all

@@ -18,6 +18,11 @@ use crate::policy::{file, samples};
 
 const SECRET: [u64; 2] = [3, 5];
 
+/// The automaton of one service.
+fn compile_one(site: &Site, bits: &[u32], room: Room) -> Result<Automaton, TooLarge> {
+    compile(&[Branch { site, bits, service: 0 }], SECRET, room)
+}
+
 /// The automaton, run as the program does.
 struct Machine {
     automaton: Automaton,
@@ -32,11 +37,16 @@ impl Machine {
 
     fn of(policy: &Site) -> Self {
         let bits: Vec<u32> = (0..policy.exempt.len() as u32).collect();
-        Self::new(compile(policy, &bits, SECRET, Room::ALL).expect("fits"))
+        Self::new(compile_one(policy, &bits, Room::ALL).expect("fits"))
     }
 
     /// The number of the rule of a path and method, 0 = none.
     fn rule(&self, path: &[Vec<u8>], method: u32) -> u32 {
+        self.rule_at(self.state(path), method)
+    }
+
+    /// The state that a path ends in.
+    fn state(&self, path: &[Vec<u8>]) -> u32 {
         let mut state = self.automaton.first();
         for segment in path {
             if state == 0 {
@@ -44,16 +54,19 @@ impl Machine {
             }
             state = self.next(state, key::tag(SECRET, segment));
         }
-        self.rule_at(state, method)
+        state
     }
 
     /// The number of the rule of a method where a path has ended.
     fn rule_at(&self, state: u32, method: u32) -> u32 {
+        self.leaf_at(state, 0).map_or(0, |leaf| leaf.rules[method as usize])
+    }
+
+    /// What a branch has where a path has ended.
+    fn leaf_at(&self, state: u32, branch: u32) -> Option<abi::Leaf> {
         let automaton = &self.automaton;
-        match state.checked_sub(1).map(|state| automaton.states[state as usize].leaf) {
-            None | Some(0) => 0,
-            Some(leaf) => automaton.leaves[leaf as usize - 1].rules[method as usize],
-        }
+        let first = automaton.states[state.checked_sub(1)? as usize].leaf.checked_sub(1)?;
+        Some(automaton.leaves[(first + branch) as usize])
     }
 
     /// What the program's reading of a request comes to: the number of the rule that holds.
@@ -88,7 +101,8 @@ impl Machine {
         let Some(number) = rule.checked_sub(1) else { return (Resolution::default(), None) };
         let rule = self.automaton.rules[number as usize];
         let exempt = (0..64).filter(|bit| rule.exempt & 1 << bit != 0).collect();
-        let resolution = match self.automaton.origins[number as usize] {
+        let (_, origin) = self.automaton.origins[number as usize];
+        let resolution = match origin {
             Origin::Route(place) => Resolution { exempt, public: None, route: Some(place) },
             Origin::Public(place) => Resolution { exempt, public: Some(place), route: None },
             Origin::Exempt => Resolution { exempt, public: None, route: None },
@@ -193,7 +207,7 @@ fn rules_say_what_they_are_and_whom_they_are_not_for() {
          [[exempt]]\npath = \"/*\"\nsources = [\"::1\"]\nuntil = 2030-01-01T00:00:00Z\nreason = \"r\"\n",
     );
     let bits = [40];
-    let machine = Machine::new(compile(&policy, &bits, SECRET, Room::ALL).expect("fits"));
+    let machine = Machine::new(compile_one(&policy, &bits, Room::ALL).expect("fits"));
     let rule = |path: &str| machine.resolution(&segments(path.as_bytes()).expect("a path"), 0).1.expect("a rule");
     let exempt = 1 << 40;
     let route = Rule { exempt, per: abi::Per::Service as u32, cost: 7, ..Rule::default() };
@@ -228,13 +242,13 @@ fn says_which_paths_need_too_much_room() {
     let mut paths: Vec<String> = (0..16).map(|at| wild(at, 16)).collect();
     paths.push("/harmless".into());
     let policy = routes(&paths.iter().map(String::as_str).collect::<Vec<_>>());
-    let error = compile(&policy, &[], SECRET, Room::ALL).expect_err("too large");
+    let error = compile_one(&policy, &[], Room::ALL).expect_err("too large");
     assert_eq!((error.what, error.room, error.paths.len()), ("states", abi::STATES as usize - 1, 5));
     let text = error.to_string();
     assert!(text.starts_with("the paths need more than 16383 states, most of them for /{s0}/"), "{text}");
     assert!(!text.contains("harmless"), "{text}");
     let small = |what: &str, room| {
-        let error = compile(&routes(&["/a", "/b"]), &[], SECRET, room).expect_err(what);
+        let error = compile_one(&routes(&["/a", "/b"]), &[], room).expect_err(what);
         assert_eq!((error.what, error.room), (what, 1));
     };
     small("states", Room { states: 1, ..Room::ALL });
@@ -242,7 +256,7 @@ fn says_which_paths_need_too_much_room() {
     small("leaves", Room { leaves: 1, ..Room::ALL });
     small("rules", Room { rules: 1, ..Room::ALL });
     let exact = Room { states: 3, edges: 2, leaves: 2, rules: 2 };
-    assert!(compile(&routes(&["/a", "/b"]), &[], SECRET, exact).is_ok());
+    assert!(compile_one(&routes(&["/a", "/b"]), &[], exact).is_ok());
 }
 
 #[test]
@@ -335,6 +349,45 @@ proptest! {
             let flags = if expected.public.is_some() { Rule::PUBLIC } else { 0 };
             if let Some(rule) = rule {
                 prop_assert_eq!((rule.cost, rule.per, rule.flags), (cost, per as u32, flags));
+            }
+        }
+    }
+
+    #[test]
+    fn an_automaton_of_several_finds_for_each_what_its_own_finds(
+        sites in vec(samples::site(), 2..4),
+        paths in vec((path(), 0u32..8), 32),
+    ) {
+        // Exemptions of all of them are told apart by their bits.
+        let first = |branch: usize| 20 * branch as u32;
+        let bits: Vec<Vec<u32>> = sites
+            .iter()
+            .enumerate()
+            .map(|(branch, site)| (first(branch)..first(branch) + site.exempt.len() as u32).collect())
+            .collect();
+        let branches: Vec<Branch<'_>> = sites
+            .iter()
+            .zip(&bits)
+            .zip(7u32..)
+            .map(|((site, bits), service)| Branch { site, bits, service })
+            .collect();
+        let machine = Machine::new(compile(&branches, SECRET, Room::ALL).expect("fits"));
+        for (path, method) in paths {
+            let state = machine.state(&path);
+            for (branch, site) in sites.iter().enumerate() {
+                let expected = resolve(site, &path, method);
+                let Some(leaf) = machine.leaf_at(state, branch as u32) else {
+                    prop_assert_eq!(expected, Resolution::default());
+                    continue;
+                };
+                prop_assert_eq!(leaf.service, 7 + branch as u32);
+                let number = leaf.rules[method as usize];
+                let (mut found, _) = machine.resolution_of(number);
+                found.exempt.iter_mut().for_each(|bit| *bit -= first(branch) as usize);
+                prop_assert_eq!(found, expected, "{:?} {} of {}", path, method, branch);
+                if let Some(place) = number.checked_sub(1) {
+                    prop_assert_eq!(machine.automaton.origins[place as usize].0, branch);
+                }
             }
         }
     }
