@@ -13,8 +13,8 @@ use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{Array, HashMap, Map, MapData, MapType, PerCpuArray};
 use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType, loaded_programs};
 use enforcer_ebpf::abi::{
-    self, ABI, Answer, Buckets, Client, Edge, Key, KeyTag, Leaf, Meter, Policy, Rule, Ruleset, Scope, Service,
-    Sighting, State, TOTALS, map, tally,
+    self, ABI, Answer, Buckets, Client, Edge, Host, Key, KeyTag, Leaf, Meter, Policy, Rule, Ruleset, Scope,
+    Service, Sighting, State, TOTALS, map, tally,
 };
 use enforcer_ebpf::connection::{Connections, Subjects};
 use enforcer_ebpf::flow::{Handshake, Mark, Place, Set};
@@ -778,6 +778,7 @@ fn values(name: &str, path: &Path) -> Result<Vec<u8>> {
         map::RULES => array::<{ size_of::<Rule>() }>(map),
         map::ROUTES => pairs::<{ size_of::<Edge>() }, 8>(map),
         map::CLIENTS => pairs::<{ size_of::<Client>() }, 8>(map),
+        map::HOSTS => pairs::<{ size_of::<Host>() }, 8>(map),
         map::CONNECTIONS => array::<{ size_of::<Connections>() }>(map),
         map::SUBJECTS => array::<{ size_of::<Subjects>() }>(map),
         map::BUCKETS | map::SOURCE_BUCKETS => pairs::<{ size_of::<Scope>() }, { size_of::<Buckets>() }>(map),
