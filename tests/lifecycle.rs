@@ -13,8 +13,8 @@ use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{Array, HashMap, Map, MapData, MapType, PerCpuArray};
 use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType, loaded_programs};
 use enforcer_ebpf::abi::{
-    self, ABI, Answer, Buckets, Client, Edge, Host, Key, KeyTag, Leaf, Meter, Policy, Rule, Ruleset, Scope,
-    Service, Sighting, State, TOTALS, map, tally,
+    self, ABI, Answer, Buckets, Client, Edge, Host, Key, KeyTag, Leaf, Meter, Policy, Rule, Ruleset, Scope, Service,
+    Sighting, State, TOTALS, map, tally,
 };
 use enforcer_ebpf::connection::{Connections, Subjects};
 use enforcer_ebpf::flow::{Handshake, Mark, Place, Set};

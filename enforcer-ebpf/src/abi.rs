@@ -3,8 +3,8 @@
 //! [`ABI`] names the directory of the pins; any change of a type here must change it. All values are multiples of
 //! eight bytes without padding, so that no uninitialised byte reaches a map.
 
-/// Number of this layout; part of the pin directory's name (`v8`).
-pub const ABI: u32 = 8;
+/// Number of this layout; part of the pin directory's name (`v9`).
+pub const ABI: u32 = 9;
 
 /// Names of the maps, with who writes and who reads each.
 pub mod map {

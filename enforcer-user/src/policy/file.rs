@@ -32,15 +32,31 @@ const SECTIONS: [&str; 9] = ["version", "service", "plan", "tenant", "principal"
 /// # Errors
 /// All that is wrong with it.
 pub fn parse(file: &str, text: &str) -> Result<Policy, Problems> {
-    review(&[], file, text, Timestamp::now()).map(|(policy, _)| policy)
+    parse_for(&[], file, text)
 }
 
-/// Likewise, for services of which `together` are the names of those that have the same ports; says also what of it does
-/// nothing at `now`, or more than is likely to be meant.
+/// Likewise, for services of which `together` are the names of those that have the same ports.
 ///
 /// # Errors
 /// All that is wrong with it, what these do not agree on among it.
-pub fn review(together: &[Vec<String>], file: &str, text: &str, now: Timestamp) -> Result<(Policy, Option<Problems>), Problems> {
+pub fn parse_for(together: &[Vec<String>], file: &str, text: &str) -> Result<Policy, Problems> {
+    parse_at(together, file, text, Timestamp::now()).map(|(policy, _)| policy)
+}
+
+/// Reads a policy, and says what of it does nothing at `now`, or more than is likely to be meant.
+///
+/// # Errors
+/// All that is wrong with it.
+pub fn review(file: &str, text: &str, now: Timestamp) -> Result<(Policy, Option<Problems>), Problems> {
+    parse_at(&[], file, text, now)
+}
+
+fn parse_at(
+    together: &[Vec<String>],
+    file: &str,
+    text: &str,
+    now: Timestamp,
+) -> Result<(Policy, Option<Problems>), Problems> {
     let mut report = Report::new(text, now);
     let (document, errors) = DeTable::parse_recoverable(text);
     for error in errors {
