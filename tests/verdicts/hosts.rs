@@ -195,3 +195,27 @@ fn a_service_that_spares_passes_its_own_requests_and_nobody_else_s() -> Result<(
     ensure!(both.stream(Shape::V4, [&get("/x", "other.test", None)[..]])? == refused, "the other's passes");
     Ok(())
 }
+
+#[test]
+fn what_is_behind_a_request_is_the_port_s_again() -> Result<()> {
+    let mut tables = two(Service::OBSERVE, false);
+    tables.services.entry(8000).or_insert(Service::DEFAULT).flags |= Service::OBSERVE;
+    let mut both = Both::new(&tables)?;
+    let stream = [get("/", "other.test", None), b"GET /\x01 HTTP/1.1\r\n\r\n".to_vec()].concat();
+    ensure!(both.stream(Shape::V4, [&stream[..]])? == Outcome::Passed, "it is refused");
+    ensure!(counts(&both, Count::WouldRefuse(Reason::Malformed))? == [1, 0], "of which service");
+    ensure!(counts(&both, Count::Event(Event::Allowed))? == [0, 1], "of which service");
+    Ok(())
+}
+
+#[test]
+fn a_path_is_ruled_by_no_other_service_s_leaf() -> Result<()> {
+    // As if the configuration had changed within the head: what lies there is another's.
+    let mut tables = two(0, false);
+    tables.leaves[2].service = OTHER + 1;
+    let mut both = Both::new(&tables)?;
+    let refused = Outcome::Reset(BEGIN.wrapping_add(1));
+    ensure!(both.stream(Shape::V4, [&get("/", "other.test", None)[..]])? == refused, "public by another's rule");
+    ensure!(both.stream(Shape::V4, [&get("/", "other.test", Some(KEY))[..]])? == Outcome::Passed, "not by its key");
+    Ok(())
+}
