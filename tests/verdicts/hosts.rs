@@ -121,16 +121,18 @@ fn a_host_of_nobody_s_is_misdirected_or_for_the_service_that_takes_all() -> Resu
 #[test]
 fn a_head_that_comes_in_parts_is_for_its_whole_host() -> Result<()> {
     let request = get("/", "other.test", None);
+    let mut tables = two(0, false);
+    tables.policies.insert(10, policy(&[sliding(1000, HOUR)]));
+    let mut both = Both::new(&tables)?;
     for cut in 1..request.len() {
         // Public, it passes; of a part of its name it would be nobody's.
-        let mut both = Both::new(&two(0, false))?;
         let (first, second) = request.split_at(cut);
         let outcome = both.stream(Shape::V4, [first, second])?;
         ensure!(outcome == Outcome::Passed, "cut at {cut}: {outcome:?}");
     }
-    let mut both = Both::new(&two(0, false))?;
     let bytes: Vec<&[u8]> = request.chunks(1).collect();
     ensure!(both.stream(Shape::V6, bytes)? == Outcome::Passed, "byte by byte");
+    ensure!(counts(&both, Count::Event(Event::Allowed))? == [0, request.len() as u64], "of which service");
     Ok(())
 }
 
