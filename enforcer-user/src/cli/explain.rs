@@ -93,19 +93,8 @@ impl Arguments {
             format,
         } = self;
         let key = if key_stdin { Some(read_key()?) } else { None };
-        let question = Explain {
-            method,
-            target,
-            source,
-            forwarded_for,
-            keyed,
-            key,
-            client: id,
-            port,
-            host,
-            service,
-            fields,
-        };
+        let question =
+            Explain { method, target, source, forwarded_for, keyed, key, client: id, port, host, service, fields };
         let explained: Envelope<Explained> = client.send(Method::POST, "/v1/explain", &question).await?;
         format.show(&explained, |explained| show(&explained.body))
     }
