@@ -65,6 +65,11 @@ impl Subject {
 
 /// Charges all subjects at once.
 fn charge(subjects: &[Subject], now: Clock, cost: u64) -> Charge {
+    charge_between(subjects, now, cost, |_, _| {})
+}
+
+/// Likewise; `before` each step, which it gets by its number, something may happen.
+fn charge_between(subjects: &[Subject], now: Clock, cost: u64, before: impl Fn(u32, &mut Charge)) -> Charge {
     let mut charge = Charge::default();
     charge.begin(now.boot, cost);
     charge.set_offset(now.offset);
@@ -77,6 +82,7 @@ fn charge(subjects: &[Subject], now: Clock, cost: u64) -> Charge {
     }
     let mut steps = 0;
     loop {
+        before(steps, &mut charge);
         let Place { claim, candidate, limit } = charge.place();
         assert_eq!(charge.at(claim).scope.rule, claim as u64);
         let subject = &subjects[claim];
@@ -89,6 +95,52 @@ fn charge(subjects: &[Subject], now: Clock, cost: u64) -> Charge {
         if !charge.step(&set.buckets[limit].cells(), &policy) {
             return charge;
         }
+    }
+}
+
+/// Ends it where something is not there, and lets it go on.
+fn interrupt(charge: &mut Charge) {
+    charge.fail();
+    assert!(charge.lacks() && charge.result().is_err());
+    charge.resume();
+    assert!(!charge.lacks());
+}
+
+#[test]
+fn a_charge_that_lacks_something_twice_is_refused() {
+    let mut charge = Charge::default();
+    charge.begin(BEGIN, 1);
+    interrupt(&mut charge);
+    assert!(charge.result().is_ok());
+    charge.fail();
+    assert!(!charge.lacks() && charge.result().is_err());
+    charge.begin(BEGIN, 1);
+    assert!(charge.result().is_ok());
+    interrupt(&mut charge);
+}
+
+/// Somebody takes the last place of the second limit between its test and its charge.
+#[test]
+fn what_is_interrupted_while_it_is_given_back_is_given_back_and_stays_refused() {
+    // Two tests, two charges of which one is refused, and four places in which something may have to be given back.
+    for interrupted in 0..8 {
+        let subjects = [sliding(5, MINUTE), sliding(1, MINUTE)]
+            .map(|limit| Subject { own: Set::new(&[limit]), ..Subject::default() });
+        let charged = charge_between(&subjects, clock(0), 1, |step, charge| {
+            if step == 2 {
+                let cells = subjects[1].own.buckets[0].cells();
+                let moment = limit::Moment::of(clock(0), &subjects[1].own.limits[0]);
+                assert!(matches!(
+                    limit::attempt(&cells, &subjects[1].own.limits[0], &moment, 1),
+                    limit::Outcome::Charged(_)
+                ));
+            }
+            if step == interrupted {
+                interrupt(charge);
+            }
+        });
+        assert_eq!(charged.result(), Err(Place { claim: 1, candidate: false, limit: 0 }));
+        assert_eq!(subjects[0].own.used(clock(0)), [0], "interrupted before step {interrupted}");
     }
 }
 
@@ -131,12 +183,12 @@ fn admit(set: &Set, models: &mut [Model], now: Clock, cost: u64) {
 proptest! {
     #[test]
     fn all_claims_are_charged_or_none_and_what_observes_is_counted_and_refuses_nobody(
-        subjects in subjects(), steps in vec((0..3 * SECOND, 1u64..4), 1..60),
+        subjects in subjects(), steps in vec((0..3 * SECOND, 1u64..4, 0u32..40), 1..60),
     ) {
         let mut own: Vec<_> = subjects.iter().map(|subject| models(&subject.own)).collect();
         let mut candidates: Vec<_> = subjects.iter().map(|subject| subject.candidate.as_ref().map_or(vec![], models)).collect();
         let mut time = 0;
-        for (step, cost) in steps {
+        for (step, cost, interrupted) in steps {
             time += step;
             let now = clock(time);
             let before: Vec<_> = subjects.iter().map(|subject| subject.own.words()).collect();
@@ -144,7 +196,11 @@ proptest! {
                 let limit = refuses(&subject.own, models, now, cost).filter(|_| !subject.observes)?;
                 Some(Place { claim, candidate: false, limit })
             });
-            let charge = charge(&subjects, now, cost);
+            let charge = charge_between(&subjects, now, cost, |step, charge| {
+                if step == interrupted {
+                    interrupt(charge);
+                }
+            });
             prop_assert_eq!(charge.result(), refusing.map_or(Ok(()), Err), "at {}", time);
             prop_assert_eq!(charge.refused().scope.rule, refusing.map_or(0, |place| place.claim as u64));
             if refusing.is_some() {

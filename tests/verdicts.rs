@@ -12,7 +12,7 @@ mod tc;
 mod xdp;
 
 use anyhow::{Context, Result, ensure};
-use enforcer_ebpf::abi::map;
+use enforcer_ebpf::abi::{Ruleset, map};
 use enforcer_ebpf::key;
 use enforcer_ebpf::shortcut::{self, Shortcuts, WAYS};
 use enforcer_ebpf::verdict::{Count, Reason};
@@ -23,7 +23,7 @@ use enforcer_tests::corpus::KEY;
 use enforcer_tests::kernel::{Loaded, Program};
 use enforcer_tests::packet::Frame;
 use enforcer_tests::reader::SECRET;
-use enforcer_tests::tables::Tables;
+use enforcer_tests::tables::{Tables, policy};
 
 /// In ns.
 const HOUR: u64 = 3_600_000_000_000;
@@ -73,6 +73,25 @@ fn a_shortcut_is_for_one_key_alone() -> Result<()> {
     ensure!((unknown()?, loaded.meter(1)?.allowed) == (refused + 1, 3), "a shortcut that is closed is taken");
     loaded.repeat(&request(OTHER), 1)?;
     ensure!(loaded.meter(2)?.allowed == 1, "a key without a shortcut is not known");
+    Ok(())
+}
+
+/// Who is over a limit of its own can fill no table by naming sources.
+#[test]
+fn a_request_that_is_refused_by_a_first_limit_makes_no_buckets_for_others() -> Result<()> {
+    const SOURCE: u32 = 9;
+    let mut tables = Tables::new().with_key(KEY, 1, 0).with_limits(1, &[sliding(2, HOUR)]);
+    tables.policies.insert(SOURCE, policy(&[sliding(100, HOUR)]));
+    let loaded = Loaded::new(Program::Judge, &tables.with_rules(Ruleset { source: SOURCE, ..Ruleset::default() }))?;
+    for (source, made) in [("10.9.0.2:4000", 1), ("10.9.0.3:4000", 2), ("10.9.0.4:4000", 2), ("10.9.0.2:4001", 2)] {
+        let frame = Frame::data(source.parse()?, "10.9.0.1:8000".parse()?, 1, &get("/", Some(KEY))).build();
+        loaded.repeat(&frame, 1)?;
+        let buckets = loaded.buckets(map::SOURCE_BUCKETS)?;
+        ensure!(buckets.len() == made, "{made} expected behind {source}: {buckets:?}");
+        let counted: u64 = buckets.values().map(|buckets| buckets.limits[0].counts & 0xfff_ffff).sum();
+        ensure!(counted == loaded.meter(1)?.allowed, "{counted} were counted for sources");
+    }
+    ensure!((loaded.meter(1)?.allowed, loaded.meter(1)?.limited) == (2, 2), "{:?}", loaded.meter(1)?);
     Ok(())
 }
 

@@ -83,10 +83,16 @@ pub struct Charge {
     shadows: u64,
     /// Likewise: whether that would have refused.
     would_refuse: u64,
+    /// Bits [`LACKS`] and [`RESUMED`].
+    lack: u64,
 }
 
 /// No limit refused.
 const NONE: u64 = u64::MAX;
+/// It has ended where something was not there.
+const LACKS: u64 = 1;
+/// It has gone on behind that.
+const RESUMED: u64 = 2;
 const TEST: u64 = 0;
 const CHARGE: u64 = 1;
 const REFUND: u64 = 2;
@@ -112,6 +118,7 @@ impl Default for Charge {
             refused: NONE,
             shadows: 0,
             would_refuse: 0,
+            lack: 0,
         }
     }
 }
@@ -132,6 +139,7 @@ impl Charge {
         self.refused = NONE;
         self.shadows = zero();
         self.would_refuse = zero();
+        self.lack = zero();
     }
 
     /// Says what the time of day is, for limits that follow the calendar: [`Clock::offset`](crate::limit::Clock::offset). Whoever drives the steps
@@ -384,10 +392,31 @@ impl Charge {
         true
     }
 
-    /// Ends a charge whose limits cannot be found.
+    /// Ends a charge, refused, whose limits or buckets cannot be found.
     #[inline(always)]
     pub fn fail(&mut self) {
-        self.refused = self.index;
+        self.lack |= LACKS;
+        // What is being given back is refused already.
+        if self.stage != REFUND {
+            self.refused = self.index;
+        }
+    }
+
+    /// Whether it has ended where something was not there, for the first time: once the buckets of all claims have been made
+    /// it can go on.
+    #[must_use]
+    #[inline(always)]
+    pub const fn lacks(&self) -> bool {
+        self.lack == LACKS
+    }
+
+    /// Goes on where it has ended so, with the next step.
+    #[inline(always)]
+    pub fn resume(&mut self) {
+        self.lack = RESUMED;
+        if self.stage != REFUND {
+            self.refused = NONE;
+        }
     }
 
     /// What it came to, once a step has ended it.

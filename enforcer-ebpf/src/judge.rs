@@ -131,7 +131,8 @@ pub trait World: Lookup + connection::Tables + Sized {
     fn sight(&self, reading: &mut Reading, claim: usize) -> bool;
     /// Begins a penalty of a source.
     fn penalise(&self, source: Source, now: u64, service: &Service);
-    /// Runs the reading's charge to its end, and counts what its limits have refused; whether it may pass.
+    /// Runs the reading's charge to its end, and counts what its limits have refused; whether it may pass. Buckets that are not
+    /// there are made when they are come to, by [`World::open`].
     fn charge(&self, reading: &mut Reading) -> bool;
     /// Counts for a principal.
     fn tally(&self, principal: u32, tally: Tally);

@@ -538,21 +538,29 @@ impl<'m> World for Packet<'m> {
             }
         }
         loop {
-            let place = charge.place();
-            let Claim { table, policy, scope } = *charge.at(place.claim);
-            let Some(mut policy) = self.host.tables.policies.get(&policy) else {
-                charge.fail();
-                break;
+            let place = reading.charge.place();
+            let Claim { table, policy, scope } = *reading.charge.at(place.claim);
+            let is_there = table == table::PRINCIPAL || self.host.used.borrow().contains_key(&(table, scope));
+            let policy = self.host.tables.policies.get(&policy).filter(|_| is_there);
+            let Some(mut policy) = policy else {
+                reading.charge.fail();
+                if !reading.charge.lacks() {
+                    break;
+                }
+                self.open(reading);
+                reading.charge.resume();
+                continue;
             };
             if place.candidate {
                 policy = &self.host.tables.policies[&policy.candidate];
             }
             let used = self.host.used((table, scope));
             let set = if place.candidate { &used.candidate } else { &used.limits };
-            if !charge.step(&set[place.limit].cells(), policy) {
+            if !reading.charge.step(&set[place.limit].cells(), policy) {
                 break;
             }
         }
+        let charge = &reading.charge;
         let mut meters = self.host.meters.borrow_mut();
         if (0..charge.len()).any(|claim| charge.would_refuse(claim, false)) {
             meters.entry(reading.party.principal).or_default().would_refuse += 1;

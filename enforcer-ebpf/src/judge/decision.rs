@@ -117,11 +117,8 @@ pub fn decide<W: World>(world: &W, reading: &mut Reading, flow: &mut Flow, posit
     }
     if refused.is_none() && reading.party.kind != party::EXEMPT {
         refused = world.claim(reading, flow);
-        if refused.is_none() {
-            world.open(reading);
-            if !world.charge(reading) {
-                refused = Some(Reason::OverLimit);
-            }
+        if refused.is_none() && !world.charge(reading) {
+            refused = Some(Reason::OverLimit);
         }
     }
     let principal = reading.party.principal;

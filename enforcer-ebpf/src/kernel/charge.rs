@@ -33,7 +33,10 @@ pub(crate) static ADMISSION: Scope = Scope { rule: scope::ADMISSION, subject: [0
 /// Swaps tried to let a source in; each failure means that another CPU has let one in.
 const ADMISSIONS: u32 = 4;
 
-/// [`enforcer_ebpf::judge::World::charge`]; 0 if the request may not pass. A global function: see [`crate::part`].
+/// What [`charge_claims`] says where buckets have to be made first.
+pub(crate) const LACKS: u32 = 2;
+
+/// [`enforcer_ebpf::judge::World::charge`]; 0 if the request may not pass. Called again, it goes on. A global function: see [`crate::part`].
 ///
 /// Here and below the scratch is looked up again: what a global function is handed is no key of a map for kernels before
 /// 6.3, but what lies in a map is, and needs no copy on the stack.
@@ -41,10 +44,15 @@ const ADMISSIONS: u32 = 4;
 #[inline(never)]
 pub(crate) extern "C" fn charge_claims() -> u32 {
     let Some(scratch) = maps::scratch() else { return 0 };
-    prepare(&mut scratch.desk.reading.charge);
+    let charge = &mut scratch.desk.reading.charge;
+    if charge.lacks() {
+        charge.resume();
+    } else {
+        prepare(charge);
+    }
     // SAFETY: the callback takes nothing.
     unsafe { bpf_loop(Charge::MAX_STEPS, step as *mut c_void, core::ptr::null_mut(), 0) };
-    u32::from(scratch.desk.reading.charge.result().is_ok())
+    if charge.lacks() { LACKS } else { u32::from(charge.result().is_ok()) }
 }
 
 /// Tells a charge the time of day and what its policies are like, before its first step.

@@ -356,9 +356,16 @@ impl<P: Packet, const DRY: bool> World for Kernel<P, DRY> {
     #[inline(always)]
     fn charge(&self, reading: &mut Reading) -> bool {
         if DRY {
+            self.open(reading);
             return explain::charge_copies() != 0;
         }
-        let passes = charge::charge_claims() != 0;
+        let mut answer = charge::charge_claims();
+        // Most find all buckets there, and need not look twice.
+        if answer == charge::LACKS {
+            self.open(reading);
+            answer = charge::charge_claims();
+        }
+        let passes = answer == 1;
         if !passes || reading.charge.has_shadows() {
             charge::count_refusals();
         }
