@@ -81,6 +81,24 @@ fn calendars() -> impl Strategy<Value = (Limit, u64)> {
     prop::sample::select([&multiples[..], &[month, year]].concat())
 }
 
+/// A limit of one of four shapes, its bucket once these steps were taken, and the clock then; the clock of the day is ahead by
+/// `skew` ns.
+fn used(count: u32, shape: usize, window: u64, steps: &[(u64, u64)], skew: u64) -> (Limit, Shared, Clock) {
+    let limit = [
+        sliding(count, window),
+        fixed(count, window),
+        gcra(count, window / u64::from(count)),
+        calendar(count, window, align::MULTIPLE),
+    ][shape];
+    let bucket = Shared::default();
+    let mut last = clock(0, skew);
+    for (now, cost) in instants(steps) {
+        last = clock(now - BEGIN, now - BEGIN + skew);
+        charges(&bucket, &limit, last, cost);
+    }
+    (limit, bucket, last)
+}
+
 /// The most that passed in any interval of `length` that includes one of its ends, of what passed at these rising instants
 /// for these costs.
 fn most_within(passed: &[(u64, u64)], length: u64) -> u64 {
@@ -442,16 +460,7 @@ proptest! {
         count in 1u32..60, shape in 0..4usize, (window, steps) in traces(), skew in 0..2 * MINUTE,
         age in 0..2 * 366 * DAY, up in 0..1u64 << 50, later in 0..366 * DAY,
     ) {
-        let limit = [
-            sliding(count, window), fixed(count, window), gcra(count, window / u64::from(count)),
-            calendar(count, window, align::MULTIPLE),
-        ][shape];
-        let bucket = Shared::default();
-        let mut last = clock(0, skew);
-        for (now, cost) in instants(&steps) {
-            last = clock(now - BEGIN, now - BEGIN + skew);
-            charges(&bucket, &limit, last, cost);
-        }
+        let (limit, bucket, last) = used(count, shape, window, &steps, skew);
         for age in [0, age % window, age % (2 * window), age] {
             let on = Clock { boot: last.boot + age, ..last };
             // Seen in whole ticks, both boots began at the same instant.
@@ -472,16 +481,7 @@ proptest! {
     fn after_the_time_to_retry_a_cost_passes_and_after_the_reset_all_do(
         count in 1u32..60, shape in 0..4usize, (window, steps) in traces(), cost in 1u64..70, skew in 0..2 * MINUTE,
     ) {
-        let limit = [
-            sliding(count, window), fixed(count, window), gcra(count, window / u64::from(count)),
-            calendar(count, window, align::MULTIPLE),
-        ][shape];
-        let bucket = Shared::default();
-        let mut last = clock(0, skew);
-        for (now, cost) in instants(&steps) {
-            last = clock(now - BEGIN, now - BEGIN + skew);
-            charges(&bucket, &limit, last, cost);
-        }
+        let (limit, bucket, last) = used(count, shape, window, &steps, skew);
         let later = |time| Clock { boot: last.boot + time, ..last };
         let remaining = |time| limit::remaining(&bucket.bucket(), &limit, later(time));
         let usage = limit::usage(&bucket.bucket(), &limit, last);
