@@ -3,12 +3,14 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use enforcer_ebpf::abi::{Buckets, Meter, Principal};
+use enforcer_ebpf::abi::{Bucket, Buckets, Meter, Principal};
 use enforcer_ebpf::limit;
+use jiff::Timestamp;
 use tokio::sync::watch;
 
+use super::rulebook::unix_ns;
 use super::tables::Tables;
 use crate::kernel::{self, Counted};
 use crate::store;
@@ -97,10 +99,9 @@ pub(super) fn put_back(state: &State, tables: &mut Tables) -> Result<(), kernel:
     let now = reading();
     // Of a clock that was set back nothing is known but that the counts are no younger than they were.
     let age = now.unix.saturating_sub(state.reading.unix);
-    let moved = |buckets: &Buckets| Buckets {
-        limits: buckets.limits.map(|bucket| limit::moved(&bucket, state.reading.boot, now.boot, age)),
-        candidate: buckets.candidate.map(|bucket| limit::moved(&bucket, state.reading.boot, now.boot, age)),
-    };
+    let one = |bucket: Bucket| limit::moved(&bucket, state.reading.boot, now.boot, age);
+    let moved =
+        |Buckets { limits, candidate }: &Buckets| Buckets { limits: limits.map(one), candidate: candidate.map(one) };
     let kernel = tables.kernel_mut();
     let mut count = 0;
     for (index, meter) in &state.meters {
@@ -121,6 +122,5 @@ pub(super) fn put_back(state: &State, tables: &mut Tables) -> Result<(), kernel:
 }
 
 fn reading() -> Reading {
-    let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Reading { boot: kernel::now(), unix: u64::try_from(unix.as_nanos()).unwrap_or(u64::MAX) }
+    Reading { boot: kernel::now(), unix: unix_ns(Timestamp::now()) }
 }

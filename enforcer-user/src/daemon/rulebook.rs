@@ -269,8 +269,7 @@ impl Rulebook {
             Some(Volume { seat: *seat, site: policy.services.get(name)?, placed: placed.services.get(name)? })
         };
         let volumes: Vec<Volume<'_>> = seats.iter().filter_map(said).collect();
-        let leads = |volume: &Volume<'_>| volume.seat.number == volume.seat.leader;
-        let (leaders, others): (Vec<&Volume<'_>>, Vec<&Volume<'_>>) = volumes.iter().partition(|one| leads(one));
+        let (leaders, others): (Vec<&Volume<'_>>, Vec<&Volume<'_>>) = volumes.iter().partition(|one| one.seat.leads());
         for volume in leaders.into_iter().chain(others) {
             let Volume { seat, site, placed: numbers } = *volume;
             let chapter = Chapter::new(volume, &volumes, secret, room)?;
@@ -314,8 +313,7 @@ impl Chapter {
         room: Room,
     ) -> Result<Self, TooLarge> {
         let Seat { slot, number, leader, place } = seat;
-        let mut led: Vec<&Volume<'_>> =
-            all.iter().filter(|one| number == leader && one.seat.leader == number).collect();
+        let mut led: Vec<&Volume<'_>> = all.iter().filter(|one| seat.leads() && one.seat.leader == number).collect();
         led.sort_by_key(|one| one.seat.place);
         let branches: Vec<Branch<'_>> = led
             .iter()
