@@ -417,6 +417,26 @@ pub struct Buckets {
     pub candidate: [Bucket; LIMITS],
 }
 
+impl Buckets {
+    /// Words that they are made of.
+    pub const WORDS: usize = 6 * LIMITS;
+
+    /// Their words, as they lie in the maps: of each bucket the window, the counts and the arrival.
+    pub fn words(&self) -> impl Iterator<Item = u64> {
+        self.limits.iter().chain(&self.candidate).flat_map(|bucket| [bucket.window, bucket.counts, bucket.arrival])
+    }
+
+    /// Those of such words, each by its position.
+    pub fn of_words(word: impl Fn(usize) -> u64) -> Self {
+        let bucket = |number: usize| {
+            let first = 3 * number;
+            Bucket { window: word(first), counts: word(first + 1), arrival: word(first + 2) }
+        };
+        let limits = core::array::from_fn(bucket);
+        Self { limits, candidate: core::array::from_fn(|number| bucket(LIMITS + number)) }
+    }
+}
+
 /// All that the kernel keeps about a principal, what most requests touch first: of many principals each is met with its
 /// entry in no cache, and a line is 64 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

@@ -1,7 +1,6 @@
 //! METERS, mapped: under which policy each principal is, the rest of its shortcut's tag, and what is counted for it.
 
 use std::{
-    array,
     mem::offset_of,
     sync::{
         Arc,
@@ -13,7 +12,7 @@ use std::{
 };
 
 use aya::Ebpf;
-use enforcer_ebpf::abi::{self, Bucket, Buckets, Meter, Principal, map};
+use enforcer_ebpf::abi::{Buckets, Meter, Principal, map};
 
 use super::{
     Error, Kernel,
@@ -22,12 +21,11 @@ use super::{
     tables::{mapped_of, out_of_range},
 };
 
-/// Words of a meter, of its buckets, and before them.
-const METER: usize = words::<Meter>();
+/// Words of a meter, and before its fields.
+const METER: usize = size_of::<Meter>() / size_of::<u64>();
 const PRINCIPAL: usize = offset_of!(Meter, principal) / size_of::<u64>();
 const KEY: usize = offset_of!(Meter, key) / size_of::<u64>();
 const BEFORE: usize = offset_of!(Meter, buckets) / size_of::<u64>();
-const BUCKETS: usize = words::<Buckets>();
 
 /// All meters, by principal's index.
 #[derive(Clone, Debug)]
@@ -104,10 +102,8 @@ impl Kernel {
             meter;
         let words = self.meters().get(index)?;
         words[0].store(*allowed, Relaxed);
-        let of_buckets = buckets.limits.iter().chain(&buckets.candidate);
-        let of_buckets = of_buckets.flat_map(|bucket| [bucket.window, bucket.counts, bucket.arrival]);
         let behind = [*limited, *denied, *would_refuse, *candidate, *key_in_url];
-        words[BEFORE..].iter().zip(of_buckets.chain(behind)).for_each(|(word, value)| word.store(value, Relaxed));
+        words[BEFORE..].iter().zip(buckets.words().chain(behind)).for_each(|(word, value)| word.store(value, Relaxed));
         Ok(())
     }
 
@@ -126,26 +122,16 @@ impl Kernel {
 
 fn meter(words: &[AtomicU64; METER]) -> Meter {
     let word = |position: usize| words[position].load(Relaxed);
-    let bucket = |number: usize| Bucket {
-        window: word(BEFORE + 3 * number),
-        counts: word(BEFORE + 3 * number + 1),
-        arrival: word(BEFORE + 3 * number + 2),
-    };
-    let candidate = |number: usize| bucket(abi::LIMITS + number);
-    let behind = |number: usize| word(BEFORE + BUCKETS + number);
+    let behind = |number: usize| word(BEFORE + Buckets::WORDS + number);
     Meter {
         allowed: word(0),
         principal: word(PRINCIPAL),
         key: word(KEY),
-        buckets: Buckets { limits: array::from_fn(bucket), candidate: array::from_fn(candidate) },
+        buckets: Buckets::of_words(|position| word(BEFORE + position)),
         limited: behind(0),
         denied: behind(1),
         would_refuse: behind(2),
         candidate: behind(3),
         key_in_url: behind(4),
     }
-}
-
-const fn words<T>() -> usize {
-    size_of::<T>() / size_of::<u64>()
 }

@@ -9,7 +9,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use enforcer_ebpf::abi::{self, Bucket, Buckets, Meter, Scope};
+use enforcer_ebpf::abi::{Buckets, Meter, Scope};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::{APPLICATION_ID, Error};
@@ -241,30 +241,23 @@ fn subject(scope: &Scope) -> [u8; 16] {
     bytes
 }
 
-/// The limits' buckets, then the candidate's; of each the window, the counts and the arrival, lowest byte first.
+/// [`Buckets::words`], each with its lowest byte first.
 fn bytes(buckets: &Buckets) -> [u8; BUCKETS] {
     let mut bytes = [0; BUCKETS];
     let (words, _) = bytes.as_chunks_mut();
-    let all = buckets.limits.iter().chain(&buckets.candidate);
-    let all = all.flat_map(|bucket| [bucket.window, bucket.counts, bucket.arrival]);
-    words.iter_mut().zip(all).for_each(|(bytes, word)| *bytes = word.to_le_bytes());
+    words.iter_mut().zip(buckets.words()).for_each(|(bytes, word)| *bytes = word.to_le_bytes());
     bytes
 }
 
 fn of_bytes(bytes: &[u8; BUCKETS]) -> Buckets {
     let (words, _) = bytes.as_chunks();
-    let word = |at: usize| u64::from_le_bytes(words[at]);
-    let bucket = |number: usize| Bucket {
-        window: word(3 * number),
-        counts: word(3 * number + 1),
-        arrival: word(3 * number + 2),
-    };
-    let (limits, candidate) = (std::array::from_fn(bucket), std::array::from_fn(|number| bucket(abi::LIMITS + number)));
-    Buckets { limits, candidate }
+    Buckets::of_words(|position| u64::from_le_bytes(words[position]))
 }
 
 #[cfg(test)]
 mod tests {
+    use enforcer_ebpf::abi::Bucket;
+
     use super::*;
 
     fn meter(used: u64) -> Meter {
