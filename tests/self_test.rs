@@ -7,6 +7,7 @@ mod site;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
@@ -113,6 +114,117 @@ fn a_policy_that_lets_keyless_requests_through_or_gives_less_than_the_limit_fail
     ensure!(through["no key"] == (1, 0), "{}", tight.stdout);
     let ran = try_policy("[plan.gold]\nlimit = \"1/mintue\"", &[])?;
     ensure!(ran.code == 2 && ran.stderr.contains("mintue"), "{}: {}", ran.code, ran.stderr);
+    Ok(())
+}
+
+/// The commands of the handbook by which openssl checks a proof.
+fn openssl_commands() -> Result<&'static str> {
+    let text = include_str!("../docs/security.md");
+    let mut blocks = text.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
+    blocks.find(|block| block.contains("openssl pkeyutl")).context("the handbook has no such commands")
+}
+
+#[test]
+fn a_proof_says_what_was_tried_and_is_checked_without_root_a_daemon_or_this_program() -> Result<()> {
+    let site = Site::new(Way::VethNative)?;
+    let _origin = site.serve("plain", Workers::Sync(3))?;
+    let mut enforcer = site.guard("[principal.tenant]\nlimit = \"5/hour\"")?;
+    let key = add_key(&enforcer, "tenant")?;
+    let folder = tempfile::tempdir()?;
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let [proof, public] = [path("proof.json"), path("enforcer.pub")];
+    let ran = enforcer.run(&["verify", "--proof", &proof])?;
+    ensure!(ran.code == 0, "ended with {}: {}{}", ran.code, ran.stdout, ran.stderr);
+    ensure!(ran.stdout.contains("Behind port 8000: 3 workers"), "{}", ran.stdout);
+    fs::write(&public, enforcer.cli(&["verify", "--show-public-key"])?)?;
+    let policy = folder.path().join("policy.toml");
+    fs::write(&policy, enforcer.cli(&["export"])?)?;
+    enforcer.stop(Signal::SIGTERM)?;
+
+    // Nobody in particular, who cannot read the state.
+    let check = |proof: &str, more: &[&str]| -> Result<Ran> {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]).arg(binary()?);
+        command.args(["verify", "-o", "json", "--check", proof]).args(more).current_dir("/");
+        Ok(command.env_remove("ENFORCER_CONFIG").env_remove("ENFORCER_STATE_DIR").output()?.into())
+    };
+    fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755))?;
+    let ran = check(&proof, &["--public-key", &public])?;
+    ensure!(ran.code == 0 && reached(&ran)? == all_passed(), "{}: {}{}", ran.code, ran.stdout, ran.stderr);
+    let stated: Value = serde_json::from_str(&ran.stdout)?;
+    ensure!(stated["workers"] == serde_json::json!({"ports": [8000], "workers": 3, "names": ["gunicorn"]}), "{stated}");
+    let digest = process::run(Command::new("sha256sum").arg(&policy))?;
+    ensure!(digest.starts_with(stated["policy_sha256"].as_str().context("no digest")?), "{digest}: {stated}");
+    let [host, kernel] = ["-n", "-r"].map(|which| process::run(Command::new("uname").arg(which)));
+    ensure!(stated["host"] == host?.trim(), "{stated}");
+    ensure!(stated["kernel"].as_str().context("no kernel")?.starts_with(kernel?.trim()), "{stated}");
+    let line = fs::read_to_string(&public)?.lines().nth(1).context("no line")?.to_owned();
+    ensure!(check(&proof, &["--public-key", &line])?.code == 0, "by the key itself");
+
+    // What is not that proof is none.
+    let text = fs::read_to_string(&proof)?;
+    ensure!(!text.contains(&key) && !ran.stdout.contains(&key), "a key is in it");
+    let other = path("other.pub");
+    let fresh = Enforcer::new(&site.link.server, &[])?;
+    fresh.configure("")?;
+    fs::write(&other, fresh.cli(&["verify", "--show-public-key"])?)?;
+    let ran = check(&proof, &["--public-key", &other])?;
+    ensure!(
+        ran.code == 3 && ran.stderr.contains("the signature is not that of the key"),
+        "{}: {}",
+        ran.code,
+        ran.stderr
+    );
+    let envelope: Value = serde_json::from_str(&text)?;
+    let payload = envelope["payload"].as_str().context("no payload")?;
+    let changed = payload.replacen(['A', 'B'], "C", 1);
+    for (wrong, code) in [
+        (text.replace(payload, &changed), 3),
+        (text.replace("verify.v1+json", "verify.v2+json"), 3),
+        (text[..text.len() / 2].to_owned(), 2),
+        (String::new(), 2),
+    ] {
+        let file = path("wrong.json");
+        fs::write(&file, &wrong)?;
+        let ran = check(&file, &["--public-key", &public])?;
+        ensure!(ran.code == code && ran.stdout.is_empty(), "{}: {wrong}: {}", ran.code, ran.stderr);
+    }
+    let ran = check(&proof, &["--public-key", &path("nothing")])?;
+    ensure!(ran.code == 2 && ran.stderr.contains("--public-key"), "{}: {}", ran.code, ran.stderr);
+
+    // As the handbook says, with a program of others.
+    let openssl = |commands: &str| -> Result<Ran> {
+        Ok(Command::new("sh").args(["-euc", commands]).current_dir(folder.path()).output()?.into())
+    };
+    let ran = openssl(openssl_commands()?)?;
+    ensure!(ran.code == 0 && ran.stdout.contains("Signature Verified Successfully"), "{}{}", ran.stdout, ran.stderr);
+    fs::write(&proof, text.replace(payload, &changed))?;
+    let ran = openssl(openssl_commands()?)?;
+    ensure!(ran.code != 0, "a changed payload: {}", ran.stdout);
+    Ok(())
+}
+
+#[test]
+fn what_failed_is_proven_too() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let state = folder.path().join("state").display().to_string();
+    let proof = folder.path().join("proof.json").display().to_string();
+    let policy = "[[public]]\npath = \"/open\"\nlimit = \"50/hour\"";
+    let ran = try_policy(policy, &["--path", "/open", "--proof", &proof, "--state-dir", &state])?;
+    ensure!(ran.code == 3 && reached(&ran)?["no key"] == (1, 1), "{}: {}{}", ran.code, ran.stdout, ran.stderr);
+    let check = |more: &[&str]| -> Result<Ran> {
+        let mut command = Command::new(binary()?);
+        command.args(["verify", "--check", &proof, "--state-dir"]).args(more);
+        Ok(command.env_remove("ENFORCER_CONFIG").output()?.into())
+    };
+    let ran = check(&[&state])?;
+    ensure!(ran.code == 3 && ran.stdout.contains("FAILED"), "{}: {}{}", ran.code, ran.stdout, ran.stderr);
+    ensure!(ran.stdout.contains("signed with") && ran.stderr.contains("checks failed"), "{}{}", ran.stdout, ran.stderr);
+    // To check makes no key.
+    let elsewhere = folder.path().join("elsewhere");
+    let ran = check(&[&elsewhere.display().to_string()])?;
+    ensure!(ran.code == 1 && ran.stderr.contains("--public-key"), "{}: {}", ran.code, ran.stderr);
+    ensure!(!elsewhere.exists(), "a key was made");
     Ok(())
 }
 

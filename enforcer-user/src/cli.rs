@@ -6,7 +6,7 @@
 //! # Layout
 //! - `run`: the daemon's settings from flags and environment
 //! - `doctor`: what is not guarded, asked of the system itself
-//! - `verify`: whether the program enforces the policy, on a link of its own
+//! - `verify`: whether the program enforces the policy, on a link of its own; `proof`: that, signed, as a file
 //! - `status`, `key`, `limit`, `policy`, `penalty`, `explain`, `detach`: the commands
 //! - `lasts`: a length of time on the command line
 //! - `import`: the lines of `key import`
@@ -26,6 +26,7 @@ mod limit;
 mod output;
 mod penalty;
 mod policy;
+mod proof;
 mod run;
 mod service;
 mod status;

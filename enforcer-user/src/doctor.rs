@@ -11,6 +11,7 @@
 //! - `sibling`: other doors of the same process
 //! - `interface`: others' programs, offloads, stacks; from `program`, `offload`
 //! - `system`: kernel and rights
+//! - `workers`: how many processes serve on a port, for `enforcer verify`
 
 mod coverage;
 mod device;
@@ -24,6 +25,7 @@ mod scene;
 mod sibling;
 mod socket;
 mod system;
+mod workers;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -31,6 +33,7 @@ use std::path::{Path, PathBuf};
 pub use finding::{Finding, Level};
 pub use scene::Namespace;
 use serde::{Deserialize, Serialize};
+pub use workers::{Workers, workers};
 
 use crate::kernel::{self, Guard};
 use crate::sockets;

@@ -70,6 +70,7 @@ pub use self::{
     error::Error,
     forwarding::Endpoints,
     guard::{Guard, Guarded, guard},
+    load::object,
     log::Logger,
     rules::Paths,
     tables::{Clock, MapFill},

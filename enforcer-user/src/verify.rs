@@ -10,18 +10,24 @@
 //! - `origin`: the server behind the guard
 //! - `visitor`: a client, at any of its addresses
 //! - `checks`: what is sent, and what must come of it
+//! - `statement`: what came of it, and of what it is true
+//! - `proof`: a statement that is signed, as a file
+//! - `signer`: the keys that it is signed and checked with
 
 mod checks;
 mod link;
 mod origin;
+pub mod proof;
+pub mod signer;
 mod stage;
+mod statement;
 mod visitor;
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -33,6 +39,7 @@ use crate::policy::{Policy, file};
 use checks::Keys;
 use origin::Origin;
 pub use stage::{Error, Stage};
+pub use statement::{Matter, Statement};
 
 /// How long the daemon of the test may take to be ready.
 const READY: Duration = Duration::from_secs(30);
@@ -51,10 +58,10 @@ pub struct Subject {
 }
 
 /// What came of one check.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {
     /// What it is called.
-    pub check: &'static str,
+    pub check: String,
     /// Whether as many requests as must reached the app, and all others were refused.
     pub passed: bool,
     /// Requests that were sent.
@@ -68,12 +75,12 @@ pub struct Check {
 }
 
 /// What came of all of them.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// Whether all passed.
     pub passed: bool,
     /// `enforce` or `observe`: what the daemon was told to do with refusals.
-    pub mode: &'static str,
+    pub mode: String,
     /// One for each question.
     pub checks: Vec<Check>,
 }
@@ -134,7 +141,7 @@ async fn play(stage: Stage, subject: Subject) -> anyhow::Result<Report> {
     let checks = asked.await??;
     let _ = stop.send(());
     guard.await??;
-    Ok(Report { passed: checks.iter().all(|check| check.passed), mode: mode.as_str(), checks })
+    Ok(Report { passed: checks.iter().all(|check| check.passed), mode: mode.as_str().to_owned(), checks })
 }
 
 /// A policy without what it says of other services, which the test's daemon does not guard.

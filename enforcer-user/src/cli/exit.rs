@@ -3,6 +3,7 @@
 use std::io;
 
 use super::{doctor, verify};
+use crate::verify::{proof, signer};
 use crate::{client, config, daemon, kernel};
 
 /// Wrong usage or input that only a handler could see.
@@ -50,6 +51,12 @@ fn of(error: &(dyn std::error::Error + 'static)) -> Option<u8> {
         return Some(3);
     }
     if let Some(error) = error.downcast_ref::<crate::verify::Error>() {
+        return Some(error.exit_code());
+    }
+    if let Some(error) = error.downcast_ref::<signer::Error>() {
+        return Some(error.exit_code());
+    }
+    if let Some(error) = error.downcast_ref::<proof::Error>() {
         return Some(error.exit_code());
     }
     if let Some(error) = error.downcast_ref::<client::Error>() {

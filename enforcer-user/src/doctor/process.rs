@@ -60,6 +60,18 @@ impl Processes {
         holders
     }
 
+    /// Those of them that are the parents of no other of them.
+    pub(super) fn without_parents(&self, members: &BTreeSet<u32>) -> BTreeSet<u32> {
+        let parents: BTreeSet<u32> =
+            members.iter().filter_map(|id| self.by_id.get(id)).map(|process| process.parent).collect();
+        members.difference(&parents).copied().collect()
+    }
+
+    /// What a process is called.
+    pub(super) fn name(&self, id: u32) -> Option<&str> {
+        self.by_id.get(&id).map(|process| process.name.as_str())
+    }
+
     fn is_supervisor(&self, id: u32) -> bool {
         self.by_id.get(&id).is_some_and(|process| SUPERVISORS.contains(&process.name.as_str()))
     }

@@ -23,6 +23,12 @@ use super::{Error, Mode, Options, filter_pin, pins::Pins};
 /// The BPF object, with its BTF.
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/enforcer-bpf"));
 
+/// The BPF object that this program brings: what judges.
+#[must_use]
+pub fn object() -> &'static [u8] {
+    OBJECT
+}
+
 /// Judges, as XDP.
 pub(super) const XDP: &str = "enforcer_xdp";
 /// Judges, in traffic control.

@@ -54,7 +54,7 @@ impl Asker<'_> {
     }
 
     /// Makes the visits one after the other; `expected` of their requests must reach the app, and be answered by it.
-    async fn check(&self, check: &'static str, expected: usize, visits: Vec<Visit>) -> anyhow::Result<Check> {
+    async fn check(&self, check: &str, expected: usize, visits: Vec<Visit>) -> anyhow::Result<Check> {
         let before = self.executed.load(Ordering::SeqCst);
         let (mut sent, mut answers) = (0, Vec::new());
         for Visit { source: number, pieces, requests } in visits {
@@ -64,7 +64,8 @@ impl Asker<'_> {
         }
         let executed = self.executed.load(Ordering::SeqCst) - before;
         let served = answers.iter().filter(|status| **status == 200).count();
-        Ok(Check { check, passed: executed == expected && served == expected, sent, expected, executed, answers })
+        let passed = executed == expected && served == expected;
+        Ok(Check { check: check.to_owned(), passed, sent, expected, executed, answers })
     }
 }
 

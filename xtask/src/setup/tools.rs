@@ -30,6 +30,8 @@ const TOOLS: &[Tool] = &[
     Tool { program: "ethtool", package: "ethtool", file: None },
     Tool { program: "nft", package: "nftables", file: None },
     Tool { program: "curl", package: "curl", file: None },
+    Tool { program: "openssl", package: "openssl", file: None },
+    Tool { program: "jq", package: "jq", file: None },
     Tool { program: "bpftool", package: "bpftool", file: None },
     Tool { program: "node", package: "nodejs", file: None },
     Tool { program: "wrk", package: "wrk", file: None },
