@@ -8,6 +8,8 @@
 mod attack;
 #[path = "policy/connections.rs"]
 mod connections;
+#[path = "policy/exempt.rs"]
+mod exempt;
 #[path = "policy/explain.rs"]
 mod explain;
 #[path = "policy/headers.rs"]

@@ -167,6 +167,68 @@ pub struct PolicyApplied {
     pub on_trial_until: Option<Timestamp>,
 }
 
+/// `POST /v1/exemptions`; the answer is a [`PolicyApplied`].
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddExemption {
+    /// The service; the only one without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// The path; with `/*` at its end, what lies beneath it too.
+    pub path: String,
+    /// The methods; all without.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub methods: Vec<String>,
+    /// Addresses and prefixes.
+    pub sources: Vec<String>,
+    /// When it ends, to the second.
+    pub until: Timestamp,
+    /// Why it is there.
+    pub reason: String,
+}
+
+/// `DELETE /v1/exemptions`; the answer is a [`PolicyApplied`].
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RemoveExemption {
+    /// As in [`AddExemption`], as all that follows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// The path.
+    pub path: String,
+    /// The methods.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub methods: Vec<String>,
+    /// All of its sources.
+    pub sources: Vec<String>,
+}
+
+/// `GET /v1/exemptions`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exemptions {
+    /// All, by service and path; while a policy is on trial, that one's.
+    pub exemptions: Vec<HeldExemption>,
+}
+
+/// An exemption, of a file or of a command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldExemption {
+    /// Its service.
+    pub service: String,
+    /// Its path.
+    pub path: String,
+    /// Its methods, of which GET stands for HEAD, too; all without.
+    pub methods: Vec<String>,
+    /// Its sources.
+    pub sources: Vec<String>,
+    /// When it ends.
+    pub until: Timestamp,
+    /// How long that is; 0 when it is over.
+    pub remaining_ns: u64,
+    /// Why it is there.
+    pub reason: String,
+}
+
 /// `GET /v1/policy`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyText {

@@ -7,7 +7,7 @@
 //! - `run`: the daemon's settings from flags and environment
 //! - `doctor`: what is not guarded, asked of the system itself
 //! - `verify`: whether the program enforces the policy, on a link of its own; `proof`: that, signed, as a file
-//! - `status`, `key`, `limit`, `policy`, `penalty`, `explain`, `detach`: the commands
+//! - `status`, `key`, `limit`, `policy`, `exempt`, `penalty`, `explain`, `detach`: the commands
 //! - `lasts`: a length of time on the command line
 //! - `import`: the lines of `key import`
 //! - `flask_limiter`: an app's own limits as a policy
@@ -16,6 +16,7 @@
 
 mod detach;
 mod doctor;
+mod exempt;
 mod exit;
 mod explain;
 mod flask_limiter;
@@ -51,6 +52,7 @@ Examples:
   enforcer apply -f policy.toml                   plans, routes, sources: everything in one file
   enforcer limits --watch                         limit, used, remaining, reset
   enforcer explain GET /search --source 192.0.2.7 --as alice      would it pass, and by which limits
+  enforcer exempt add /ready --source 192.0.2.7 --for 1h --reason OPS-12
   enforcer status                                 where it is attached, what was refused and why
   enforcer penalty ls                             who is kept out for flooding, and for how long
   enforcer doctor                                 what reaches the app unguarded, and what to do
@@ -68,7 +70,7 @@ Exit codes:
    3  a check failed                     13  another program is attached there
    4  the daemon is not reachable        14  another daemon runs with these directories
    5  no permission                      15  the interface cannot be attached in this mode
-   6  no such key, principal, source or service";
+   6  no such key, principal, source, service or exemption";
 
 /// Rate limits and key checks for plaintext HTTP, in the kernel, before any worker wakes.
 #[derive(Debug, Parser)]
@@ -128,6 +130,9 @@ enum Command {
     /// Show what would become of a request, and every limit that it is measured by
     #[command(after_help = explain::HELP)]
     Explain(explain::Arguments),
+    /// Exempt known sources from key and limit at a path for a time, and list and remove exemptions
+    #[command(subcommand)]
+    Exempt(exempt::Command),
     /// List the sources that are kept out for a time, and let them in again
     #[command(subcommand)]
     Penalty(penalty::Command),
@@ -185,6 +190,7 @@ impl Cli {
                 Command::Key(command) => command.execute(&client).await,
                 Command::Limit(command) => command.execute(&client).await,
                 Command::Limits(arguments) => arguments.execute(&client).await,
+                Command::Exempt(command) => command.execute(&client).await,
                 Command::Penalty(command) => command.execute(&client).await,
                 Command::Detach(arguments) => arguments.execute(&client).await,
                 Command::Version(format) => version(format),
@@ -225,6 +231,9 @@ mod tests {
             "key ls",
             "limit set a 1/second",
             "limits a",
+            "exempt ls",
+            "exempt add /ready --source 192.0.2.7 --for 1h --reason OPS-12",
+            "exempt rm /ready --source 192.0.2.7",
             "penalty ls",
             "explain GET / --source 192.0.2.7",
             "doctor",

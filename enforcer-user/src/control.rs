@@ -7,10 +7,11 @@
 //! # Layout
 //! - `peer`: who asks
 //! - `body`: a request's JSON, read strictly
-//! - `keys`, `limits`, `policy`, `penalties`, `explain`, `status`, `detach`: the routes, by noun
+//! - `keys`, `limits`, `policy`, `exemptions`, `penalties`, `explain`, `status`, `detach`: the routes, by noun
 
 mod body;
 mod detach;
+mod exemptions;
 mod explain;
 mod keys;
 mod limits;
@@ -43,6 +44,7 @@ pub(crate) fn router(daemon: Arc<Daemon>) -> Router {
         .merge(limits::routes())
         .merge(penalties::routes())
         .merge(policy::routes())
+        .merge(exemptions::routes())
         .merge(explain::routes())
         .merge(detach::routes())
         .fallback(no_such_route)
@@ -120,7 +122,8 @@ async fn admit(Extension(peer): Extension<Option<Peer>>, request: Request, next:
 /// The route's first two segments, without what the client chose.
 fn route(path: &str) -> &'static str {
     let is = |prefix: &str| path == prefix || path.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('/'));
-    let routes = ["/v1/keys", "/v1/limits", "/v1/penalties", "/v1/policy", "/v1/status", "/v1/detach"];
+    let routes =
+        ["/v1/keys", "/v1/limits", "/v1/penalties", "/v1/policy", "/v1/exemptions", "/v1/status", "/v1/detach"];
     routes.into_iter().find(|prefix| is(prefix)).unwrap_or("elsewhere")
 }
 
@@ -128,7 +131,7 @@ async fn no_such_route() -> Failure {
     Failure::new(
         StatusCode::NOT_FOUND,
         Refusal::new(
-            "there is nothing at this path; see /v1/status, /v1/keys, /v1/limits, /v1/policy, /v1/penalties, /v1/explain",
+            "there is nothing at this path; see /v1/status, /v1/keys, /v1/limits, /v1/policy, /v1/exemptions, /v1/penalties, /v1/explain",
         ),
     )
 }

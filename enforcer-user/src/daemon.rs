@@ -18,6 +18,7 @@
 
 mod answering;
 mod coverage;
+mod exemptions;
 mod explain;
 mod exporter;
 mod forecast;

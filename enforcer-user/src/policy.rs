@@ -9,6 +9,7 @@ mod limit_name;
 
 pub mod diff;
 pub mod document;
+pub mod exemption;
 pub mod exemptions;
 pub mod file;
 pub mod method;

@@ -47,6 +47,26 @@ impl Prefix {
         Self::new(address, bits).filter(|prefix| prefix.address == address)
     }
 
+    /// A prefix that says what it is: an address alone, or one with no more bits than its length counts, and none of IPv6
+    /// that stands for IPv4.
+    ///
+    /// # Errors
+    /// What is wrong with `text`, and what would be right.
+    pub(crate) fn exact(text: &str) -> Result<Self, (String, String)> {
+        match text.parse::<Self>() {
+            Err(_) => Err((format!("{text:?} is neither an address nor a prefix"), Self::ACCEPTED.to_owned())),
+            // A prefix with more address than it says is one whose length was mistyped.
+            Ok(prefix) if !text.split('/').next().is_some_and(|text| text.parse() == Ok(prefix.address)) => {
+                Err((format!("{text:?} has an address longer than its prefix"), prefix.to_string()))
+            }
+            Ok(prefix) if prefix.is_mapped() => {
+                let accepted = "the addresses as those of IPv4, such as 192.0.2.0/24".to_owned();
+                Err((format!("{text:?} is of IPv4 addresses"), accepted))
+            }
+            Ok(prefix) => Ok(prefix),
+        }
+    }
+
     /// Whether any address is in both.
     #[must_use]
     pub fn meets(self, other: Self) -> bool {

@@ -131,7 +131,7 @@ impl Apply {
     }
 }
 
-fn show(PolicyApplied { changes, applied, on_trial_until }: &PolicyApplied) -> String {
+pub(super) fn show(PolicyApplied { changes, applied, on_trial_until }: &PolicyApplied) -> String {
     if changes.is_empty() {
         return "Nothing differs from the policy that holds.\n".to_owned();
     }

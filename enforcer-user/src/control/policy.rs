@@ -26,12 +26,15 @@ async fn export(State(daemon): Shared) -> Answer<PolicyText> {
 
 async fn apply(State(daemon): Shared, Strict(request): Strict<ApplyPolicy>) -> Answer<PolicyApplied> {
     let applied = daemon.with(move |registry| registry.apply_policy(&request, Timestamp::now())).await?;
-    if applied.applied {
-        for change in &applied.changes {
-            tracing::info!("policy: {change}");
-        }
-    }
+    log(&applied);
     answer(applied)
+}
+
+/// Says in the log what of the policy has changed.
+pub(super) fn log(PolicyApplied { changes, applied, on_trial_until: _ }: &PolicyApplied) {
+    for change in changes.iter().filter(|_| *applied) {
+        tracing::info!("policy: {change}");
+    }
 }
 
 async fn forecast(State(daemon): Shared) -> Answer<Forecast> {

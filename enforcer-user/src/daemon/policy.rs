@@ -50,17 +50,15 @@ impl Held {
     }
 }
 
-/// The policy that holds, of these services alone.
+/// A policy with its numbers, of these services alone.
 fn of_services<'n>(
-    store: &Store,
+    (mut policy, mut placed): (Policy, Placed),
     names: impl Iterator<Item = &'n String>,
-    now: Timestamp,
-) -> Result<(Policy, Placed), Error> {
+) -> (Policy, Placed) {
     let names: HashSet<&String> = names.collect();
-    let (mut policy, mut placed) = store.policy(now)?;
     policy.services.retain(|name, _| names.contains(name));
     placed.services.retain(|name, _| names.contains(name));
-    Ok((policy, placed))
+    (policy, placed)
 }
 
 /// The names of services with the same ports, of each such set that one first which the ports lead to.
@@ -112,7 +110,7 @@ impl Registry {
             store.write_policy(&known.with_services(names), now)?;
             change.commit()?;
         }
-        let (policy, placed) = of_services(store, names.iter(), now)?;
+        let (policy, placed) = of_services(store.policy(now)?, names.iter());
         let groups = Groups::of(&policy, &placed);
         let terms = terms(&groups, &policy, &placed, now).into_iter().collect();
         let services = placed.services.iter().map(|(name, site)| (name.clone(), site.number)).collect();
@@ -121,7 +119,7 @@ impl Registry {
 
     /// The policy that holds, of the services that are guarded.
     pub(super) fn policy(&self, now: Timestamp) -> Result<(Policy, Placed), Error> {
-        of_services(&self.store, self.tables.seats().keys(), now)
+        Ok(of_services(self.store.policy(now)?, self.tables.seats().keys()))
     }
 
     /// Makes a policy the one that holds, all of it or none; or only says what would change.
@@ -173,16 +171,22 @@ impl Registry {
             self.trial = Some(trial);
             return Ok(answer(Some(ends)));
         }
+        self.hold((&current, &held), &wanted, now)?;
+        Ok(answer(None))
+    }
+
+    /// Makes another policy hold for good, all of it or none.
+    pub(super) fn hold(&mut self, before: (&Policy, &Placed), wanted: &Policy, now: Timestamp) -> Result<(), Error> {
         let change = self.store.begin()?;
-        let (placed, switch) = lay_out(&self.store, &mut self.tables, self.secret, (&current, &held), &wanted, now)?;
+        let (placed, switch) = lay_out(&self.store, &mut self.tables, self.secret, before, wanted, now)?;
         if let Err(error) = change.commit() {
             self.tables.revert(switch)?;
             return Err(error.into());
         }
-        self.follow(&wanted, &placed)?;
+        let (policy, placed) = of_services((wanted.clone(), placed), self.tables.seats().keys());
+        self.follow(&policy, &placed)?;
         self.tables.switch(None)?;
-        self.tables.settle(switch)?;
-        Ok(answer(None))
+        Ok(self.tables.settle(switch)?)
     }
 
     /// Goes on with what an earlier daemon has left on trial until then, in ns of CLOCK_BOOTTIME. From when the maps were
@@ -213,7 +217,7 @@ impl Registry {
             store.forget_trial()?;
             return Ok(None);
         }
-        let (current, held) = of_services(store, policy.services.keys(), now)?;
+        let (current, held) = of_services(store.policy(now)?, policy.services.keys());
         match begin_trial(store, tables, secret, (&current, &held), (policy, until), now) {
             Ok(trial) => {
                 tracing::warn!("{}: it goes on behind this start", trial.told());

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use enforcer_ebpf::abi::PREFIXES;
+
 use super::document::Exemption;
 use crate::prefix::Prefix;
 
@@ -26,6 +28,19 @@ pub struct Entry {
 pub fn exempt(exemptions: &[Exemption], bits: &[u32]) -> Vec<Entry> {
     let named = exemptions.iter().zip(bits);
     entries(named.flat_map(|(one, &bit)| one.sources.iter().map(move |&source| (source, 1 << (bit & 63)))))
+}
+
+/// Whether the tries have room for the sources of a service's exemptions.
+#[must_use]
+pub fn have_room(exemptions: &[Exemption]) -> bool {
+    // Another prefix may be needed for the addresses that IPv6 maps.
+    exemptions.iter().map(|one| one.sources.len()).sum::<usize>() < PREFIXES as usize
+}
+
+/// For how many sources there is room, in words.
+#[must_use]
+pub fn room() -> String {
+    format!("at most {}", PREFIXES - 1)
 }
 
 /// The entries of [`enforcer_ebpf::abi::map::PROXIES`], with the value 1; addresses that are none of these have the value 0

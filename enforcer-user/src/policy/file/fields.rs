@@ -270,21 +270,7 @@ impl<'t, 'f> Fields<'t, 'f> {
 
     /// Addresses, sorted, each once.
     pub(super) fn prefixes(&self, field: &str, report: &mut Report<'_>) -> Read<Vec<Prefix>> {
-        let read = |text: &str| {
-            match text.parse::<Prefix>() {
-                Err(_) => Err((format!("{text:?} is neither an address nor a prefix"), Prefix::ACCEPTED.to_owned())),
-                // A prefix with more address than it says is one whose length was mistyped.
-                Ok(prefix) if !text.split('/').next().is_some_and(|text| text.parse() == Ok(prefix.address())) => {
-                    Err((format!("{text:?} has an address longer than its prefix"), prefix.to_string()))
-                }
-                Ok(prefix) if prefix.is_mapped() => {
-                    let accepted = "the addresses as those of IPv4, such as 192.0.2.0/24".to_owned();
-                    Err((format!("{text:?} is of IPv4 addresses"), accepted))
-                }
-                Ok(prefix) => Ok(prefix),
-            }
-        };
-        let mut prefixes = self.distinct(field, Prefix::ACCEPTED, read, report)?;
+        let mut prefixes = self.distinct(field, Prefix::ACCEPTED, Prefix::exact, report)?;
         if let Some(prefixes) = &mut prefixes {
             prefixes.sort_unstable();
         }

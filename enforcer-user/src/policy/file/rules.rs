@@ -3,7 +3,6 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 
-use enforcer_ebpf::abi::PREFIXES;
 use enforcer_ebpf::limit::MAX_COST;
 use toml::de::DeValue;
 
@@ -14,23 +13,14 @@ use super::{Named, named, names};
 use crate::policy::document::{
     Charge, Exemption, MAX_EXEMPTIONS, MAX_PUBLIC, MAX_ROUTES, MODES, PERS, Public, Quota, Route, Site,
 };
+use crate::policy::exemption::{self, REASON, Unfit, is_reason, is_wide};
+use crate::policy::exemptions;
 use crate::policy::method::Methods;
 use crate::policy::path::{Pattern, Reach};
 use crate::policy::routes;
 use crate::prefix::Prefix;
 
 const LIMIT: &str = "a limit such as \"20/minute\"";
-/// Most characters of a reason.
-const MAX_REASON: usize = 200;
-/// Bits of the widest prefixes that are not nearly everybody: as the largest private networks have (RFC 1918, RFC 4193).
-const WIDEST_IPV4: u8 = 8;
-const WIDEST_IPV6: u8 = 7;
-
-/// Whether a prefix is nearly everybody.
-pub(super) fn is_wide(prefix: &Prefix) -> bool {
-    prefix.bits() < if prefix.family() == 4 { WIDEST_IPV4 } else { WIDEST_IPV6 }
-}
-
 /// A named limit.
 pub(super) fn quota(named: &Named<'_, '_>, report: &mut Report<'_>) -> Result<Quota, Reported> {
     let fields = named.fields(&["limit", "per", "candidate", "mode"], report);
@@ -68,13 +58,10 @@ pub(super) fn read(file: &Fields<'_, '_>, site: &mut Site, report: &mut Report<'
         report,
     );
     let exempt = entries(file, "exempt", MAX_EXEMPTIONS, report, exempt);
-    let prefixes: usize = exempt.iter().map(|(_, one)| one.sources.len()).sum();
-    // Another prefix may be needed for the addresses that IPv6 maps.
-    if prefixes >= PREFIXES as usize {
-        let message = format!("{prefixes} sources of all exemptions together");
-        file.refuse("exempt", message, format!("at most {}", PREFIXES - 1), report);
-    }
     site.exempt = once(exempt, Exemption::identity, |one| one.methods, "an exemption", report);
+    if !exemptions::have_room(&site.exempt) {
+        file.refuse("exempt", "too many sources of all exemptions together", exemptions::room(), report);
+    }
     site.sort();
     unserved(site, &places, report);
 }
@@ -225,17 +212,13 @@ fn exempt(fields: &Fields<'_, '_>, report: &mut Report<'_>) -> Result<Exemption,
     Ok(Exemption { path, reach, methods: methods?, sources: sources?, until: until?, reason: reason? })
 }
 
-/// Prefixes that are not nearly everybody's: these would need neither key nor limit.
+/// Prefixes that are not nearly everybody's.
 fn known(fields: &Fields<'_, '_>, report: &mut Report<'_>) -> Read<Vec<Prefix>> {
     let Some(sources) = fields.prefixes("sources", report)? else { return Ok(None) };
-    match sources.iter().find(|prefix| is_wide(prefix)) {
-        None => Ok(Some(sources)),
-        Some(prefix) => {
-            let accepted = format!(
-                "prefixes of {WIDEST_IPV4} bits and more, of IPv6 {WIDEST_IPV6}; for everybody there is [[public]], with a limit"
-            );
-            let place = wide_place(fields, "sources");
-            Err(report.refuse(place, format!("exempt.sources: {prefix} is nearly everybody"), accepted))
+    match exemption::known(&sources) {
+        Ok(()) => Ok(Some(sources)),
+        Err(Unfit { field, message, accepted }) => {
+            Err(report.refuse(wide_place(fields, field), format!("exempt.{field}: {message}"), accepted))
         }
     }
 }
@@ -246,10 +229,8 @@ pub(super) fn wide_place(fields: &Fields<'_, '_>, field: &str) -> Range<usize> {
 }
 
 fn reason(fields: &Fields<'_, '_>, report: &mut Report<'_>) -> Read<String> {
-    let accepted = "1 to 200 characters in one line";
-    let Some((span, text)) = fields.text("reason", accepted, report)? else { return Ok(None) };
-    let valid = !text.trim().is_empty() && text.chars().count() <= MAX_REASON && !text.chars().any(char::is_control);
-    if valid { Ok(Some(text.to_owned())) } else { Err(report.refuse(span, "reason: this is none", accepted)) }
+    let Some((span, text)) = fields.text("reason", REASON, report)? else { return Ok(None) };
+    if is_reason(text) { Ok(Some(text.to_owned())) } else { Err(report.refuse(span, "reason: this is none", REASON)) }
 }
 
 /// A path that may end in `/*`.

@@ -8,8 +8,9 @@ use toml::de::DeTable;
 
 use super::fields::{Fields, table};
 use super::problem::{Report, Reported};
-use super::rules::{is_wide, wide_place};
+use super::rules::wide_place;
 use crate::policy::Limits;
+use crate::policy::exemption::is_wide;
 use crate::policy::service::{
     ACTIONS, FieldName, KeyHeader, NotAField, PROXY_PROTOCOLS, ProxyProtocol, Service, Spread,
 };
