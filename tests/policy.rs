@@ -22,6 +22,8 @@ mod keys;
 mod live;
 #[path = "policy/observe.rs"]
 mod observe;
+#[path = "policy/overflow.rs"]
+mod overflow;
 #[path = "policy/proxy.rs"]
 mod proxy;
 #[path = "policy/reboot.rs"]

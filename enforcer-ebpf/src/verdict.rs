@@ -226,6 +226,9 @@ labelled! {
         Deferred = "deferred",
         /// A connection that there was no room to count: its requests are refused where connections are bounded.
         ConnectionsFull = "connections_full",
+        /// A limit that a request was measured by together with all others of its kind that came when there was no room for
+        /// more named subjects.
+        BucketOverflow = "bucket_overflow",
     }
 }
 

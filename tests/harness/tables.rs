@@ -41,6 +41,8 @@ pub struct Tables {
     pub proxies: BTreeMap<Address, u64>,
     /// What declared clients have.
     pub clients: BTreeMap<Client, Share>,
+    /// Named subjects that have buckets from the beginning.
+    pub named: Vec<Scope>,
     /// Index to answer.
     pub answers: BTreeMap<u32, Answer>,
 }
@@ -117,10 +119,12 @@ impl Tables {
         self
     }
 
-    /// The buckets that the daemon makes ahead.
+    /// The buckets of named subjects that are there before the first frame: that which the daemon makes ahead in any case,
+    /// and those of [`Tables::named`].
     #[must_use]
     pub fn opened(&self) -> Vec<(u32, Scope)> {
-        vec![(table::NAMED, Scope { rule: scope::ADMISSION, subject: [0; 2] })]
+        let admission = Scope { rule: scope::ADMISSION, subject: [0; 2] };
+        [admission].iter().chain(&self.named).map(|scope| (table::NAMED, *scope)).collect()
     }
 }
 

@@ -6,8 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 use enforcer_ebpf::abi::{
-    self, Buckets, Client, Edge, Key, KeyTag, LIMITS, Meter, POINTS, Ruleset, Scope, Service, Share, Sighting, TOTALS,
-    scope,
+    self, BUCKETS, Buckets, Client, Edge, Key, KeyTag, LIMITS, Meter, POINTS, Ruleset, Scope, Service, Share, Sighting,
+    TOTALS, scope,
 };
 use enforcer_ebpf::answer::{self, Letter, Post, Sheet, Text};
 use enforcer_ebpf::charge::{Claim, table};
@@ -167,7 +167,7 @@ impl Host {
     pub fn with_sets(tables: &Tables, sets: u32) -> Self {
         Self {
             tables: tables.clone(),
-            used: RefCell::default(),
+            used: RefCell::new(tables.opened().into_iter().map(|place| (place, Rc::default())).collect()),
             sightings: Sightings::default(),
             connections: (0..SETS).map(|_| RefCell::default()).collect(),
             subjects: (0..SETS).map(|_| RefCell::default()).collect(),
@@ -225,6 +225,12 @@ impl Host {
 
     fn used(&self, place: (u32, Scope)) -> Rc<Used> {
         Rc::clone(self.used.borrow_mut().entry(place).or_default())
+    }
+
+    /// Whether there is room for the buckets of one more named subject.
+    fn has_room(&self) -> bool {
+        let used = self.used.borrow();
+        used.keys().filter(|(place, _)| *place == table::NAMED).count() < BUCKETS as usize
     }
 
     /// Lets time pass, in ns.
@@ -495,12 +501,19 @@ impl<'m> World for Packet<'m> {
         let now = reading.scan.now;
         for claim in 0..reading.charge.len() {
             let claim = reading.charge.at_mut(claim);
-            let is_open = self.host.used.borrow().contains_key(&(claim.table, claim.scope));
+            let is_there = |claim: &Claim| self.host.used.borrow().contains_key(&(claim.table, claim.scope));
+            let is_open = is_there(claim);
             let make = |claim: &Claim| {
-                self.host.used((claim.table, claim.scope));
-                true
+                let has_room = claim.table != table::NAMED || self.host.has_room();
+                if has_room {
+                    self.host.used((claim.table, claim.scope));
+                }
+                has_room
             };
             judge::open(claim, is_open, || self.take_place(reading.rules.admission, now), make);
+            if judge::is_shared(claim) && is_there(claim) {
+                self.count(Count::Event(Event::BucketOverflow));
+            }
         }
     }
 

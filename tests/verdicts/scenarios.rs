@@ -8,7 +8,7 @@ mod hosts;
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
-use enforcer_ebpf::abi::{Key, Meter, Policy, Ruleset, Service, Spread, SpreadAction, TOTALS, scope};
+use enforcer_ebpf::abi::{BUCKETS, Key, Meter, Policy, Ruleset, Scope, Service, Spread, SpreadAction, TOTALS, scope};
 use enforcer_ebpf::verdict::{Action, Count, Event, Malformation, Reason};
 use enforcer_tests::bucket::sliding;
 use enforcer_tests::client::get;
@@ -856,6 +856,42 @@ fn the_principals_of_a_tenant_share_its_limit() -> Result<()> {
         ensure!(outcome == expected, "{key}: {outcome:?}");
     }
     ensure!(both.count(Count::Refused(Reason::OverLimit))? == 2, "refusals were counted otherwise");
+    Ok(())
+}
+
+#[test]
+fn who_comes_when_all_places_are_taken_shares_one_and_is_counted() -> Result<()> {
+    let mut tables = tables();
+    tables.policies.insert(9, policy(&[sliding(2, HOUR)]));
+    for value in ["other_key_2", "other_key_3", FEW] {
+        let tag = enforcer_ebpf::key::tag(enforcer_tests::reader::SECRET, value.as_bytes());
+        tables.keys.get_mut(&tag).context("no such key")?.policy = 9;
+    }
+    // Of all places one is free.
+    let others = u64::from(BUCKETS) - tables.opened().len() as u64 - 2;
+    tables.named.push(Scope { rule: scope::KEY, subject: [0, scope::OVERFLOW] });
+    tables.named.extend((0..others).map(|number| Scope { rule: scope::KEY, subject: [number, 0] }));
+    let mut both = Both::new(&tables)?;
+    let refused = Outcome::Reset(BEGIN.wrapping_add(1));
+    for (number, (key, expected)) in [
+        ("other_key_2", Outcome::Passed),
+        ("other_key_3", Outcome::Passed),
+        (FEW, Outcome::Passed),
+        ("other_key_3", refused.clone()),
+        (FEW, refused.clone()),
+        ("other_key_2", Outcome::Passed),
+        ("other_key_2", refused),
+        // One limit fewer, and no place is needed.
+        (KEY, Outcome::Passed),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let outcome = both.stream(Shape::V4, [&get("/", Some(key))[..]])?;
+        ensure!(outcome == expected, "request {number}, {key}: {outcome:?}");
+    }
+    let counted = both.count(Count::Event(Event::BucketOverflow))?;
+    ensure!(counted == 4, "counted: {counted}");
     Ok(())
 }
 

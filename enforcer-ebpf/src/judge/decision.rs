@@ -383,6 +383,13 @@ pub fn open(
     claim.table == table::SOURCE && make(claim)
 }
 
+/// Whether a claim is of the buckets that all named subjects share which came too late.
+#[must_use]
+#[inline(always)]
+pub const fn is_shared(claim: &Claim) -> bool {
+    claim.table == table::NAMED && claim.scope.subject[1] == scope::OVERFLOW
+}
+
 /// Whose request it is, from where, for which service and by which rule: what is paid for under one is not paid for under
 /// another.
 #[inline(always)]

@@ -37,6 +37,8 @@ pub struct Explanation {
     pub stands_in: u64,
     /// Asked: that tag. Answered: the one that was decided by; all 0 without a key.
     pub tag: KeyTag,
+    /// Asked: 1 if there is no room for buckets of named subjects that have none.
+    pub full: u64,
     /// An [`outcome`].
     pub outcome: u64,
     /// For [`outcome::REFUSED`]: a [`crate::verdict::Reason`].
@@ -74,13 +76,15 @@ pub struct Explanation {
 }
 
 impl Explanation {
-    /// The question: a request on this connection, with the key of this tag in the place of the head's.
+    /// The question: a request on this connection, with the key of this tag in the place of the head's, where there is room
+    /// for new named subjects or not.
     #[must_use]
-    pub fn question(tuple: Tuple, key: Option<KeyTag>) -> Self {
+    pub fn question(tuple: Tuple, key: Option<KeyTag>, has_room: bool) -> Self {
         Self {
             tuple,
             stands_in: u64::from(key.is_some()),
             tag: key.unwrap_or_default(),
+            full: u64::from(!has_room),
             outcome: outcome::UNGUARDED,
             reason: 0,
             kind: 0,
@@ -197,5 +201,5 @@ pub const fn peer(said: &Explanation) -> Source {
 
 const _: () = assert!(
     size_of::<Explanation>()
-        == 40 + 8 + 16 + 6 * 8 + 16 + 8 + 48 + 112 + 248 + 32 + 8 + 16 + 8 + 192 * CLAIMS + size_of::<Charge>()
+        == 40 + 8 + 16 + 7 * 8 + 16 + 8 + 48 + 112 + 248 + 32 + 8 + 16 + 8 + 192 * CLAIMS + size_of::<Charge>()
 );

@@ -171,7 +171,12 @@ pub(crate) extern "C" fn open_claim(number: u32) -> u32 {
         // Another CPU may have made them first.
         find(claim.table, &claim.scope).is_some()
     };
-    u32::from(judge::open(claim, is_open, || take_place(rules.admission, scan.now), make))
+    let opened = judge::open(claim, is_open, || take_place(rules.admission, scan.now), make);
+    // Of the sources of a key there are none to share: a key that came too late is not watched.
+    if judge::is_shared(claim) && find(claim.table, &claim.scope).is_some() {
+        Kernel::new(XdpPacket(core::ptr::null_mut())).count(Count::Event(Event::BucketOverflow));
+    }
+    u32::from(opened)
 }
 
 /// Charges one more source to the limits in a slot.

@@ -11,7 +11,7 @@ use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_kernel};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use enforcer_ebpf::abi::{self, Buckets};
-use enforcer_ebpf::charge::{CLAIMS, Charge, table};
+use enforcer_ebpf::charge::{CLAIMS, Charge, Claim, table};
 use enforcer_ebpf::judge::explain::{self, Explaining, outcome};
 use enforcer_ebpf::judge::{self, Reading};
 use enforcer_ebpf::limit::{self, Cell as _, Moment, Outcome};
@@ -87,12 +87,13 @@ extern "C" fn note_record() -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn open_dry(number: u32) -> u32 {
-    let Some(desk) = maps::explaining() else { return 0 };
+    let (Some(desk), Some(said)) = (maps::explaining(), maps::explanation()) else { return 0 };
     let Explaining { reading: Reading { scan, rules, charge, .. }, admission, .. } = desk;
     let claim = charge.at_mut(number as usize);
     let is_open = charge::find(claim.table, &claim.scope).is_some();
-    let (slot, now) = (rules.admission, scan.now);
-    u32::from(judge::open(claim, is_open, || take_place(slot, admission, now), |_| true))
+    let (slot, now, full) = (rules.admission, scan.now, said.full);
+    let make = |claim: &Claim| claim.table != table::NAMED || full == 0;
+    u32::from(judge::open(claim, is_open, || take_place(slot, admission, now), make))
 }
 
 /// Whether one more source would be let in.

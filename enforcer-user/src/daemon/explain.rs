@@ -8,7 +8,7 @@ use enforcer_ebpf::answer::measure;
 use enforcer_ebpf::charge::{Claim, Place, table};
 use enforcer_ebpf::flow;
 use enforcer_ebpf::judge::explain::{Explanation, outcome};
-use enforcer_ebpf::judge::{Decision, party};
+use enforcer_ebpf::judge::{self, Decision, party};
 use enforcer_ebpf::limit::{self, Clock};
 use enforcer_ebpf::source::{Level, Source};
 use enforcer_ebpf::spread;
@@ -183,6 +183,9 @@ impl Names<'_> {
                 _ => self.source(Source { prefix: first, family: second }),
             };
         }
+        if judge::is_shared(claim) {
+            return "all others without room of their own".to_owned();
+        }
         if let Some(tenant) = self.tenant(claim) {
             return tenant.clone();
         }
@@ -351,8 +354,9 @@ impl Registry {
         };
         let (source, forwarded) = forwarded(question, &site.service)?;
         let head = head(question, &site.service, host, key, client, forwarded)?;
-        let asked = Explanation::question(Tuple::between(source, port), known);
-        let said = self.tables.kernel_mut().explain(&asked, &head)?;
+        let kernel = self.tables.kernel_mut();
+        let asked = Explanation::question(Tuple::between(source, port), known, kernel.has_room_for_buckets());
+        let said = kernel.explain(&asked, &head)?;
         // Its host says for which of several it is.
         let seats = self.tables.seats();
         let is_for = |one: &&Guarded| seats.get(&one.name).is_some_and(|seat| seat.number == said.service.number);

@@ -274,6 +274,12 @@ impl Kernel {
         found(self.tables.rules.buckets.get(&scope, 0), map::BUCKETS)
     }
 
+    /// Whether there is room for named subjects that have used nothing yet. Walks the map.
+    #[must_use]
+    pub fn has_room_for_buckets(&self) -> bool {
+        self.tables.rules.buckets.keys().count() < abi::BUCKETS as usize
+    }
+
     /// Forgets what a named subject that is gone has used. What is not there is no error: it has used nothing.
     pub fn remove_buckets(&mut self, scope: Scope) {
         let _ = self.tables.rules.buckets.remove(&scope);
