@@ -32,7 +32,7 @@ fn key(number: u32) -> String {
 struct Start {
     /// Processor time of the daemon until it answers: what else the machine does adds nothing.
     processor: Duration,
-    /// How long the maps took to be filled, by its own word.
+    /// How long the store took to be read and the maps to be filled, by its own word.
     filling: Duration,
 }
 
@@ -148,7 +148,8 @@ fn the_time_to_load_grows_with_the_keys_not_with_their_square_and_the_maps_have_
         let start = start(&mut enforcer)?;
         let Start { processor, filling } = start;
         eprintln!(
-            "{keys:>6} keys: {processor:?} of processor time until the daemon answers; maps filled in {filling:?}"
+            "{keys:>6} keys: {processor:?} of processor time until the daemon answers; store read and maps filled in \
+             {filling:?}"
         );
         starts.push(start);
     }

@@ -172,13 +172,17 @@ pub async fn run(settings: Settings, log: bool, shutdown: impl Future<Output = (
     let now = Timestamp::now();
     let names: Vec<String> = settings.services.iter().map(|service| service.name.clone()).collect();
     let unlaid = |error: registry::Error| Error::Policy(error.to_string());
+    let on_trial = kernel.trial()?;
+    let began = Instant::now();
     let held = Registry::load(&store, &names, now).map_err(unlaid)?;
     let keys = store.keys_by_tag()?;
-    let began = Instant::now();
-    let on_trial = kernel.trial()?;
+    let read = began.elapsed();
     let mut tables = Tables::reconcile(kernel, &settings.services, &held.services, &held.terms, &keys)?;
     let (keys, principals, time) = (keys.len(), held.terms.len(), began.elapsed().as_millis());
-    tracing::info!("brought the maps to {keys} keys and {principals} principals in {time} ms");
+    let read = read.as_millis();
+    tracing::info!(
+        "brought the maps to {keys} keys and {principals} principals in {time} ms, {read} of them to read the store"
+    );
     let (book, named) = held.rules(tables.seats(), secret).map_err(unlaid)?;
     tables.set_services(&settings.services)?;
     let switch = tables.lay_out(&book, &[], Vec::new())?;

@@ -247,6 +247,10 @@ impl Limits {
     #[must_use]
     pub fn settled(self, previous: Option<&Self>) -> Self {
         let Self::Rules(rules) = self else { return self };
+        if rules.len() < 2 {
+            // There is one order.
+            return Self::Rules(rules);
+        }
         let mut rest = rules;
         rest.sort_by_key(|rule| std::cmp::Reverse(rule.window()));
         let len = rest.len();

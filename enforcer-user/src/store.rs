@@ -524,15 +524,13 @@ impl Store {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// All keys, by tag, which is the quickest way to have them all.
+    /// All keys, by tag, without what the program does not judge by: names and labels. The quickest way to have them all.
     ///
     /// # Errors
     /// The store cannot be read.
     pub fn keys_by_tag(&self) -> Result<Vec<Key>, Error> {
         let mut statement = self.connection.prepare_cached(
-            "SELECT tag, principal, name, disabled, k.created, not_before, expires, k.limits, label
-             FROM keys k JOIN principals ON idx = principal
-             ORDER BY tag",
+            "SELECT tag, principal, '', disabled, created, not_before, expires, limits, NULL FROM keys ORDER BY tag",
         )?;
         let rows = statement.query_map([], key_row)?;
         Ok(rows.collect::<Result<_, _>>()?)

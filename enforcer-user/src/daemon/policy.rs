@@ -32,6 +32,7 @@ pub(super) struct Held {
     pub(super) groups: Groups,
     /// What each principal is under, by its index.
     pub(super) terms: Vec<(u32, Terms)>,
+    /// Of principals only those that have clients.
     policy: Policy,
     placed: Placed,
 }
@@ -104,15 +105,26 @@ fn terms(groups: &Groups, policy: &Policy, placed: &Placed, now: Timestamp) -> B
 impl Registry {
     /// What the store says of all principals, and of the services of these names. Those that are new get numbers.
     pub(super) fn load(store: &Store, names: &[String], now: Timestamp) -> Result<Held, Error> {
-        let (known, _) = store.policy(now)?;
-        if names.iter().any(|name| !known.services.contains_key(name)) {
+        let mut held = store.policy_of_services(now)?;
+        if names.iter().any(|name| !held.0.services.contains_key(name)) {
+            let (known, _) = store.policy(now)?;
             let change = store.begin()?;
             store.write_policy(&known.with_services(names), now)?;
             change.commit()?;
+            held = store.policy_of_services(now)?;
         }
-        let (policy, placed) = of_services(store.policy(now)?, names.iter());
+        let (mut policy, mut placed) = of_services(held, names.iter());
         let groups = Groups::of(&policy, &placed);
-        let terms = terms(&groups, &policy, &placed, now).into_iter().collect();
+        let mut terms = Vec::new();
+        let Policy { plans, principals, .. } = &mut policy;
+        store.each_principal(plans, now, |name, said, numbers| {
+            terms.push((numbers.index, Terms::of_principal(&groups, &said, &numbers, now)));
+            // Beside its terms a principal has nothing in the maps but its clients.
+            if !numbers.clients.is_empty() {
+                principals.insert(name.clone(), said);
+                placed.principals.insert(name, numbers);
+            }
+        })?;
         let services = placed.services.iter().map(|(name, site)| (name.clone(), site.number)).collect();
         Ok(Held { services, groups, terms, policy, placed })
     }

@@ -5,6 +5,7 @@
 //! read its number just before; then the one that has rested longest is used again.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use enforcer_ebpf::abi::Policy;
@@ -17,9 +18,9 @@ pub(super) const REST: Duration = Duration::from_secs(1);
 pub(super) struct Slots {
     capacity: u32,
     /// Slots that principals name: their content and by how many they are named.
-    named: HashMap<u32, (Policy, u64)>,
+    named: HashMap<u32, (Arc<Policy>, u64)>,
     /// A slot with this content that more principals may share.
-    shared: HashMap<Policy, u32>,
+    shared: HashMap<Arc<Policy>, u32>,
     /// Slots that nobody names, longest free first.
     resting: VecDeque<(u32, Instant)>,
     /// No slot from here on was named yet, except those in `named` and in `ahead`.
@@ -48,15 +49,26 @@ impl Slots {
         }
     }
 
+    /// Makes room for as many policies more, lest it be made again and again while they come.
+    pub(super) fn reserve(&mut self, policies: usize) {
+        self.named.reserve(policies);
+        self.shared.reserve(policies);
+    }
+
     /// What a slot holds that something names.
     pub(super) fn held(&self, number: u32) -> Option<&Policy> {
-        self.named.get(&number).map(|(held, _)| held)
+        self.named.get(&number).map(|(held, _)| &**held)
     }
 
     /// Takes note that one more principal names `number`, which holds `policy`.
     pub(super) fn adopt(&mut self, number: u32, policy: &Policy) {
-        self.named.entry(number).or_insert((*policy, 0)).1 += 1;
-        self.shared.entry(*policy).or_insert(number);
+        if let Some((_, principals)) = self.named.get_mut(&number) {
+            *principals += 1;
+            return;
+        }
+        let policy = Arc::new(*policy);
+        self.named.insert(number, (Arc::clone(&policy), 1));
+        self.shared.entry(policy).or_insert(number);
     }
 
     /// A slot for one more principal under `policy`; `None` if all are taken or rest.
@@ -68,8 +80,9 @@ impl Slots {
             return Some(Slot { number, write: false });
         }
         let number = self.unused(now)?;
-        self.named.insert(number, (*policy, 1));
-        self.shared.insert(*policy, number);
+        let policy = Arc::new(*policy);
+        self.named.insert(number, (Arc::clone(&policy), 1));
+        self.shared.insert(policy, number);
         Some(Slot { number, write: true })
     }
 
@@ -96,7 +109,7 @@ impl Slots {
         if *principals > 0 {
             return;
         }
-        let content = *content;
+        let content = Arc::clone(content);
         self.named.remove(&number);
         if self.shared.get(&content) == Some(&number) {
             self.shared.remove(&content);

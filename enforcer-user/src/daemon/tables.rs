@@ -137,29 +137,30 @@ impl Tables {
         tables.seat(services, numbers)?;
         // Revoked keys go first: they are the ones that would be served wrongly.
         let mut wanted: HashMap<KeyTag, HeldKey> = keys.iter().map(|row| (row.tag, HeldKey::of(row))).collect();
-        let mut freed = Vec::new();
+        let (mut freed, mut changed) = (Vec::new(), Vec::new());
         for (tag, value) in tables.kernel.keys()? {
             tables.adopt(value.policy)?;
-            match wanted.get(&tag) {
-                None => {
-                    tables.kernel.remove_key(tag)?;
-                    tables.forget_key(tag);
-                    freed.push(value.policy);
-                }
-                Some(right) if right.limits.is_none() && right.value == value => {
-                    wanted.remove(&tag);
-                }
-                Some(_) if value.policy != 0 => {
+            let Some(right) = wanted.remove(&tag) else {
+                tables.kernel.remove_key(tag)?;
+                tables.forget_key(tag);
+                freed.push(value.policy);
+                continue;
+            };
+            if right.limits.is_some() || right.value != value {
+                if value.policy != 0 {
                     tables.of_keys.insert(tag, value.policy);
                 }
-                Some(_) => {}
+                changed.push((tag, right));
             }
         }
         tables.reconcile_principals(principals)?;
         freed.into_iter().for_each(|slot| tables.displace(slot));
-        for (tag, key) in &wanted {
+        let (plain, limited): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|(_, key)| key.limits.is_none());
+        for (tag, key) in changed.iter().chain(&limited) {
             tables.write_key(*tag, key)?;
         }
+        let plain: Vec<(KeyTag, Key)> = plain.into_iter().map(|(tag, key)| (tag, key.value)).collect();
+        tables.kernel.insert_keys(&plain)?;
         Ok(tables)
     }
 
@@ -341,23 +342,25 @@ impl Tables {
                 self.kernel.set_principal(index, abi::Principal { policy: slot, trial: 0 })?;
             }
             if slot != 0 {
-                self.adopt(slot)?;
                 named.insert(index, slot);
             }
         }
-        for (index, terms) in principals {
-            let Some(slot) = named.remove(index) else {
-                self.kernel.clear_meter(*index)?;
-                self.assign(*index, terms)?;
-                continue;
-            };
-            let wanted = self.place(terms)?;
-            if wanted == slot {
+        self.slots.reserve(principals.len());
+        let last = named.values().max().map_or(0, |last| last.saturating_add(1));
+        let policies = self.kernel.policies(last)?;
+        named.values().try_for_each(|slot| self.adopt_of(*slot, &policies))?;
+        let wanted = self.place_all(principals.iter().map(|(_, terms)| terms))?;
+        for ((index, _), wanted) in principals.iter().zip(wanted) {
+            let slot = named.remove(index);
+            if slot == Some(wanted) {
                 self.displace(wanted);
                 continue;
             }
+            if slot.is_none() {
+                self.kernel.clear_meter(*index)?;
+            }
             self.kernel.set_principal(*index, abi::Principal { policy: wanted, trial: 0 })?;
-            self.displace(slot);
+            self.displace(slot.unwrap_or(0));
         }
         for (index, slot) in named {
             self.kernel.set_principal(index, abi::Principal::default())?;
@@ -379,42 +382,69 @@ impl Tables {
         Ok(())
     }
 
+    /// Likewise, of a slot whose policy may be among the first that were read before.
+    fn adopt_of(&mut self, slot: u32, policies: &[Policy]) -> Result<(), Error> {
+        let Some(policy) = policies.get(slot as usize).filter(|_| slot != 0) else { return self.adopt(slot) };
+        self.slots.adopt(slot, policy);
+        [policy.candidate, policy.next, policy.tenant].into_iter().try_for_each(|part| self.adopt_of(part, policies))
+    }
+
     /// A slot for one more that names these terms, whose parts have slots of their own.
     pub(super) fn place(&mut self, terms: &Terms) -> Result<u32, Error> {
+        let slots = self.place_all([terms])?;
+        Ok(slots[0])
+    }
+
+    /// A slot for each of these terms, likewise; all or none.
+    fn place_all<'t>(&mut self, all: impl IntoIterator<Item = &'t Terms>) -> Result<Vec<u32>, Error> {
+        let (mut slots, mut unwritten) = (Vec::new(), Vec::new());
+        let allotted = all.into_iter().try_for_each(|terms| {
+            slots.push(self.allot(terms, &mut unwritten)?);
+            Ok(())
+        });
+        // Nothing names the slots yet.
+        match allotted.and_then(|()| self.kernel.set_policies(&unwritten)) {
+            Ok(()) => Ok(slots),
+            Err(error) => {
+                slots.into_iter().for_each(|slot| self.displace(slot));
+                Err(error)
+            }
+        }
+    }
+
+    /// Finds a slot for terms, and takes note of what is to be written before anything names it.
+    fn allot(&mut self, terms: &Terms, unwritten: &mut Vec<(u32, Policy)>) -> Result<u32, Error> {
         let Terms { limits, candidate, next, tenant } = terms;
         let mut policy = *limits;
         let mut parts = Vec::new();
-        let placed = (|| {
+        let allotted = (|| {
             if let Some(candidate) = candidate {
-                policy.candidate = self.place_one(candidate)?;
+                policy.candidate = self.allot_one(candidate, unwritten)?;
                 parts.push(policy.candidate);
             }
             if let Some((until, next)) = next {
                 policy.until = *until;
-                policy.next = self.place(next)?;
+                policy.next = self.allot(next, unwritten)?;
                 parts.push(policy.next);
             }
             if let Some(Tenant { scope, terms }) = tenant {
-                policy.tenant = self.place(terms)?;
+                policy.tenant = self.allot(terms, unwritten)?;
                 policy.tenant_scope = *scope;
                 parts.push(policy.tenant);
             }
-            self.place_one(&policy)
+            self.allot_one(&policy, unwritten)
         })();
-        if placed.is_err() {
+        if allotted.is_err() {
             parts.into_iter().for_each(|slot| self.displace(slot));
         }
-        placed
+        allotted
     }
 
-    fn place_one(&mut self, policy: &Policy) -> Result<u32, Error> {
+    fn allot_one(&mut self, policy: &Policy, unwritten: &mut Vec<(u32, Policy)>) -> Result<u32, Error> {
         let full = Error::Full { map: abi::map::POLICIES, capacity: abi::POLICIES };
         let slot = self.slots.acquire(policy, Instant::now()).ok_or(full)?;
-        if slot.write
-            && let Err(error) = self.kernel.set_policy(slot.number, policy)
-        {
-            self.slots.release(slot.number, Instant::now());
-            return Err(error);
+        if slot.write {
+            unwritten.push((slot.number, *policy));
         }
         Ok(slot.number)
     }

@@ -4,7 +4,6 @@
 //! What single sources have used is not in it: their table is for who comes now.
 
 use std::{
-    mem::MaybeUninit,
     os::fd::{AsFd as _, OwnedFd},
     sync::Arc,
 };
@@ -47,14 +46,10 @@ impl Counted {
     /// # Errors
     /// A failed read.
     pub fn buckets(&self) -> Result<Vec<(Scope, Buckets)>, Error> {
-        let mut scopes = vec![MaybeUninit::<Scope>::uninit(); abi::BUCKETS as usize];
-        let mut buckets = vec![MaybeUninit::<Buckets>::uninit(); abi::BUCKETS as usize];
-        let found = syscall::lookup_batch(self.buckets.as_fd(), &mut scopes, &mut buckets)
-            .map_err(|error| failed(map::BUCKETS, "read", MapError::IoError(error)))?;
-        let entries = scopes.iter().zip(&buckets).take(found);
-        // SAFETY: the kernel has written that many of both; any bytes are a scope and buckets.
-        let entries = entries.map(|(scope, buckets)| unsafe { (scope.assume_init_read(), buckets.assume_init_read()) });
-        Ok(entries.filter(|(scope, buckets)| is_kept(*scope) && *buckets != Buckets::default()).collect())
+        let entries = syscall::entries(self.buckets.as_fd(), abi::BUCKETS as usize);
+        let mut entries = entries.map_err(|error| failed(map::BUCKETS, "read", MapError::IoError(error)))?;
+        entries.retain(|(scope, buckets)| is_kept(*scope) && *buckets != Buckets::default());
+        Ok(entries)
     }
 }
 

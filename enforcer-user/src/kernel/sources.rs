@@ -5,7 +5,6 @@
 
 use std::{
     io,
-    mem::MaybeUninit,
     os::fd::{AsFd as _, BorrowedFd},
 };
 
@@ -48,16 +47,9 @@ impl Kernel {
     /// # Errors
     /// A failed read.
     pub fn sources(&self) -> Result<Vec<(Source, Record)>, Error> {
-        let room = abi::SOURCES as usize;
-        let mut keys = vec![MaybeUninit::<Source>::uninit(); room];
-        let mut values = vec![MaybeUninit::<Record>::uninit(); room];
-        // One call, since a walk key by key would take two for each entry, and could meet one that has just given way.
-        let found = syscall::lookup_batch(self.tables.sources.descriptor()?, &mut keys, &mut values)
-            .map_err(|error| failed(map::SOURCES, "read", MapError::IoError(error)))?;
-        // SAFETY: the kernel has written that many of both; any bytes are a key or a value.
-        let entry =
-            |(key, value): (&MaybeUninit<_>, &MaybeUninit<_>)| unsafe { (key.assume_init(), value.assume_init()) };
-        Ok(keys.iter().zip(&values).take(found).map(entry).collect())
+        // One call, since a walk key by key could meet one that has just given way.
+        let entries = syscall::entries(self.tables.sources.descriptor()?, abi::SOURCES as usize);
+        entries.map_err(|error| failed(map::SOURCES, "read", MapError::IoError(error)))
     }
 
     /// When the last of all penalties ends or has ended, on the clock of [`super::now`]; 0 if there was none. An upper

@@ -16,6 +16,7 @@ use std::{
     path::Path,
 };
 
+use aya::Pod;
 use aya_obj::generated::{bpf_attach_type, bpf_cmd, bpf_link_info, bpf_link_type};
 
 use super::classifier::Side;
@@ -173,20 +174,9 @@ pub(super) fn lookup_batch<K: Copy, V: Copy>(
     keys: &mut [MaybeUninit<K>],
     values: &mut [MaybeUninit<V>],
 ) -> io::Result<usize> {
-    #[repr(C)]
-    struct Attributes {
-        from: u64,
-        next: u64,
-        keys: u64,
-        values: u64,
-        count: u32,
-        map: u32,
-        element_flags: u64,
-        flags: u64,
-    }
     // Where the next call would go on.
     let mut next = 0u32;
-    let mut attributes = Attributes {
+    let mut attributes = BatchAttributes {
         from: 0,
         next: (&raw mut next).addr() as u64,
         keys: keys.as_mut_ptr().addr() as u64,
@@ -199,12 +189,73 @@ pub(super) fn lookup_batch<K: Copy, V: Copy>(
     let (command, pointer) = (bpf_cmd::BPF_MAP_LOOKUP_BATCH as u32, &raw mut attributes);
     // SAFETY: the structure is the kernel's for this command and has its size; it writes the count, and as many keys and
     // values as there is room for, all of which live until the call returns.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, pointer, size_of::<Attributes>()) };
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, pointer, size_of::<BatchAttributes>()) };
     match io::Error::last_os_error() {
         // The map's end was reached.
         error if result < 0 && error.raw_os_error() != Some(libc::ENOENT) => Err(error),
         _ => Ok(attributes.count as usize),
     }
+}
+
+/// A map's entries, `most` at most, in one call: a walk key by key takes two for each.
+///
+/// # Errors
+/// Those of [`lookup_batch`].
+pub(super) fn entries<K: Pod, V: Pod>(map: BorrowedFd<'_>, most: usize) -> io::Result<Vec<(K, V)>> {
+    let mut keys = vec![MaybeUninit::<K>::uninit(); most];
+    let mut values = vec![MaybeUninit::<V>::uninit(); most];
+    let found = lookup_batch(map, &mut keys, &mut values)?;
+    // SAFETY: the kernel has written that many of both, and any bytes are a key or a value.
+    let entry = |(key, value): (&MaybeUninit<K>, &MaybeUninit<V>)| unsafe { (key.assume_init(), value.assume_init()) };
+    Ok(keys.iter().zip(&values).take(found).map(entry).collect())
+}
+
+/// Writes entries, whether they are there or not, in one call, one after the other. Each is seen whole or not at all.
+///
+/// # Errors
+/// How many were written before one could not be, and why it could not.
+pub(super) fn update_batch<K: Pod, V: Pod>(
+    map: BorrowedFd<'_>,
+    keys: &[K],
+    values: &[V],
+) -> Result<(), (usize, io::Error)> {
+    let count = keys.len().min(values.len()) as u32;
+    if count == 0 {
+        return Ok(());
+    }
+    let mut attributes = BatchAttributes {
+        from: 0,
+        next: 0,
+        keys: keys.as_ptr().addr() as u64,
+        values: values.as_ptr().addr() as u64,
+        count,
+        map: map.as_raw_fd().cast_unsigned(),
+        element_flags: 0,
+        flags: 0,
+    };
+    let (command, pointer) = (bpf_cmd::BPF_MAP_UPDATE_BATCH as u32, &raw mut attributes);
+    // SAFETY: the structure is the kernel's for this command and has its size; it reads as many keys and values as there
+    // are, and writes the count, all of which live until the call returns.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, pointer, size_of::<BatchAttributes>()) };
+    if result >= 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    // A call that fails before the first leaves the count as it was.
+    Err((if attributes.count < count { attributes.count as usize } else { 0 }, error))
+}
+
+/// What both batch commands take.
+#[repr(C)]
+struct BatchAttributes {
+    from: u64,
+    next: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map: u32,
+    element_flags: u64,
+    flags: u64,
 }
 
 /// Pins an object.

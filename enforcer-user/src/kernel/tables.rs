@@ -11,7 +11,7 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues},
+    maps::{Array, HashMap, IterableMap as _, Map, MapData, MapError, PerCpuArray, PerCpuValues},
 };
 use enforcer_ebpf::abi::{self, Answer, Host, Key, KeyTag, Policy, Principal, Service, map};
 use enforcer_ebpf::judge::explain::Explanation;
@@ -26,6 +26,7 @@ use super::{
     rules::Rules,
     shortcuts::Shortcuts,
     sources::Sources,
+    syscall,
 };
 
 // include/uapi/linux/bpf.h
@@ -86,7 +87,9 @@ impl Tables {
     /// Takes the maps out of the loaded object.
     pub(super) fn open(object: &mut Ebpf) -> Result<Self, Error> {
         let ports: Array<MapData, u32> = typed(object, map::PORTS)?;
-        let guarded = ports.iter().collect::<Result<_, _>>().map_err(|error| failed(map::PORTS, "read", error))?;
+        let guarded = syscall::entries(ports.map().fd().as_fd(), ports.len() as usize);
+        let guarded: Vec<(u32, u32)> = guarded.map_err(|error| failed(map::PORTS, "read", MapError::IoError(error)))?;
+        let guarded = guarded.into_iter().map(|(_, service)| service).collect();
         let keys = take(object, map::KEYS)?;
         let Map::HashMap(data) = &keys else { return Err(Error::Foreign { what: map::KEYS }) };
         let info = data.info().map_err(|error| failed(map::KEYS, "asked about", error))?;
@@ -95,7 +98,7 @@ impl Tables {
             keys.try_into().map_err(|error| failed(map::KEYS, "opened", error))?;
         // Before its map is taken out of the object.
         let counted = Counted::open(object)?;
-        let held = all(&keys)?;
+        let held = all(&keys, key_capacity)?;
         let shortcuts = Shortcuts::new(mapped_of(object, map::SHORTCUTS, WAYS)?, &counted.meters, &held);
         Ok(Self {
             services: typed(object, map::SERVICES)?,
@@ -245,7 +248,7 @@ impl Kernel {
     /// # Errors
     /// A failed read.
     pub fn keys(&self) -> Result<Vec<(KeyTag, Key)>, Error> {
-        all(&self.tables.keys)
+        all(&self.tables.keys, self.tables.key_capacity)
     }
 
     /// Adds a key, or replaces what is known of it.
@@ -267,6 +270,24 @@ impl Kernel {
         }
         shortcuts.open(tag, &key, &counted.meters);
         Ok(())
+    }
+
+    /// Adds keys that are not there.
+    ///
+    /// # Errors
+    /// [`Error::Full`], or a failed write: then some of them are there.
+    pub fn insert_keys(&mut self, added: &[(KeyTag, Key)]) -> Result<(), Error> {
+        let Tables { keys, key_count, key_capacity, shortcuts, counted, .. } = &mut self.tables;
+        let (tags, values): (Vec<KeyTag>, Vec<Key>) = added.iter().copied().unzip();
+        tags.iter().for_each(|tag| shortcuts.close(*tag));
+        let written = syscall::update_batch(keys.map().fd().as_fd(), &tags, &values);
+        let done = written.as_ref().map_or_else(|(done, _)| *done, |()| added.len());
+        *key_count += done as u64;
+        added[..done].iter().for_each(|(tag, key)| shortcuts.open(*tag, key, &counted.meters));
+        written.map_err(|(_, error)| match error.raw_os_error() {
+            Some(libc::E2BIG) => Error::Full { map: map::KEYS, capacity: *key_capacity },
+            _ => failed(map::KEYS, "written", MapError::IoError(error)),
+        })
     }
 
     /// Removes a key; one that is not there is no error.
@@ -295,13 +316,28 @@ impl Kernel {
         self.tables.policies.get(&slot, 0).map_err(|error| failed(map::POLICIES, "read", error))
     }
 
-    /// Writes a policy into a slot that no principal names.
+    /// The policies in the first slots, so many at most.
     ///
     /// # Errors
-    /// A slot beyond the end of the map, or a failed write.
-    pub fn set_policy(&mut self, slot: u32, policy: &Policy) -> Result<(), Error> {
-        check(map::POLICIES, slot, abi::POLICIES)?;
-        self.tables.policies.set(slot, policy, 0).map_err(|error| failed(map::POLICIES, "written", error))
+    /// A failed read.
+    pub fn policies(&self, most: u32) -> Result<Vec<Policy>, Error> {
+        let entries = syscall::entries(self.tables.policies.map().fd().as_fd(), most.min(abi::POLICIES) as usize);
+        let entries: Vec<(u32, Policy)> =
+            entries.map_err(|error| failed(map::POLICIES, "read", MapError::IoError(error)))?;
+        Ok(entries.into_iter().map(|(_, policy)| policy).collect())
+    }
+
+    /// Writes policies into slots that no principal names.
+    ///
+    /// # Errors
+    /// A slot beyond the end of the map, or a failed write: then some of them are there.
+    pub fn set_policies(&mut self, policies: &[(u32, Policy)]) -> Result<(), Error> {
+        if let Some((slot, _)) = policies.iter().find(|(slot, _)| *slot >= abi::POLICIES) {
+            return Err(out_of_range(map::POLICIES, *slot, abi::POLICIES as usize));
+        }
+        let (slots, values): (Vec<u32>, Vec<Policy>) = policies.iter().copied().unzip();
+        let written = syscall::update_batch(self.tables.policies.map().fd().as_fd(), &slots, &values);
+        written.map_err(|(_, error)| failed(map::POLICIES, "written", MapError::IoError(error)))
     }
 
     /// The counts of all that happened to the service in a slot, by [`enforcer_ebpf::verdict::Count::index`], summed over
@@ -378,8 +414,9 @@ impl Kernel {
 }
 
 /// All keys.
-fn all(keys: &HashMap<MapData, KeyTag, Key>) -> Result<Vec<(KeyTag, Key)>, Error> {
-    keys.iter().collect::<Result<_, _>>().map_err(|error| failed(map::KEYS, "read", error))
+fn all(keys: &HashMap<MapData, KeyTag, Key>, capacity: u32) -> Result<Vec<(KeyTag, Key)>, Error> {
+    let entries = syscall::entries(keys.map().fd().as_fd(), capacity as usize);
+    entries.map_err(|error| failed(map::KEYS, "read", MapError::IoError(error)))
 }
 
 pub(super) fn take(object: &mut Ebpf, name: &'static str) -> Result<Map, Error> {

@@ -197,6 +197,36 @@ impl Store {
         Ok((rows.policy.into_canonical(), placed))
     }
 
+    /// Likewise, without any principals.
+    ///
+    /// # Errors
+    /// The store cannot be read, or holds what this program would not have written.
+    pub fn policy_of_services(&self, now: Timestamp) -> Result<(Policy, Placed), Error> {
+        let rows = self.rows_of_services()?;
+        let placed = rows.placed(now)?;
+        Ok((rows.policy.into_canonical(), placed))
+    }
+
+    /// Tells of each principal, by index: its name, what is said of it, and its numbers; of limits that end, those that hold
+    /// at `now`. `plans` are those of the policy that holds.
+    ///
+    /// # Errors
+    /// The store cannot be read, or holds what this program would not have written.
+    pub fn each_principal(
+        &self,
+        plans: &BTreeMap<String, Plan>,
+        now: Timestamp,
+        mut each: impl FnMut(String, Principal, PlacedPrincipal),
+    ) -> Result<(), Error> {
+        self.each_seat(None, |name, seat, said| {
+            if let Some(said) = said {
+                let placed = seat.placed(&name, &said, plans, now)?;
+                each(name, said, placed);
+            }
+            Ok(())
+        })
+    }
+
     /// Makes a policy the one that holds, all of it, and says its numbers. A principal that it does not name is removed.
     /// What stays keeps its numbers, and each limit its bucket.
     ///
@@ -244,11 +274,8 @@ impl Store {
     /// The store cannot be written, or has no such plan.
     pub fn write_principal(&self, name: &str, principal: &Principal, now: Timestamp) -> Result<PlacedPrincipal, Error> {
         let plans = self.plans()?;
-        let mut known = self.seats(Some(name))?;
-        let (known, said) = match known.remove(name) {
-            Some((seat, said)) => (Some(seat), said),
-            None => (None, None),
-        };
+        let (known, said) = self.seat(name)?.unzip();
+        let said = said.flatten();
         let count = "SELECT coalesce(max(idx), 0) + 1 FROM principals";
         let free = self.connection.query_row(count, [], |row| row.get::<_, u32>(0));
         let index = known.as_ref().map_or_else(|| free, |seat| Ok(seat.index))?;
@@ -272,7 +299,7 @@ impl Store {
     /// # Errors
     /// The store cannot be read, or holds what this program would not have written.
     pub fn stance(&self, name: &str, now: Timestamp) -> Result<Option<(Principal, PlacedPrincipal)>, Error> {
-        match self.seats(Some(name))?.remove(name) {
+        match self.seat(name)? {
             Some((seat, Some(said))) => {
                 let placed = seat.placed(name, &said, &self.plans()?, now)?;
                 Ok(Some((said, placed)))
@@ -494,15 +521,23 @@ impl Store {
     }
 
     fn rows(&self) -> Result<Rows, Error> {
+        let mut rows = self.rows_of_services()?;
+        // Collected at once, which takes less time than to add them to a map one by one.
+        let mut principals = Vec::new();
+        self.each_seat(None, |name, seat, said| {
+            principals.extend(said.map(|said| (name.clone(), said)));
+            rows.seats.insert(name, seat);
+            Ok(())
+        })?;
+        rows.policy.principals = principals.into_iter().collect();
+        Ok(rows)
+    }
+
+    /// All rows but those of principals.
+    fn rows_of_services(&self) -> Result<Rows, Error> {
         let mut rows = Rows::default();
         rows.policy.plans = self.plans()?;
         rows.policy.tenants = self.each("tenants", "name", plan)?.into_iter().collect();
-        for (name, (seat, said)) in self.seats(None)? {
-            if let Some(said) = said {
-                rows.policy.principals.insert(name.clone(), said);
-            }
-            rows.seats.insert(name, seat);
-        }
         let number = |row: &Row<'_>| Ok((row.get::<_, String>("name")?, row.get("number")?));
         rows.numbers = self.each("services", "name", number)?.into_iter().collect();
         let names: HashMap<u32, String> = rows.numbers.iter().map(|(name, number)| (*number, name.clone())).collect();
@@ -574,8 +609,12 @@ impl Store {
         Ok(all)
     }
 
-    /// The principals, with those that are removed, or the one of a name.
-    fn seats(&self, name: Option<&str>) -> Result<HashMap<String, (Seat, Option<Principal>)>, Error> {
+    /// Tells of the principals, with those that are removed, or of the one of a name.
+    fn each_seat(
+        &self,
+        name: Option<&str>,
+        mut each: impl FnMut(String, Seat, Option<Principal>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let mut clients: HashMap<u32, BTreeMap<String, (u32, Option<Limits>)>> = HashMap::new();
         let mut statement = self.connection.prepare_cached(
             "SELECT c.* FROM clients c JOIN principals ON idx = principal WHERE ?1 IS NULL OR name = ?1",
@@ -587,23 +626,32 @@ impl Store {
             clients.entry(row.get("principal")?).or_default().insert(id, (row.get("number")?, limits));
         }
         // By its own statement: an index serves the one, not both.
-        let one = "SELECT * FROM principals WHERE name = ?1";
-        let mut statement = match name {
-            Some(_) => self.connection.prepare_cached(one)?,
-            None => self.connection.prepare_cached("SELECT * FROM principals WHERE ?1 IS NULL")?,
-        };
+        let of = if name.is_some() { "name = ?1" } else { "?1 IS NULL" };
+        let mut statement = self.connection.prepare_cached(&format!(
+            "SELECT idx, name, removed, limits, candidate, plan, own, until, own_candidate, tenant
+             FROM principals WHERE {of} ORDER BY idx",
+        ))?;
         let mut rows = statement.query([name])?;
-        let mut seats = HashMap::new();
         // Most principals are under one of a few limits.
         let mut limits = Parsed::default();
         while let Some(row) = rows.next()? {
-            let name: String = row.get("name")?;
-            let index: u32 = row.get("idx")?;
-            let clients = clients.remove(&index).unwrap_or_default();
+            let name: String = row.get(seat_column::NAME)?;
+            let clients = clients.remove(&row.get(seat_column::INDEX)?).unwrap_or_default();
             let seat = seat_of(row, clients, &mut limits);
-            seats.insert(name.clone(), seat.map_err(|wrong| wrong.of(|| format!("principal `{name}`")))?);
+            let (seat, said) = seat.map_err(|wrong| wrong.of(|| format!("principal `{name}`")))?;
+            each(name, seat, said)?;
         }
-        Ok(seats)
+        Ok(())
+    }
+
+    /// The principal of a name, also if it is removed.
+    fn seat(&self, name: &str) -> Result<Option<(Seat, Option<Principal>)>, Error> {
+        let mut found = None;
+        self.each_seat(Some(name), |_, seat, said| {
+            found = Some((seat, said));
+            Ok(())
+        })?;
+        Ok(found)
     }
 }
 
@@ -885,12 +933,13 @@ impl From<rusqlite::Error> for Wrong {
 struct Parsed(HashMap<String, Limits>);
 
 impl Parsed {
-    fn read(&mut self, row: &Row<'_>, column: &str) -> Result<Option<Limits>, Wrong> {
+    fn read(&mut self, row: &Row<'_>, column: usize) -> Result<Option<Limits>, Wrong> {
         let Some(text) = row.get_ref(column)?.as_str_or_null().map_err(rusqlite::Error::from)? else { return Ok(None) };
         if let Some(known) = self.0.get(text) {
             return Ok(Some(known.clone()));
         }
-        let limits: Limits = text.parse().map_err(|error| Wrong::Value(format!("{column}: {error}")))?;
+        let name = || row.as_ref().column_name(column).unwrap_or_default();
+        let limits: Limits = text.parse().map_err(|error| Wrong::Value(format!("{}: {error}", name())))?;
         self.0.insert(text.to_owned(), limits.clone());
         Ok(Some(limits))
     }
@@ -989,26 +1038,40 @@ fn service(row: &Row<'_>) -> Result<Service, Wrong> {
     })
 }
 
+/// The columns of a principal's row, by their places: to find each by its name takes longer than to read it.
+mod seat_column {
+    pub(super) const INDEX: usize = 0;
+    pub(super) const NAME: usize = 1;
+    pub(super) const REMOVED: usize = 2;
+    pub(super) const LIMITS: usize = 3;
+    pub(super) const CANDIDATE: usize = 4;
+    pub(super) const PLAN: usize = 5;
+    pub(super) const OWN: usize = 6;
+    pub(super) const UNTIL: usize = 7;
+    pub(super) const OWN_CANDIDATE: usize = 8;
+    pub(super) const TENANT: usize = 9;
+}
+
 /// A principal's row: its seat, and what is said of it unless it is removed.
 fn seat_of(
     row: &Row<'_>,
     clients: BTreeMap<String, (u32, Option<Limits>)>,
     limits: &mut Parsed,
 ) -> Result<(Seat, Option<Principal>), Wrong> {
-    let removed: bool = row.get("removed")?;
+    let removed: bool = row.get(seat_column::REMOVED)?;
     let seat = Seat {
-        index: row.get("idx")?,
-        limits: limits.read(row, "limits")?.unwrap_or(Limits::Blocked),
-        candidate: limits.read(row, "candidate")?,
+        index: row.get(seat_column::INDEX)?,
+        limits: limits.read(row, seat_column::LIMITS)?.unwrap_or(Limits::Blocked),
+        candidate: limits.read(row, seat_column::CANDIDATE)?,
         removed,
         clients,
     };
     if removed {
         return Ok((seat, None));
     }
-    let plan: Option<String> = row.get("plan")?;
-    let until: Option<i64> = row.get("until")?;
-    let own = limits.read(row, "own")?.map(Limits::canonical);
+    let plan: Option<String> = row.get(seat_column::PLAN)?;
+    let until: Option<i64> = row.get(seat_column::UNTIL)?;
+    let own = limits.read(row, seat_column::OWN)?.map(Limits::canonical);
     let terms = match (plan, own) {
         (Some(plan), Some(limits)) => {
             Terms::Plan { plan, instead: Some(Override { limits, until: until.map(timestamp) }) }
@@ -1018,8 +1081,8 @@ fn seat_of(
         (None, None) => return Err(Wrong::Value("it has neither a plan nor limits".into())),
     };
     let said = seat.clients.iter().filter_map(|(id, (_, limits))| Some((id.clone(), limits.clone()?.canonical())));
-    let candidate = limits.read(row, "own_candidate")?.map(Limits::canonical);
-    let principal = Principal { terms, tenant: row.get("tenant")?, candidate, clients: said.collect() };
+    let candidate = limits.read(row, seat_column::OWN_CANDIDATE)?.map(Limits::canonical);
+    let principal = Principal { terms, tenant: row.get(seat_column::TENANT)?, candidate, clients: said.collect() };
     Ok((seat, Some(principal)))
 }
 

@@ -315,7 +315,10 @@ fn says_which_row_it_cannot_read() {
             "UPDATE routes SET per = 'source', limits = '?'",
             "the store holds what it should not, routes `/a`: limits: column 1",
         ),
-        ("UPDATE principals SET own = '?'", "the store holds what it should not, principal `a`: own: column 1"),
+        (
+            "UPDATE routes SET limits = '1/second'; UPDATE principals SET own = '?'",
+            "the store holds what it should not, principal `a`: own: column 1",
+        ),
     ] {
         fixture.store.connection.execute_batch(statement).expect("written");
         let error = fixture.store.policy(now()).expect_err(statement).to_string();
@@ -372,8 +375,21 @@ proptest! {
         for policy in policies {
             let placed = fixture.write(&policy);
             let (read, again) = fixture.read();
-            prop_assert_eq!(read, policy);
-            prop_assert_eq!(again, placed);
+            prop_assert_eq!(&read, &policy);
+            prop_assert_eq!(&again, &placed);
+            // As a start reads it.
+            let (mut read, mut again) = fixture.store.policy_of_services(now()).expect("read");
+            prop_assert!(read.principals.is_empty() && again.principals.is_empty());
+            let mut last = 0;
+            let Policy { plans, principals, .. } = &mut read;
+            let each = fixture.store.each_principal(plans, now(), |name, said, numbers| {
+                assert!(numbers.index > last, "by index");
+                last = numbers.index;
+                principals.insert(name.clone(), said);
+                again.principals.insert(name, numbers);
+            });
+            each.expect("read");
+            prop_assert_eq!((read, again), (policy, placed));
         }
     }
 }
