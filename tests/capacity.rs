@@ -117,6 +117,34 @@ fn change_one_of_all(enforcer: &Enforcer<'_>, link: &Link, address: SocketAddr) 
     Ok(())
 }
 
+/// Imports more keys than there is room for, which are refused, all of them, and take nothing of what is there.
+fn import_too_many(enforcer: &Enforcer<'_>, link: &Link, address: SocketAddr) -> Result<()> {
+    let held = || -> Result<u64> {
+        let status = enforcer.json(&["status"])?;
+        let maps = status["maps"].as_array().context("no maps")?;
+        let keys = maps.iter().find(|map| map["map"] == "KEYS").context("no KEYS")?;
+        keys["entries"].as_u64().context("no entries")
+    };
+    let mut lines = String::new();
+    for number in KEYS..enforcer_ebpf::abi::KEYS + 1 {
+        writeln!(lines, "late,{}", key(number))?;
+    }
+    let ran = enforcer.run_with_input(&["key", "import", "--weak", "-"], &lines)?;
+    ensure!(ran.code != 0 && ran.stderr.contains("KEYS"), "{} {}", ran.code, ran.stderr);
+    ensure!(held()? == u64::from(KEYS), "{} keys are held", held()?);
+    for (number, expected) in [(KEYS - 1, 200), (KEYS, 401), (enforcer_ebpf::abi::KEYS - 1, 401)] {
+        let ending = link.client().run(|| exchange(address, &get("/", Some(&key(number)))))?;
+        ensure!(ending == Ending::Answered(expected), "key {number}: {ending:?}");
+    }
+    // There is room for all but one of them.
+    let (most, _) = lines.trim_end().rsplit_once('\n').context("one line")?;
+    let ran = enforcer.run_with_input(&["key", "import", "--weak", "-"], most)?;
+    ensure!(ran.code == 0 && held()? == u64::from(enforcer_ebpf::abi::KEYS), "{}: {} keys", ran.stderr, held()?);
+    let ending = link.client().run(|| exchange(address, &get("/", Some(&key(KEYS)))))?;
+    ensure!(ending == Ending::Answered(200), "{ending:?}");
+    Ok(())
+}
+
 /// Bytes that the kernel has for all maps that outlive the daemon, by its own word.
 fn memory(enforcer: &Enforcer<'_>) -> Result<Vec<(u64, String)>> {
     let mut all = Vec::new();
@@ -169,6 +197,7 @@ fn the_time_to_load_grows_with_the_keys_not_with_their_square_and_the_maps_have_
     }
     ensure!(origin.executed()?.len() == 3);
     change_one_of_all(&enforcer, &link, address)?;
+    import_too_many(&enforcer, &link, address)?;
 
     let memory = memory(&enforcer)?;
     let all: u64 = memory.iter().map(|(bytes, _)| bytes).sum();

@@ -488,13 +488,21 @@ impl Store {
     /// # Errors
     /// The store cannot be written, or has a principal of this name.
     pub fn add_principal(&self, name: &str, limits: Limits, now: Timestamp) -> Result<Principal, Error> {
-        let mut statement = self.connection.prepare_cached(
-            "INSERT INTO principals (idx, name, limits, own, created)
-             SELECT coalesce(max(idx), 0) + 1, ?1, ?2, ?2, ?3 FROM principals WHERE true
-             ON CONFLICT (name) DO UPDATE SET limits = ?2, own = ?2, created = ?3, removed = 0 WHERE removed = 1
-             RETURNING idx",
+        let values = params![name, limits.to_string(), now.as_second()];
+        // SQLite gives the index behind the highest; asked for it, it would make a table for each answer.
+        let mut added = self.connection.prepare_cached(
+            "INSERT INTO principals (name, limits, own, created) VALUES (?1, ?2, ?2, ?3) ON CONFLICT (name) DO NOTHING",
         )?;
-        let index = statement.query_row(params![name, limits.to_string(), now.as_second()], |row| row.get(0))?;
+        let index = if added.execute(values)? > 0 {
+            let index = self.connection.last_insert_rowid();
+            u32::try_from(index).map_err(|_| Error::Exhausted("principals"))?
+        } else {
+            let mut again = self.connection.prepare_cached(
+                "UPDATE principals SET limits = ?2, own = ?2, created = ?3, removed = 0 WHERE name = ?1 AND removed = 1
+                 RETURNING idx",
+            )?;
+            again.query_row(values, |row| row.get(0))?
+        };
         Ok(Principal { index, name: name.to_owned(), limits, tenant: None })
     }
 

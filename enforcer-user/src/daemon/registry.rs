@@ -191,12 +191,14 @@ impl Registry {
                 _ => Principals::new(store, default, now),
             };
             let mut principals = Principals { on_trial, ..principals };
+            // Apart from the principals', so that each kind is written in one call.
+            let mut inserts = Vec::with_capacity(entries.len());
             let mut answer = KeysImported { imported: 0, unchanged: 0, new_principals: 0 };
             for (position, Checked { name, tag, limit }) in entries.iter().enumerate() {
                 let field = format!("entries[{position}]");
                 let (principal, new) = principals.get(name, limit.as_ref(), &mut steps, &format!("{field}.limit"))?;
                 answer.new_principals += u64::from(new);
-                if insert_key(store, &store::Key::new(*tag, principal.index, now), &mut steps)? {
+                if insert_key(store, &store::Key::new(*tag, principal.index, now), &mut inserts)? {
                     answer.imported += 1;
                     continue;
                 }
@@ -209,6 +211,7 @@ impl Registry {
                     _ => answer.unchanged += 1,
                 }
             }
+            steps.append(&mut inserts);
             Ok((steps, answer))
         })
     }

@@ -36,6 +36,15 @@ pub(super) enum Step {
     Replace { tag: KeyTag, from: HeldKey, to: HeldKey },
 }
 
+impl Step {
+    /// Whether both are written in one call.
+    fn is_written_with(&self, other: &Self) -> bool {
+        let is_plain = |step: &Self| matches!(step, Self::Insert { key: HeldKey { limits: None, .. }, .. });
+        let is_principal = |step: &Self| matches!(step, Self::Principal { .. });
+        is_plain(self) && is_plain(other) || is_principal(self) && is_principal(other)
+    }
+}
+
 /// A key as it is to lie in the maps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct HeldKey {
@@ -468,11 +477,52 @@ impl Tables {
         assigned
     }
 
-    /// Applies all steps, or none.
+    /// Applies all steps, or none. What is new of one kind and stands together is written in one call.
     pub(super) fn apply(&mut self, steps: &[Step]) -> Result<(), Error> {
-        for (done, step) in steps.iter().enumerate() {
-            if let Err(error) = self.step(step) {
+        let mut done = 0;
+        for alike in steps.chunk_by(|one, next| one.is_written_with(next)) {
+            let applied = match alike {
+                [step] => self.step(step),
+                [Step::Insert { .. }, ..] => self.insert_all(alike),
+                _ => self.begin_all(alike),
+            };
+            if let Err(error) = applied {
                 self.undo(&steps[..done]);
+                return Err(error);
+            }
+            done += alike.len();
+        }
+        Ok(())
+    }
+
+    /// Adds keys that have no limits of their own, all or none.
+    fn insert_all(&mut self, steps: &[Step]) -> Result<(), Error> {
+        let added = steps.iter().filter_map(|step| match step {
+            Step::Insert { tag, key } => Some((*tag, key.value)),
+            _ => None,
+        });
+        let inserted = self.kernel.insert_keys(&added.collect::<Vec<_>>());
+        if inserted.is_err() {
+            // Those that were not written are not there, which is no error.
+            self.undo(steps);
+        }
+        inserted
+    }
+
+    /// Puts principals that are new under their terms, all or none.
+    fn begin_all(&mut self, steps: &[Step]) -> Result<(), Error> {
+        let begun = steps.iter().filter_map(|step| match step {
+            Step::Principal { index, terms } => Some((*index, &**terms)),
+            _ => None,
+        });
+        let begun: Vec<(u32, &Terms)> = begun.collect();
+        let slots = self.place_all(begun.iter().map(|(_, terms)| *terms))?;
+        for (done, ((index, _), slot)) in begun.iter().zip(&slots).enumerate() {
+            let principal = abi::Principal { policy: *slot, trial: 0 };
+            let set = self.kernel.clear_meter(*index).and_then(|()| self.kernel.set_principal(*index, principal));
+            if let Err(error) = set {
+                self.undo(&steps[..done]);
+                slots[done..].iter().for_each(|slot| self.displace(*slot));
                 return Err(error);
             }
         }
