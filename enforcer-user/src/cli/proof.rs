@@ -1,8 +1,8 @@
 //! Proofs of `enforcer verify` on the command line: where they go, and how they are checked.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 
@@ -31,7 +31,8 @@ impl Destination {
         if path.as_os_str() == "-" {
             return Ok(Self::Stdout);
         }
-        let name = path.file_name().filter(|_| !path.is_dir()).with_context(|| refused(path, "it is a directory"))?;
+        let name =
+            path.file_name().filter(|_| !path.is_dir()).ok_or_else(|| Usage(refused(path, "it is a directory")))?;
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let folder = File::open(parent).map_err(|error| Usage(refused(path, error)))?;
         Ok(Self::File { folder, name: name.to_owned() })
@@ -41,13 +42,25 @@ impl Destination {
     pub(super) fn write(&self, proof: &str) -> io::Result<()> {
         let Self::File { folder, name } = self else { return print(proof) };
         let folder = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd()));
-        let mut draft = OsString::from(".");
-        draft.push(name);
-        draft.push(".new");
-        let draft = folder.join(draft);
-        fs::write(&draft, proof)?;
-        fs::rename(draft, folder.join(name))
+        let draft = folder.join(draft(name));
+        // In a folder that others may write to, nothing of theirs is followed or written over.
+        let mut file = File::create_new(&draft)?;
+        let written = file.write_all(proof.as_bytes()).and_then(|()| file.sync_all());
+        let named = written.and_then(|()| fs::rename(&draft, folder.join(name)));
+        if named.is_err() {
+            // That it could not be written is what is told.
+            let _ = fs::remove_file(&draft);
+        }
+        named
     }
+}
+
+/// What the file is called until it is whole.
+fn draft(name: &OsStr) -> OsString {
+    let mut draft = OsString::from(".");
+    draft.push(name);
+    draft.push(format!(".{}.new", std::process::id()));
+    draft
 }
 
 fn refused(path: &Path, why: impl std::fmt::Display) -> String {
@@ -88,4 +101,36 @@ fn bounded(from: impl io::Read) -> io::Result<String> {
         return Err(io::Error::other(format!("it is larger than {MOST} bytes")));
     }
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn a_proof_takes_the_place_of_one_before_and_follows_nothing_of_others() {
+        let root = tempfile::tempdir().expect("a directory");
+        let [path, other] = ["proof.json", "other"].map(|name| root.path().join(name));
+        fs::write(&path, "before").expect("written");
+        let destination = Destination::of(&path).expect("a destination");
+        destination.write("first").expect("written");
+        destination.write("second").expect("written");
+        assert_eq!(fs::read_to_string(&path).expect("read"), "second");
+        assert_eq!(fs::read_dir(root.path()).expect("a directory").count(), 1, "the draft is gone");
+
+        fs::write(&other, "theirs").expect("written");
+        symlink(&other, root.path().join(draft(OsStr::new("proof.json")))).expect("a link");
+        destination.write("third").expect_err("the draft is there");
+        assert_eq!(fs::read_to_string(&other).expect("read"), "theirs");
+        assert_eq!(fs::read_to_string(&path).expect("read"), "second");
+    }
+
+    #[test]
+    fn where_no_file_can_be_is_said_before_the_test() {
+        let root = tempfile::tempdir().expect("a directory");
+        for path in [root.path().to_owned(), root.path().join("none/proof.json"), "..".into()] {
+            assert!(Destination::of(&path).is_err(), "{}", path.display());
+        }
+    }
 }
