@@ -42,6 +42,8 @@ mod services;
 mod site;
 #[path = "policy/snippets.rs"]
 mod snippets;
+#[path = "policy/strangers.rs"]
+mod strangers;
 #[path = "policy/tenants.rs"]
 mod tenants;
 #[path = "policy/times.rs"]

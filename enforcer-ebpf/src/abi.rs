@@ -4,7 +4,7 @@
 //! eight bytes without padding, so that no uninitialised byte reaches a map.
 
 /// Number of this layout; part of the pin directory's name (`v9`).
-pub const ABI: u32 = 9;
+pub const ABI: u32 = 10;
 
 /// Names of the maps, with who writes and who reads each.
 pub mod map {
@@ -494,6 +494,12 @@ pub mod scope {
     pub const KEYS_OF_SOURCE: u64 = 8;
     /// Distinct sources of one key; likewise.
     pub const SOURCES_OF_KEY: u64 = 9;
+    /// Requests of one source without a key.
+    pub const UNKEYED: u64 = 10;
+    /// A key that is not registered; with [`super::Service::number`] in the upper half, since the subject is the tag alone.
+    pub const UNREGISTERED: u64 = 11;
+    /// Such keys that are new to [`super::map::SOURCE_BUCKETS`]; likewise.
+    pub const UNREGISTERED_ADMISSION: u64 = 12;
     /// The first number of routes, named limits and tenants.
     pub const ROUTES: u64 = 16;
     /// The subject's second word for all sources that are not let in: no address family. The first is [`super::Service::number`].
@@ -504,6 +510,20 @@ pub mod scope {
     #[inline(always)]
     pub const fn of_service(rule: u64, number: u32) -> u64 {
         ((number as u64) << 32) | rule
+    }
+
+    /// The number of a rule, whichever service counts it for itself.
+    #[must_use]
+    #[inline(always)]
+    pub const fn own(rule: u64) -> u64 {
+        rule & u32::MAX as u64
+    }
+
+    /// The [`super::Service::number`] in a rule.
+    #[must_use]
+    #[inline(always)]
+    pub const fn service(rule: u64) -> u32 {
+        (rule >> 32) as u32
     }
 }
 
@@ -561,14 +581,18 @@ pub struct Ruleset {
     pub guesses: u32,
     /// Policy slot for the CORS preflights of each source; 0 = they need a key.
     pub preflight: u32,
+    /// Policy slot for requests of each source without a key; 0 = they are refused.
+    pub unkeyed: u32,
+    /// Policy slot for each key that is not registered; 0 = they are refused.
+    pub unregistered: u32,
+    /// Policy slot for such keys that are new.
+    pub unregistered_admission: u32,
     /// Policy slot for sources that are new.
     pub admission: u32,
     /// Bytes of `client`; 0 = clients are not told apart.
     pub client_len: u32,
     /// Which of the leaves behind [`State::leaf`] is this service's.
     pub leaf: u32,
-    /// 0.
-    pub reserved: u32,
     /// Name of the field with the client's id, in lower case, then zeros; at most 31 bytes.
     pub client: [u64; 4],
     /// Names of the fields that a key may be in, as that of `client`; words of 0 = none. If there is none at all it is
@@ -1014,7 +1038,7 @@ const _: () = {
     assert!(size_of::<Meter>() == 256);
     assert!(size_of::<Scope>() == 24);
     assert!(size_of::<Sighting>() == 48);
-    assert!(size_of::<Ruleset>() == 248);
+    assert!(size_of::<Ruleset>() == 256);
     assert!(size_of::<Edge>() == 24);
     assert!(size_of::<State>() == 8);
     assert!(size_of::<Leaf>() == 40);

@@ -209,6 +209,12 @@ labelled! {
         ResetClient = "reset_client",
         /// A request that passed uncharged, since its path is exempt for its source.
         Exempt = "exempt",
+        /// A request without a key that is measured by the limits of such.
+        Unkeyed = "unkeyed",
+        /// A request with a key that is not registered, measured by the limits of such.
+        Unregistered = "unregistered",
+        /// Such a request whose key shares its bucket with all others that there was no room for.
+        UnregisteredOverflow = "unregistered_overflow",
         /// A request whose source shares its buckets with all others that there was no room for.
         SourceOverflow = "source_overflow",
         /// A source whose bad keys are refused unread from now on.

@@ -236,6 +236,11 @@ const MIGRATIONS: &[&str] = &[
     CREATE INDEX principals_by_plan ON principals (plan) WHERE plan IS NOT NULL;
     CREATE INDEX principals_by_tenant ON principals (tenant) WHERE tenant IS NOT NULL;
 ",
+    "
+    ALTER TABLE sites ADD COLUMN unkeyed TEXT NOT NULL DEFAULT 'blocked';
+    ALTER TABLE sites ADD COLUMN unregistered TEXT;
+    ALTER TABLE sites ADD COLUMN max_keys INTEGER CHECK ((max_keys IS NULL) = (unregistered IS NULL));
+",
 ];
 
 /// `enfc`, so that `file` and other tools can tell whose database this is.

@@ -123,8 +123,10 @@ impl Tables {
     /// and those of [`Tables::named`].
     #[must_use]
     pub fn opened(&self) -> Vec<(u32, Scope)> {
-        let admission = Scope { rule: scope::ADMISSION, subject: [0; 2] };
-        [admission].iter().chain(&self.named).map(|scope| (table::NAMED, *scope)).collect()
+        let of_services = self.services.values().map(|service| service.number);
+        let unregistered = of_services.map(|number| scope::of_service(scope::UNREGISTERED_ADMISSION, number));
+        let admissions = unregistered.chain([scope::ADMISSION]).map(|rule| Scope { rule, subject: [0; 2] });
+        admissions.chain(self.named.iter().copied()).map(|scope| (table::NAMED, scope)).collect()
     }
 }
 

@@ -510,7 +510,7 @@ impl<'m> World for Packet<'m> {
                 }
                 has_room
             };
-            judge::open(claim, is_open, || self.take_place(reading.rules.admission, now), make);
+            judge::open(claim, is_open, |claim| self.take_place(judge::admission(&reading.rules, claim), now), make);
             if judge::is_shared(claim) && is_there(claim) {
                 self.count(Count::Event(Event::BucketOverflow));
             }
@@ -634,16 +634,17 @@ impl Packet<'_> {
         result
     }
 
-    /// Charges one more source to the limits in a slot.
-    fn take_place(&self, admission: u32, now: u64) -> bool {
-        let Some(policy) = self.host.tables.policies.get(&admission) else { return admission == 0 };
-        let used = self.host.used((table::NAMED, Scope { rule: scope::ADMISSION, subject: [0; 2] }));
+    /// Charges one more source, or key that is not registered, to the limits in a slot, by the rule of that number.
+    fn take_place(&self, (slot, rule): (u32, u64), now: u64) -> bool {
+        let Some(policy) = self.host.tables.policies.get(&slot) else { return slot == 0 };
+        let used = self.host.used((table::NAMED, Scope { rule, subject: [0; 2] }));
         let admitted = matches!(
             limit::attempt(&used.limits[0].cells(), &policy.limits[0], &Moment::of_boot(now), 1),
             Outcome::Charged(_)
         );
         if !admitted {
-            self.count(Count::Event(Event::SourceOverflow));
+            let is_source = rule == scope::ADMISSION;
+            self.count(Count::Event(if is_source { Event::SourceOverflow } else { Event::UnregisteredOverflow }));
         }
         admitted
     }

@@ -76,6 +76,10 @@ pub mod party {
     pub const PREFLIGHT: u32 = 2;
     /// A principal.
     pub const KEYED: u32 = 3;
+    /// Anybody without a key, where such requests have limits.
+    pub const UNKEYED: u32 = 4;
+    /// Who has a key that is not registered, where such keys have limits.
+    pub const UNREGISTERED: u32 = 5;
 }
 
 /// Decides on the request whose head is complete and ends at `position` of the stream, and charges it if it may pass.
@@ -177,8 +181,16 @@ fn none(rule: &mut Rule) {
 #[inline(always)]
 pub fn identify<W: World>(world: &W, reading: &mut Reading, flow: &Flow) -> Option<Reason> {
     let refused = find_party(world, reading, flow);
-    if reading.party.kind == party::EXEMPT {
-        world.count(Count::Event(Event::Exempt));
+    match reading.party.kind {
+        party::EXEMPT => world.count(Count::Event(Event::Exempt)),
+        party::UNKEYED => {
+            world.count(Count::Event(Event::Unkeyed));
+            if flow.machine.has_key_elsewhere() {
+                world.count(Count::Event(Event::CarrierMismatch));
+            }
+        }
+        party::UNREGISTERED => world.count(Count::Event(Event::Unregistered)),
+        _ => {}
     }
     refused
 }
@@ -200,19 +212,31 @@ pub(super) fn find_party<W: World>(world: &W, reading: &mut Reading, flow: &Flow
     }
     let Some(tag) = flow.machine.key() else {
         *kind = party::PREFLIGHT;
-        let may = reading.rules.preflight != 0 && flow.machine.is_preflight();
-        return if may { None } else { Some(Reason::Unkeyed) };
+        if reading.rules.preflight != 0 && flow.machine.is_preflight() {
+            return None;
+        }
+        if reading.rules.unkeyed == 0 {
+            return Some(Reason::Unkeyed);
+        }
+        *kind = party::UNKEYED;
+        return None;
     };
     *kind = party::KEYED;
-    let Some(key) = world.key(tag) else { return Some(Reason::UnknownKey) };
-    *principal = key.principal;
-    *policy = key.policy;
-    if key.flags & Key::DISABLED != 0 {
-        return Some(Reason::KeyDisabled);
-    }
-    let time = world.time_of_day(now);
-    if time < key.not_before || time >= key.expires {
-        return Some(Reason::KeyExpired);
+    if let Some(key) = world.key(tag) {
+        *principal = key.principal;
+        *policy = key.policy;
+        if key.flags & Key::DISABLED != 0 {
+            return Some(Reason::KeyDisabled);
+        }
+        let time = world.time_of_day(now);
+        if time < key.not_before || time >= key.expires {
+            return Some(Reason::KeyExpired);
+        }
+    } else {
+        if reading.rules.unregistered == 0 {
+            return Some(Reason::UnknownKey);
+        }
+        *kind = party::UNREGISTERED;
     }
     if reading.rules.flags & Ruleset::STRICT_GUESSES != 0 {
         claim_guess(reading, flow);
@@ -230,7 +254,7 @@ pub fn claim<W: World>(world: &W, reading: &mut Reading, flow: &Flow) -> Option<
     let source = Source::at(flow.address(), &reading.service);
     reading.charge.begin(now, u64::from(reading.rule.cost));
     let Party { kind, principal, policy, .. } = reading.party;
-    if kind != party::KEYED {
+    if kind == party::PUBLIC || kind == party::PREFLIGHT {
         let (policy, rule) = if kind == party::PUBLIC {
             (reading.rule.policy, u64::from(reading.rule.scope))
         } else {
@@ -240,29 +264,40 @@ pub fn claim<W: World>(world: &W, reading: &mut Reading, flow: &Flow) -> Option<
         of_all(reading);
         return None;
     }
-    let slot = world.policy(principal, now);
-    if slot == 0 {
-        return Some(Reason::OverLimit);
+    let KeyTag(key) = flow.machine.key().unwrap_or_default();
+    if kind == party::KEYED {
+        let slot = world.policy(principal, now);
+        if slot == 0 {
+            return Some(Reason::OverLimit);
+        }
+        let own = Scope { rule: 0, subject: [u64::from(principal), 0] };
+        reading.charge.claim(Claim { table: table::PRINCIPAL, policy: slot, scope: own });
+        let (tenant, rule) = world.tenant(slot);
+        named(reading, tenant, Scope { rule, subject: [0; 2] });
+    } else if kind == party::UNKEYED {
+        by_source(reading, reading.rules.unkeyed, scope::UNKEYED, source);
+    } else {
+        let rule = scope::of_service(scope::UNREGISTERED, reading.service.number);
+        let claim =
+            Claim { table: table::SOURCE, policy: reading.rules.unregistered, scope: Scope { rule, subject: key } };
+        reading.charge.claim(claim);
     }
-    let own = Scope { rule: 0, subject: [u64::from(principal), 0] };
-    reading.charge.claim(Claim { table: table::PRINCIPAL, policy: slot, scope: own });
-    let (tenant, rule) = world.tenant(slot);
-    named(reading, tenant, Scope { rule, subject: [0; 2] });
     by_source(reading, reading.rules.source, scope::SOURCE, source);
     if policy != 0 {
-        let KeyTag(subject) = flow.machine.key().unwrap_or_default();
-        named(reading, policy, Scope { rule: scope::KEY, subject });
+        named(reading, policy, Scope { rule: scope::KEY, subject: key });
     }
     if reading.rule.policy != 0 {
         let (rule, policy) = (u64::from(reading.rule.scope), reading.rule.policy);
-        if reading.rule.per == Per::Source as u32 {
+        if reading.rule.per == Per::Service as u32 {
+            named(reading, policy, Scope { rule, subject: [0; 2] });
+        } else if reading.rule.per == Per::Source as u32 || kind != party::KEYED {
+            // Who is no principal is known by where it comes from: a key that anyone can make up is no subject to count by.
             by_source(reading, policy, rule, source);
         } else {
-            let subject = if reading.rule.per == Per::Service as u32 { 0 } else { u64::from(principal) };
-            named(reading, policy, Scope { rule, subject: [subject, 0] });
+            named(reading, policy, Scope { rule, subject: [u64::from(principal), 0] });
         }
     }
-    if reading.rules.client_len != 0 {
+    if reading.rules.client_len != 0 && kind == party::KEYED {
         let client = Client { principal: u64::from(principal), id: flow.machine.client() };
         if let Some(Share { policy, number }) = world.share(client) {
             let subject = [u64::from(principal), u64::from(number)];
@@ -358,25 +393,28 @@ fn exceeds<W: World>(world: &W, reading: &Reading, action: u32) -> bool {
 }
 
 /// Sees to it that the buckets of a claim are there, by what the caller knows of them: those of `claim` itself, else, of a
-/// source for which there is no room, or of another subject that came too late, those that all such share; of sources, all
-/// of one service.
+/// source for which there is no room, or of another subject that came too late, those that all such share; of sources and
+/// of keys that are not registered, all of one service.
 ///
-/// No source whose buckets count gives way: more than there is room for are not let in within the longest window.
+/// No source whose buckets count gives way: more than there is room for are not let in within the longest window, which
+/// `take_place` sees to, as to such keys.
 #[inline(always)]
 pub fn open(
     claim: &mut Claim,
     is_open: bool,
-    take_place: impl FnOnce() -> bool,
+    take_place: impl FnOnce(&Claim) -> bool,
     make: impl Fn(&Claim) -> bool,
 ) -> bool {
     if claim.table == table::PRINCIPAL || is_open {
         return true;
     }
-    let may = claim.table == table::NAMED || take_place();
+    let may = claim.table == table::NAMED || take_place(claim);
     if may && make(claim) {
         return true;
     }
-    let service = if claim.table == table::SOURCE { claim.scope.subject[1] >> 32 } else { 0 };
+    // Of a key the rule says the service already.
+    let is_source = claim.table == table::SOURCE && scope::own(claim.scope.rule) != scope::UNREGISTERED;
+    let service = if is_source { claim.scope.subject[1] >> 32 } else { 0 };
     claim.scope.subject[0] = service;
     claim.scope.subject[1] = scope::OVERFLOW;
     // The daemon has made those of named subjects ahead.
@@ -388,6 +426,18 @@ pub fn open(
 #[inline(always)]
 pub const fn is_shared(claim: &Claim) -> bool {
     claim.table == table::NAMED && claim.scope.subject[1] == scope::OVERFLOW
+}
+
+/// By which policy slot, and as which rule, a claim by source is let in whose buckets are new.
+#[must_use]
+#[inline(always)]
+pub const fn admission(rules: &Ruleset, claim: &Claim) -> (u32, u64) {
+    if scope::own(claim.scope.rule) == scope::UNREGISTERED {
+        let service = scope::service(claim.scope.rule);
+        (rules.unregistered_admission, scope::of_service(scope::UNREGISTERED_ADMISSION, service))
+    } else {
+        (rules.admission, scope::ADMISSION)
+    }
 }
 
 /// Whose request it is, from where, for which service and by which rule: what is paid for under one is not paid for under

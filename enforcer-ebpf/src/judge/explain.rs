@@ -201,5 +201,5 @@ pub const fn peer(said: &Explanation) -> Source {
 
 const _: () = assert!(
     size_of::<Explanation>()
-        == 40 + 8 + 16 + 7 * 8 + 16 + 8 + 48 + 112 + 248 + 32 + 8 + 16 + 8 + 192 * CLAIMS + size_of::<Charge>()
+        == 40 + 8 + 16 + 7 * 8 + 16 + 8 + 48 + 112 + 256 + 32 + 8 + 16 + 8 + 192 * CLAIMS + size_of::<Charge>()
 );

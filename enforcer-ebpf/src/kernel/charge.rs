@@ -27,10 +27,7 @@ pub(crate) static EMPTY: Buckets = Buckets {
     candidate: [Bucket { window: 0, counts: 0, arrival: 0 }; LIMITS],
 };
 
-/// Where the sources that are new are counted.
-pub(crate) static ADMISSION: Scope = Scope { rule: scope::ADMISSION, subject: [0; 2] };
-
-/// Swaps tried to let a source in; each failure means that another CPU has let one in.
+/// Swaps tried to let in what is new; each failure means that another CPU has let something in.
 const ADMISSIONS: u32 = 4;
 
 /// What [`charge_claims`] says where buckets have to be made first.
@@ -171,7 +168,7 @@ pub(crate) extern "C" fn open_claim(number: u32) -> u32 {
         // Another CPU may have made them first.
         find(claim.table, &claim.scope).is_some()
     };
-    let opened = judge::open(claim, is_open, || take_place(rules.admission, scan.now), make);
+    let opened = judge::open(claim, is_open, |claim| take_place(judge::admission(rules, claim), scan.now), make);
     // Of the sources of a key there are none to share: a key that came too late is not watched.
     if judge::is_shared(claim) && find(claim.table, &claim.scope).is_some() {
         Kernel::new(XdpPacket(core::ptr::null_mut())).count(Count::Event(Event::BucketOverflow));
@@ -179,13 +176,13 @@ pub(crate) extern "C" fn open_claim(number: u32) -> u32 {
     u32::from(opened)
 }
 
-/// Charges one more source to the limits in a slot.
+/// Charges one more source, or key that is not registered, to the limits in a slot, by the rule of that number.
 #[inline(always)]
-fn take_place(slot: u32, now: u64) -> bool {
+fn take_place((slot, rule): (u32, u64), now: u64) -> bool {
     if slot == 0 {
         return true;
     }
-    let (Some(policy), Some(buckets)) = (POLICIES.get(slot), BUCKETS.get_ptr_mut(&ADMISSION)) else { return false };
+    let (Some(policy), Some(buckets)) = (POLICIES.get(slot), admissions(rule)) else { return false };
     // SAFETY: within the value.
     let cells = cells(unsafe { &raw mut (*buckets).limits }.cast());
     let now = Moment::of_boot(now);
@@ -196,8 +193,15 @@ fn take_place(slot: u32, now: u64) -> bool {
             Outcome::Raced => {}
         }
     }
-    Kernel::new(XdpPacket(core::ptr::null_mut())).count(Count::Event(Event::SourceOverflow));
+    let event = if rule == scope::ADMISSION { Event::SourceOverflow } else { Event::UnregisteredOverflow };
+    Kernel::new(XdpPacket(core::ptr::null_mut())).count(Count::Event(event));
     false
+}
+
+/// Where it is counted what is new, by a rule of that number.
+#[inline(always)]
+pub(crate) fn admissions(rule: u64) -> Option<*mut Buckets> {
+    BUCKETS.get_ptr_mut(&Scope { rule, subject: [0; 2] })
 }
 
 /// Until when the source of the first claim is refused for its bad keys.

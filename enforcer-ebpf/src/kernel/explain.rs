@@ -10,7 +10,7 @@ use aya_ebpf::bindings::xdp_action::XDP_DROP;
 use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_kernel};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
-use enforcer_ebpf::abi::{self, Buckets};
+use enforcer_ebpf::abi::{self, Buckets, scope};
 use enforcer_ebpf::charge::{CLAIMS, Charge, Claim, table};
 use enforcer_ebpf::judge::explain::{self, Explaining, outcome};
 use enforcer_ebpf::judge::{self, Reading};
@@ -19,7 +19,7 @@ use enforcer_ebpf::{spread, words};
 
 use crate::atomic::Word;
 use crate::charge;
-use crate::maps::{self, BUCKETS, POLICIES, SIGHTINGS, SOURCES};
+use crate::maps::{self, POLICIES, SIGHTINGS, SOURCES};
 use crate::packet::{Packet as _, XdpPacket};
 use crate::world::Kernel;
 
@@ -42,7 +42,7 @@ fn explain(packet: XdpPacket) -> Option<()> {
         return None;
     }
     said.offset = maps::clock_offset();
-    copy(BUCKETS.get_ptr_mut(charge::ADMISSION), &mut desk.admission);
+    copy(charge::admissions(scope::ADMISSION), &mut desk.admission);
     let mut steps = packet;
     // SAFETY: the callback takes what is handed to it here.
     unsafe { bpf_loop(MAX_STEPS, step as *mut c_void, (&raw mut steps).cast(), 0) };
@@ -91,20 +91,29 @@ pub(crate) extern "C" fn open_dry(number: u32) -> u32 {
     let Explaining { reading: Reading { scan, rules, charge, .. }, admission, .. } = desk;
     let claim = charge.at_mut(number as usize);
     let is_open = charge::find(claim.table, &claim.scope).is_some();
-    let (slot, now, full) = (rules.admission, scan.now, said.full);
+    let (now, full) = (scan.now, said.full);
+    let take_place = |claim: &Claim| take_place(judge::admission(rules, claim), admission, now);
     let make = |claim: &Claim| claim.table != table::NAMED || full == 0;
-    u32::from(judge::open(claim, is_open, || take_place(slot, admission, now), make))
+    u32::from(judge::open(claim, is_open, take_place, make))
 }
 
-/// Whether one more source would be let in.
+/// Whether one more source, or key that is not registered, would be let in.
 #[inline(always)]
-fn take_place(slot: u32, admission: &mut Buckets, now: u64) -> bool {
+fn take_place((slot, rule): (u32, u64), admission: &mut Buckets, now: u64) -> bool {
     if slot == 0 {
         return true;
     }
     let Some(policy) = POLICIES.get(slot) else { return false };
-    let cells = charge::cells((&raw mut admission.limits).cast());
-    matches!(limit::attempt(&cells, &policy.limits[0], &Moment::of_boot(now), 1), Outcome::Charged(_))
+    let now = Moment::of_boot(now);
+    if rule == scope::ADMISSION {
+        let cells = charge::cells((&raw mut admission.limits).cast());
+        return matches!(limit::attempt(&cells, &policy.limits[0], &now, 1), Outcome::Charged(_));
+    }
+    // A request has one key: what it is counted by is looked at and left as it is.
+    let Some(buckets) = charge::admissions(rule) else { return false };
+    // SAFETY: within the value.
+    let cells = charge::cells(unsafe { &raw mut (*buckets).limits }.cast());
+    limit::would_pass(&cells, &policy.limits[0], &now, 1)
 }
 
 /// [`enforcer_ebpf::judge::World::is_blocked`].

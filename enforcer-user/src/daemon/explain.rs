@@ -144,11 +144,13 @@ impl Names<'_> {
         if let Some(tenant) = self.tenant(claim) {
             return format!("tenant {tenant}");
         }
-        let fixed = match own_number(claim.scope.rule) {
+        let fixed = match scope::own(claim.scope.rule) {
             _ if claim.table == table::PRINCIPAL => "principal",
             scope::SOURCE => "source",
             scope::GUESSES => "guesses",
             scope::PREFLIGHT => "preflight",
+            scope::UNKEYED => "unkeyed",
+            scope::UNREGISTERED => "unregistered",
             scope::SERVICE => "ceiling",
             scope::KEY => "key",
             scope::CLIENT => "client",
@@ -177,6 +179,12 @@ impl Names<'_> {
     /// Whose use of them is counted.
     fn bucket(&self, claim: &Claim, per: u32) -> String {
         let Scope { rule, subject: [first, second] } = claim.scope;
+        if scope::own(rule) == scope::UNREGISTERED {
+            return match second {
+                scope::OVERFLOW => "all keys without room of their own".to_owned(),
+                _ => credential::id(KeyTag(claim.scope.subject)),
+            };
+        }
         if claim.table == table::SOURCE {
             return match second {
                 scope::OVERFLOW => "all sources without room of their own".to_owned(),
@@ -191,7 +199,7 @@ impl Names<'_> {
         }
         let index = first as u32;
         let principal = || self.principal(index).unwrap_or_else(|| format!("principal {index}"));
-        match own_number(rule) {
+        match scope::own(rule) {
             _ if claim.table == table::PRINCIPAL => principal(),
             scope::KEY => credential::id(KeyTag(claim.scope.subject)),
             scope::CLIENT => {
@@ -210,11 +218,6 @@ impl Names<'_> {
         let [v4, v6] = [self.service.source_v4, self.service.source_v6].map(|bits| bits as u8);
         Prefix::of(source, v4, v6).map_or_else(String::new, |prefix| prefix.to_string())
     }
-}
-
-/// The number of a rule, whichever service counts it for itself.
-const fn own_number(rule: u64) -> u64 {
-    rule & u32::MAX as u64
 }
 
 /// An address as the program has it: in network order in memory, of IPv4 mapped.
@@ -406,6 +409,8 @@ fn explained(said: &Explanation, names: &Names<'_>, kernel: &Kernel) -> Result<E
         party::EXEMPT => "exempt",
         party::PUBLIC => "public",
         party::KEYED => "keyed",
+        party::UNKEYED => "unkeyed",
+        party::UNREGISTERED => "unregistered",
         _ if refused.is_some_and(|reason| reason == Reason::Unkeyed) => "unkeyed",
         _ => "preflight",
     };

@@ -48,6 +48,8 @@ fn of_service(slot: u32, site: &Site, placed: &PlacedSite) -> Vec<(u32, String)>
         (scope::SOURCE, "source"),
         (scope::GUESSES, "guesses"),
         (scope::PREFLIGHT, "preflight"),
+        (scope::UNKEYED, "unkeyed"),
+        (scope::UNREGISTERED, "unregistered"),
         (scope::SERVICE, "ceiling"),
     ];
     let mut rules: Vec<(u32, String)> =

@@ -16,7 +16,7 @@ use crate::config::Mode;
 use crate::policy::document::{self, Charge, OTHER, Plan, Policy, Principal, Site};
 use crate::policy::exemptions::{self, Entry};
 use crate::policy::routes::{self, Automaton, Branch, Origin, Room, TooLarge};
-use crate::policy::service::{self, FieldName, ProxyProtocol};
+use crate::policy::service::{self, FieldName, ProxyProtocol, Unregistered};
 use crate::policy::{LimitName, Limits};
 use crate::store::{Placed, PlacedPrincipal, PlacedQuota, PlacedSite};
 
@@ -120,6 +120,9 @@ pub(super) struct Chapter {
     pub(super) ceiling: Option<Terms>,
     pub(super) guesses: Option<Terms>,
     pub(super) preflight: Option<Terms>,
+    pub(super) unkeyed: Option<Terms>,
+    /// Of each key that is not registered, and what lets new ones in.
+    pub(super) unregistered: Option<(Terms, Terms)>,
     /// The automaton of its paths and of those of the services that it leads; its rules have neither scope nor policy. Empty
     /// where another leads.
     pub(super) paths: Automaton,
@@ -280,7 +283,9 @@ impl Rulebook {
                 leaves: room.leaves - leaves.len(),
                 rules: room.rules - rules.len(),
             };
-            ahead.push(all(scope::of_service(scope::SERVICE, seat.number)));
+            ahead.extend(
+                [scope::SERVICE, scope::UNREGISTERED_ADMISSION].map(|own| all(scope::of_service(own, seat.number))),
+            );
             let named =
                 chapter.charges.iter().filter(|(rule, terms)| terms.is_some() && rule.per != Per::Source as u32);
             ahead.extend(named.map(|(rule, _)| overflow(u64::from(rule.scope))));
@@ -293,7 +298,8 @@ impl Rulebook {
         ahead.dedup();
         let window = chapters.iter().map(|chapter| chapter.window).max().unwrap_or(0);
         let clients = clients(placed, secret);
-        Ok(Self { chapters, admission: admission(window), exempt, exemptions, clients, ahead })
+        let admission = admission(window, ADMITTED, tally_of_scope(scope::ADMISSION));
+        Ok(Self { chapters, admission, exempt, exemptions, clients, ahead })
     }
 }
 
@@ -363,14 +369,40 @@ impl Chapter {
             Limits::Blocked => None,
             limits => own(Some(limits), LimitName::PREFLIGHT, scope::PREFLIGHT),
         };
+        let unkeyed = match &placed.service.unkeyed {
+            Limits::Blocked => None,
+            limits => own(Some(limits), LimitName::UNKEYED, scope::UNKEYED),
+        };
+        let unregistered = placed.service.unregistered.as_ref().and_then(|Unregistered { limits, max_keys }| {
+            let terms = own(Some(limits), LimitName::UNREGISTERED, scope::UNREGISTERED)?;
+            let tally = tally_of_service(slot, scope::UNREGISTERED_ADMISSION);
+            let admission = admission(longest(&terms), *max_keys, tally);
+            Some((terms, admission))
+        });
         let ceiling = own(placed.service.ceiling.as_ref(), LimitName::SERVICE, scope::SERVICE);
-        let by_source = charges.iter().filter(|(rule, _)| rule.per == Per::Source as u32);
+        // Who is no principal is counted by source where a limit is per principal.
+        let are_known = unkeyed.is_none() && unregistered.is_none();
+        let by_source = charges.iter().filter(|(rule, _)| !are_known || rule.per == Per::Source as u32);
         let by_source = by_source.filter_map(|(_, terms)| terms.as_ref());
-        let windows = [&source, &guesses, &preflight].into_iter().flatten().chain(by_source).map(longest);
+        let windows = [&source, &guesses, &preflight, &unkeyed].into_iter().flatten().chain(by_source).map(longest);
         let spreads = [rules.keys_of_source.window, rules.guess_penalty_ns];
         let window = windows.chain(spreads).max().unwrap_or(0);
         let proxies = exemptions::proxies(&said.trusted_proxies);
-        Ok(Self { slot, leader, rules, source, ceiling, guesses, preflight, paths, charges, proxies, window })
+        Ok(Self {
+            slot,
+            leader,
+            rules,
+            source,
+            ceiling,
+            guesses,
+            preflight,
+            unkeyed,
+            unregistered,
+            paths,
+            charges,
+            proxies,
+            window,
+        })
     }
 }
 
@@ -388,22 +420,22 @@ pub(super) fn idle_after(policy: &abi::Policy) -> u64 {
         .unwrap_or(0)
 }
 
-/// What lets as many sources in within this time as none of those gives way that count.
-fn admission(within: u64) -> Terms {
+/// What lets so many that are new in within this time.
+fn admission(within: u64, most: u32, tally: u32) -> Terms {
     let within = within.clamp(1_000_000_000, 86_400_000_000_000 * 366);
     let limits = abi::Policy {
         limits: {
             let mut limits = [abi::Limit::default(); abi::LIMITS];
             limits[0] = abi::Limit {
                 algorithm: abi::Algorithm::Sliding as u32,
-                count: ADMITTED.min(limit::MAX_COUNT),
+                count: most.min(limit::MAX_COUNT),
                 window: within / TICK_NS,
                 ..abi::Limit::default()
             };
             limits
         },
         len: 1,
-        tally: tally_of_scope(scope::ADMISSION),
+        tally,
         ..abi::Policy::UNLIMITED
     };
     Terms { limits, candidate: None, next: None, tenant: None }

@@ -195,6 +195,11 @@ impl Tables {
         rules.service = self.lay_terms(chapter.ceiling.as_ref(), laid)?;
         rules.guesses = self.lay_terms(chapter.guesses.as_ref(), laid)?;
         rules.preflight = self.lay_terms(chapter.preflight.as_ref(), laid)?;
+        rules.unkeyed = self.lay_terms(chapter.unkeyed.as_ref(), laid)?;
+        if let Some((limits, admission)) = &chapter.unregistered {
+            rules.unregistered = self.lay_terms(Some(limits), laid)?;
+            rules.unregistered_admission = self.lay_terms(Some(admission), laid)?;
+        }
         rules.admission = self.lay_terms(Some(admission), laid)?;
         let mut charges = Vec::with_capacity(chapter.charges.len());
         for (rule, terms) in &chapter.charges {
@@ -325,6 +330,7 @@ impl Tables {
             }
             let rules = self.kernel().ruleset(service.rules)?;
             policies.extend([rules.source, rules.service, rules.guesses, rules.preflight, rules.admission]);
+            policies.extend([rules.unkeyed, rules.unregistered, rules.unregistered_admission]);
             let [.., places] = rules.extents;
             for place in places.first..places.first.saturating_add(places.len).min(abi::RULES) {
                 let rule = self.kernel().rule(place)?;

@@ -9,7 +9,7 @@ use super::document::{
     Charge, DEFAULT_SERVICE, Exemption, MODES, Override, PERS, Plan, Policy, Principal, Public, Quota, Route, Site,
     Terms, word,
 };
-use super::service::{ACTIONS, KeyHeader, PROXY_PROTOCOLS, Service, Spread, Time};
+use super::service::{ACTIONS, KeyHeader, PROXY_PROTOCOLS, Service, Spread, Time, Unregistered};
 use crate::prefix::Prefix;
 
 /// What a change is about.
@@ -240,6 +240,8 @@ fn service(service: &Service) -> Told {
         guess_penalty,
         strict_guesses,
         preflight,
+        unkeyed,
+        unregistered,
         key_headers,
         client_id,
         trusted_proxies,
@@ -256,6 +258,10 @@ fn service(service: &Service) -> Told {
     tell(&mut told, "guess_penalty", Time(*guess_penalty));
     tell(&mut told, "strict_guesses", strict_guesses);
     tell(&mut told, "preflight", preflight);
+    tell(&mut told, "unkeyed", unkeyed);
+    if let Some(Unregistered { limits, max_keys }) = unregistered {
+        tell(&mut told, "unregistered", format_args!("{limits} for each of {max_keys}"));
+    }
     let key_headers: Vec<&str> = key_headers.iter().map(KeyHeader::as_str).collect();
     tell(&mut told, "key_headers", key_headers.join(" "));
     maybe(&mut told, "client_id", client_id.as_ref());

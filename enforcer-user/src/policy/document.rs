@@ -392,8 +392,10 @@ impl Policy {
                 canonical(limits);
                 candidate.iter_mut().for_each(canonical);
             }
-            let Service { ceiling, source, guesses, preflight, .. } = service;
-            ceiling.iter_mut().chain(source).chain([guesses, preflight]).for_each(canonical);
+            let Service { ceiling, source, guesses, preflight, unkeyed, unregistered, .. } = service;
+            let unregistered = unregistered.iter_mut().map(|unregistered| &mut unregistered.limits);
+            let optional = ceiling.iter_mut().chain(source).chain(unregistered);
+            optional.chain([guesses, preflight, unkeyed]).for_each(canonical);
             public.iter_mut().for_each(|public| canonical(&mut public.limits));
         }
         for Plan { limits, candidate, .. } in plans.values_mut().chain(tenants.values_mut()) {

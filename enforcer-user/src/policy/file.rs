@@ -17,7 +17,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::Policy;
 use super::document::{DEFAULT_SERVICE, MAX_EXEMPTIONS, MAX_SERVICES, Plan, Site};
-use super::service::Service;
+use super::service::{Service, Unregistered};
 use fields::{Fields, table};
 use problem::Report;
 pub use problem::{Level, Problem, Problems};
@@ -194,6 +194,12 @@ fn services(file: &Fields<'_, '_>, policy: &mut Policy, report: &mut Report<'_>)
     if policy.services.len() > MAX_SERVICES {
         let message = format!("{} of them", policy.services.len());
         file.refuse("service", message, format!("at most {MAX_SERVICES} [[service]]"), report);
+    }
+    let unregistered = policy.services.values().filter_map(|site| site.service.unregistered.as_ref());
+    let keys: u32 = unregistered.map(|unregistered| unregistered.max_keys).sum();
+    if keys > Unregistered::MOST {
+        let message = format!("their `max_keys` come to {keys}");
+        file.refuse("service", message, format!("at most {} in all", Unregistered::MOST), report);
     }
 }
 

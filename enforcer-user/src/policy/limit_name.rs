@@ -25,6 +25,10 @@ impl LimitName {
     pub const GUESS: Self = Self::of("guess");
     /// Of the limits of a source's CORS preflights.
     pub const PREFLIGHT: Self = Self::of("preflight");
+    /// Of the limits of a source's requests without a key.
+    pub const UNKEYED: Self = Self::of("unkeyed");
+    /// Of the limits of a key that is not registered.
+    pub const UNREGISTERED: Self = Self::of("unregistered");
     /// Of a public path's limits.
     pub const PUBLIC: Self = Self::of("public");
     /// Of a route's own limits.

@@ -16,7 +16,7 @@ use super::document::{
 };
 use super::method::Methods;
 use super::path::{Pattern, Reach};
-use super::service::{ACTIONS, PROXY_PROTOCOLS, ProxyProtocol, Service, Spread};
+use super::service::{ACTIONS, PROXY_PROTOCOLS, ProxyProtocol, Service, Spread, Unregistered};
 use crate::config::Mode;
 
 pub(crate) fn limits() -> impl Strategy<Value = Limits> {
@@ -91,18 +91,22 @@ fn service() -> impl Strategy<Value = Service> {
     let proxies = (option::of(prefixes("::/0")), select(&PROXY_PROTOCOLS[..]));
     let headers = proptest::sample::subsequence(vec!["X-API-Key", "Api-Key", "X-Legacy-Key"], 1..=3);
     let connections = (option::of(1u32..1_000_000), option::of(1u32..1_000_000));
-    (first, proxies, (headers, connections), spread(), spread()).prop_map(
+    let unregistered = (limits(), 1..=64u32).prop_map(|(limits, max_keys)| Unregistered { limits, max_keys });
+    let strangers = (prop_oneof![Just(Limits::Blocked), limits()], option::of(unregistered));
+    (first, proxies, (headers, connections), (spread(), spread()), strangers).prop_map(
         |(
             (ceiling, source, guesses, penalty, strict, preflight),
             (proxies, (_, protocol)),
             (headers, (by_source, by_principal)),
-            keys,
-            sources,
+            (keys, sources),
+            (unkeyed, unregistered),
         )| {
             let default = Service::default();
             let guessed = guesses != Limits::Unlimited;
             Service {
                 ceiling,
+                unkeyed,
+                unregistered: unregistered.filter(|_| source.is_some()),
                 source,
                 guess_penalty: if guessed { penalty } else { default.guess_penalty },
                 strict_guesses: guessed && strict,

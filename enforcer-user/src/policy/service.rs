@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use enforcer_ebpf::abi::SpreadAction;
+use enforcer_ebpf::abi::{SOURCE_BUCKETS, SpreadAction};
 
 use super::{Limits, Rule, Unit};
 use crate::config::bounds;
@@ -27,6 +27,10 @@ pub struct Service {
     /// Limits of each source's CORS preflights without a key; [`Limits::Blocked`] = they need one, never
     /// [`Limits::Unlimited`].
     pub preflight: Limits,
+    /// Limits of each source's requests without a key; [`Limits::Blocked`] = they are refused, never [`Limits::Unlimited`].
+    pub unkeyed: Limits,
+    /// What keys may do that are not registered; `None` = nothing.
+    pub unregistered: Option<Unregistered>,
     /// The fields that a key may be in, 1 to [`Ruleset::KEYS`](enforcer_ebpf::abi::Ruleset::KEYS); a request with two of
     /// them is refused.
     pub key_headers: Vec<KeyHeader>,
@@ -44,6 +48,21 @@ pub struct Service {
     pub keys_per_source: Spread,
     /// How many sources of one key are too many.
     pub sources_per_key: Spread,
+}
+
+/// Keys that are not registered, and pass all the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unregistered {
+    /// Limits of each of them; neither [`Limits::Blocked`] nor [`Limits::Unlimited`].
+    pub limits: Limits,
+    /// How many may be new, and so have a count of their own, within the time that limits count for; all others share one. From
+    /// 1, and of all services together at most [`Unregistered::MOST`].
+    pub max_keys: u32,
+}
+
+impl Unregistered {
+    /// Most keys with a count of their own.
+    pub const MOST: u32 = SOURCE_BUCKETS / 8;
 }
 
 /// How many of one thing for one of another are too many.
@@ -263,6 +282,8 @@ impl Default for Service {
             guess_penalty: Duration::from_secs(300),
             strict_guesses: false,
             preflight: per_minute(60),
+            unkeyed: Limits::Blocked,
+            unregistered: None,
             key_headers: vec![KeyHeader::default()],
             client_id: None,
             trusted_proxies: Vec::new(),

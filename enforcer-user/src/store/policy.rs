@@ -18,7 +18,7 @@ use crate::policy::document::{
 };
 use crate::policy::method::Methods;
 use crate::policy::path::{Pattern, Reach};
-use crate::policy::service::{ACTIONS, PROXY_PROTOCOLS, Service, Spread};
+use crate::policy::service::{ACTIONS, PROXY_PROTOCOLS, Service, Spread, Unregistered};
 
 /// A policy's numbers, and its limits in the order of their buckets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -59,6 +59,10 @@ pub struct PlacedService {
     pub guesses: Limits,
     /// [`Service::preflight`].
     pub preflight: Limits,
+    /// [`Service::unkeyed`].
+    pub unkeyed: Limits,
+    /// [`Service::unregistered`].
+    pub unregistered: Option<Unregistered>,
 }
 
 /// A principal.
@@ -104,12 +108,14 @@ impl Default for PlacedService {
 
 impl PlacedService {
     fn of(service: &Service) -> Self {
-        let Service { ceiling, source, guesses, preflight, .. } = service;
+        let Service { ceiling, source, guesses, preflight, unkeyed, unregistered, .. } = service;
         Self {
             ceiling: ceiling.clone(),
             source: source.clone(),
             guesses: guesses.clone(),
             preflight: preflight.clone(),
+            unkeyed: unkeyed.clone(),
+            unregistered: unregistered.clone(),
         }
     }
 }
@@ -417,6 +423,8 @@ impl Store {
             guess_penalty,
             strict_guesses,
             preflight,
+            unkeyed,
+            unregistered,
             key_headers,
             client_id,
             trusted_proxies,
@@ -429,8 +437,9 @@ impl Store {
         let mut statement = self.connection.prepare_cached(
             "INSERT INTO sites (service, ceiling, source, guesses, guess_penalty_ms, strict_guesses, preflight, key_headers,
                  client_id, trusted_proxies, proxy_protocol, connections_per_source, connections_per_principal, keys_most,
-                 keys_within_ms, keys_action, sources_most, sources_within_ms, sources_action)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)",
+                 keys_within_ms, keys_action, sources_most, sources_within_ms, sources_action, unkeyed,
+                 unregistered, max_keys)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)",
         )?;
         let action = |spread: &Spread| word(&ACTIONS, spread.action);
         statement.execute(params![
@@ -453,6 +462,9 @@ impl Store {
             sources_per_key.most,
             milliseconds(sources_per_key.within),
             action(sources_per_key),
+            unkeyed.to_string(),
+            text(unregistered.as_ref().map(|unregistered| &unregistered.limits)),
+            unregistered.as_ref().map(|unregistered| unregistered.max_keys),
         ])?;
         Ok(())
     }
@@ -898,6 +910,11 @@ fn settled_site(site: &Site, old: &Site) -> Site {
             source: optional(&service.source, &old.service.source),
             guesses: settled(&service.guesses, Some(&old.service.guesses)),
             preflight: settled(&service.preflight, Some(&old.service.preflight)),
+            unkeyed: settled(&service.unkeyed, Some(&old.service.unkeyed)),
+            unregistered: service.unregistered.as_ref().map(|unregistered| {
+                let before = old.service.unregistered.as_ref().map(|before| &before.limits);
+                Unregistered { limits: settled(&unregistered.limits, before), ..*unregistered }
+            }),
             ..service.clone()
         },
         limits: limits.iter().map(|(name, one)| (name.clone(), settled_quota(one, old.limits.get(name)))).collect(),
@@ -1027,6 +1044,11 @@ fn service(row: &Row<'_>) -> Result<Service, Wrong> {
         guess_penalty: time("guess_penalty_ms")?,
         strict_guesses: row.get("strict_guesses")?,
         preflight: parsed(row, "preflight")?,
+        unkeyed: parsed(row, "unkeyed")?,
+        unregistered: match maybe(row, "unregistered")? {
+            Some(limits) => Some(Unregistered { limits, max_keys: row.get("max_keys")? }),
+            None => None,
+        },
         key_headers: list(row, "key_headers")?,
         client_id: maybe(row, "client_id")?,
         trusted_proxies: list(row, "trusted_proxies")?,

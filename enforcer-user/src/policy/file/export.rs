@@ -9,7 +9,7 @@ use crate::policy::document::{
     Terms, tail, word,
 };
 use crate::policy::method::Methods;
-use crate::policy::service::{ACTIONS, PROXY_PROTOCOLS, Service, Spread, Time};
+use crate::policy::service::{ACTIONS, PROXY_PROTOCOLS, Service, Spread, Time, Unregistered};
 
 impl Policy {
     /// This policy as a file that [`super::parse`] reads as it.
@@ -121,6 +121,8 @@ impl Text {
             guess_penalty,
             strict_guesses,
             preflight,
+            unkeyed,
+            unregistered,
             key_headers,
             client_id,
             trusted_proxies,
@@ -138,6 +140,7 @@ impl Text {
             self.plain("strict_guesses", strict_guesses);
         }
         self.string("preflight", preflight);
+        self.string("unkeyed", unkeyed);
         self.list("key_headers", key_headers);
         self.maybe("client_id", client_id.as_ref());
         self.list("trusted_proxies", trusted_proxies);
@@ -149,6 +152,11 @@ impl Text {
             if let Some(most) = most {
                 self.plain(field, most);
             }
+        }
+        if let Some(Unregistered { limits, max_keys }) = unregistered {
+            self.table("service.unregistered");
+            self.string("limit", limits);
+            self.plain("max_keys", max_keys);
         }
         for (field, spread) in [("keys_per_source", keys_per_source), ("sources_per_key", sources_per_key)] {
             let Spread { most, within, action } = *spread;

@@ -240,7 +240,7 @@ fn reaching(fields: &Fields<'_, '_>, report: &mut Report<'_>) -> Result<(Pattern
 }
 
 /// A field that must be there.
-fn required<T>(
+pub(super) fn required<T>(
     fields: &Fields<'_, '_>,
     field: &str,
     accepted: &str,

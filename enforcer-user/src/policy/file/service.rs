@@ -8,20 +8,22 @@ use toml::de::DeTable;
 
 use super::fields::{Fields, table};
 use super::problem::{Report, Reported};
-use super::rules::wide_place;
+use super::rules::{required, wide_place};
 use crate::policy::Limits;
 use crate::policy::exemption::is_wide;
 use crate::policy::service::{
-    ACTIONS, FieldName, KeyHeader, NotAField, PROXY_PROTOCOLS, ProxyProtocol, Service, Spread,
+    ACTIONS, FieldName, KeyHeader, NotAField, PROXY_PROTOCOLS, ProxyProtocol, Service, Spread, Unregistered,
 };
 
-const FIELDS: [&str; 14] = [
+const FIELDS: [&str; 16] = [
     "ceiling",
     "source",
     "guesses",
     "guess_penalty",
     "strict_guesses",
     "preflight",
+    "unkeyed",
+    "unregistered",
     "key_headers",
     "client_id",
     "trusted_proxies",
@@ -57,6 +59,8 @@ pub(super) fn read(fields: &Fields<'_, '_>, report: &mut Report<'_>) -> Result<S
     let guess_penalty = fields.duration("guess_penalty", PENALTY, "a time from 0s to 24h, such as \"5m\"", report);
     let strict_guesses = fields.flag("strict_guesses", report);
     let preflight = fields.bounded("preflight", report);
+    let unkeyed = unkeyed(fields, report);
+    let unregistered = unregistered(fields, report);
     let key_headers = key_headers(fields, report);
     let client_id = fields.parsed("client_id", FieldName::ACCEPTED, report);
     let trusted_proxies = proxies(fields, report);
@@ -68,6 +72,7 @@ pub(super) fn read(fields: &Fields<'_, '_>, report: &mut Report<'_>) -> Result<S
     let sources_per_key = spread(fields, "sources_per_key", default.sources_per_key, report);
     let contradictions = [
         unguessed(fields, &guesses, report),
+        unbounded(fields, &source, &unregistered, report),
         unproxied(fields, &trusted_proxies, &proxy_protocol, report),
         told_apart(fields, &key_headers, &client_id, report),
     ];
@@ -78,6 +83,8 @@ pub(super) fn read(fields: &Fields<'_, '_>, report: &mut Report<'_>) -> Result<S
         guess_penalty: guess_penalty?.unwrap_or(default.guess_penalty),
         strict_guesses: strict_guesses?.unwrap_or(default.strict_guesses),
         preflight: preflight?.unwrap_or(default.preflight),
+        unkeyed: unkeyed?.unwrap_or(default.unkeyed),
+        unregistered: unregistered?,
         key_headers: key_headers?.unwrap_or(default.key_headers),
         client_id: client_id?,
         trusted_proxies: trusted_proxies?.unwrap_or_default(),
@@ -89,6 +96,55 @@ pub(super) fn read(fields: &Fields<'_, '_>, report: &mut Report<'_>) -> Result<S
     };
     contradictions.into_iter().collect::<Result<(), _>>()?;
     Ok(service)
+}
+
+/// What becomes of requests without a key; `reject` is what [`Limits::Blocked`] comes to.
+fn unkeyed(fields: &Fields<'_, '_>, report: &mut Report<'_>) -> super::fields::Read<Limits> {
+    match fields.get("unkeyed").and_then(|value| value.get_ref().as_str()) {
+        Some("reject") => Ok(Some(Limits::Blocked)),
+        Some("drop") => {
+            let accepted = "\"reject\", and `on_refuse = { unkeyed = \"drop\" }` in the configuration";
+            Err(fields.refuse("unkeyed", "how refusals are told is no part of a policy", accepted, report))
+        }
+        _ => fields.bounded("unkeyed", report),
+    }
+}
+
+/// The section for keys that are not registered.
+fn unregistered(fields: &Fields<'_, '_>, report: &mut Report<'_>) -> super::fields::Read<Unregistered> {
+    let Some(value) = fields.get("unregistered") else { return Ok(None) };
+    let name = "service.unregistered".to_owned();
+    let table = table(value, &name, report)?;
+    let inner = Fields::new(table, name, fields.place("unregistered"), &["limit", "max_keys"], report);
+    let accepted = "the limit of each such key, such as \"60/minute\"";
+    let limits = required(&inner, "limit", accepted, report, |inner, report| inner.bounded("limit", report));
+    let accepted = "how many such keys have a count of their own, such as 1000; all others share one";
+    let most = 1..=Unregistered::MOST;
+    let max_keys =
+        required(&inner, "max_keys", accepted, report, |inner, report| inner.number("max_keys", most, report));
+    let (limits, max_keys) = (limits?, max_keys?);
+    if limits == Limits::Blocked {
+        let accepted = "a limit such as \"60/minute\", or no such section: then these keys are refused";
+        return Err(inner.refuse("limit", "`blocked`", accepted, report));
+    }
+    Ok(Some(Unregistered { limits, max_keys }))
+}
+
+/// Who can make up keys has one limit after the other, so a source must have one, too.
+fn unbounded(
+    fields: &Fields<'_, '_>,
+    source: &super::fields::Read<Limits>,
+    unregistered: &super::fields::Read<Unregistered>,
+    report: &mut Report<'_>,
+) -> Result<(), Reported> {
+    match (source, unregistered) {
+        (Ok(None | Some(Limits::Unlimited)), Ok(Some(_))) => {
+            let accepted = "`source` with a limit beside it, such as \"300/minute\"";
+            let message = "any source can make up any number of keys";
+            Err(fields.refuse("unregistered", message, accepted, report))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The fields that a key may be in.

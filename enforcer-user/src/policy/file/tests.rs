@@ -19,11 +19,16 @@ guesses   = "10/minute"
 guess_penalty = "5m"
 strict_guesses = false
 preflight = "60/minute"
+unkeyed = "30/minute"
 client_id = "X-Client-Id"
 trusted_proxies = ["10.0.0.0/8"]
 proxy_protocol = "off"
 connections_per_source = 100
 connections_per_principal = 50
+
+[service.unregistered]
+limit = "60/minute"
+max_keys = 1000
 
 [service.keys_per_source]
 most = 20
@@ -344,6 +349,37 @@ fn refuses_what_is_unknown_or_contradicts_itself() {
             "6:10: there is no tenant \"amce\"; accepted: acme",
         ),
         ("[service]\npreflight = \"unlimited\"", "3:13: service.preflight: `unlimited`, where no key is needed; "),
+        ("[service]\nunkeyed = \"unlimited\"", "3:11: service.unkeyed: `unlimited`, where no key is needed; "),
+        ("[service]\nunkeyed = \"drop\"", "3:1: service.unkeyed: how refusals are told is no part of a policy; "),
+        (
+            "[service]\nsource = \"1/s\"\n[service.unregistered]\nmax_keys = 5",
+            "4:1: service.unregistered.limit: it is missing; accepted: the limit of each such key",
+        ),
+        (
+            "[service]\nsource = \"1/s\"\n[service.unregistered]\nlimit = \"1/s\"",
+            "4:1: service.unregistered.max_keys: it is missing; accepted: how many such keys have a count",
+        ),
+        (
+            "[service]\nsource = \"1/s\"\n[service.unregistered]\nlimit = \"1/s\"\nmax_keys = 8193",
+            "6:12: service.unregistered.max_keys: 8193; accepted: a whole number from 1 to 8192",
+        ),
+        (
+            "[service]\nsource = \"1/s\"\n[service.unregistered]\nlimit = \"blocked\"\nmax_keys = 5",
+            "5:1: service.unregistered.limit: `blocked`; accepted: a limit",
+        ),
+        (
+            "[service.unregistered]\nlimit = \"1/s\"\nmax_keys = 5",
+            "2:1: service.unregistered: any source can make up any number of keys; accepted: `source` with a limit",
+        ),
+        (
+            "[service]\nsource = \"unlimited\"\n[service.unregistered]\nlimit = \"1/s\"\nmax_keys = 5",
+            "4:1: service.unregistered: any source can make up any number of keys; ",
+        ),
+        (
+            "[[service]]\nname = \"a\"\nsource = \"1/s\"\nunregistered = { limit = \"1/s\", max_keys = 5000 }\n\
+             [[service]]\nname = \"b\"\nsource = \"1/s\"\nunregistered = { limit = \"1/s\", max_keys = 5000 }",
+            "2:1: service: their `max_keys` come to 10000; accepted: at most 8192 in all",
+        ),
         ("[service]\nguess_penalty = \"2d\"", "3:17: service.guess_penalty: \"2d\"; accepted: a time from 0s to 24h"),
         (
             "[service]\nguesses = \"unlimited\"\nstrict_guesses = true",

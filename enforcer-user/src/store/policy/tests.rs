@@ -4,6 +4,7 @@ use enforcer_ebpf::abi::KeyTag;
 use proptest::prelude::*;
 
 use super::*;
+use crate::policy::service::Unregistered;
 use crate::policy::{file, samples};
 use crate::store::Key;
 
@@ -152,7 +153,8 @@ fn a_changed_limit_keeps_its_bucket() {
     let fixture = Fixture::new();
     let rules = |limit: &str, candidate: &str| {
         policy(&format!(
-            "[service]\nceiling = \"{limit}\"\nsource = \"{limit}\"\nguesses = \"{limit}\"\npreflight = \"{limit}\"\n\
+            "[service]\nceiling = \"{limit}\"\nsource = \"{limit}\"\nguesses = \"{limit}\"\npreflight = \"{limit}\"\nunkeyed = \"{limit}\"\n\
+             [service.unregistered]\nlimit = \"{limit}\"\nmax_keys = 7\n\
              client_id = \"c\"\n[limit.s]\nlimit = \"{limit}\"\ncandidate = \"{candidate}\"\n\
              [[route]]\npath = \"/a\"\nlimit = \"{limit}\"\ncandidate = \"{candidate}\"\n\
              [[public]]\npath = \"/p\"\nlimit = \"{limit}\"\n[plan.g]\nlimit = \"{limit}\"\ncandidate = \"{candidate}\"\n\
@@ -172,7 +174,14 @@ fn a_changed_limit_keeps_its_bucket() {
     let alice = &placed.principals["a"];
     assert_eq!((&alice.limits, &alice.candidate, &alice.clients["x"].limits), (&limit, &candidate, &limit));
     let all = Some(limit.clone());
-    let service = PlacedService { ceiling: all.clone(), source: all, guesses: limit.clone(), preflight: limit };
+    let service = PlacedService {
+        ceiling: all.clone(),
+        source: all,
+        guesses: limit.clone(),
+        preflight: limit.clone(),
+        unkeyed: limit.clone(),
+        unregistered: Some(Unregistered { limits: limit, max_keys: 7 }),
+    };
     // The defaults were there before, by the minute too.
     assert_eq!(site.service, service);
     assert_eq!(fixture.reopened().read(), (second, placed));
