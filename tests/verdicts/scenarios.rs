@@ -1182,6 +1182,50 @@ fn sources_without_room_are_one_in_each_service() -> Result<()> {
 }
 
 #[test]
+fn strangers_are_counted_by_source_or_by_key_in_each_service() -> Result<()> {
+    let refused = Outcome::Reset(BEGIN.wrapping_add(1));
+    let plain = get("/", None);
+    let stranger = |number: u32| get("/", Some(&format!("never_registered_{number}")));
+    // Of each source three pass without a key.
+    let mut both = Both::new(&two_services(Ruleset { unkeyed: 9, ..Ruleset::default() }))?;
+    for (port, shape) in [(8000, Shape::V4), (8001, Shape::V4), (8000, Shape::V6)] {
+        both.port = port;
+        for number in 0..5 {
+            let expected = if number < 3 { &Outcome::Passed } else { &refused };
+            let outcome = both.stream(shape, [&plain[..]])?;
+            ensure!(outcome == *expected, "{shape:?} at {port}, request {number}: {outcome:?}");
+        }
+        ensure!(both.stream(shape, [&stranger(0)[..]])? == refused, "a key that nobody knows passes");
+    }
+    ensure!(both.count(Count::Event(Event::Unkeyed))? == 15, "those without a key");
+    // Of each key that is not registered three pass, wherever it comes from; of two that are let in, and of all others together.
+    let rules = Ruleset { unregistered: 9, unregistered_admission: 10, ..Ruleset::default() };
+    let mut tables = two_services(rules);
+    tables.policies.insert(10, policy(&[sliding(2, HOUR)]));
+    let mut both = Both::new(&tables)?;
+    for port in [8000, 8001] {
+        both.port = port;
+        for (number, passes) in [(0, 3), (1, 3), (2, 3), (3, 0), (1, 0)] {
+            for request in 0..4 {
+                let shape = if request % 2 == 0 { Shape::V4 } else { Shape::V6 };
+                let expected = if request < passes { &Outcome::Passed } else { &refused };
+                let outcome = both.stream(shape, [&stranger(number)[..]])?;
+                ensure!(outcome == *expected, "key {number} at {port}, request {request}: {outcome:?}");
+            }
+        }
+        ensure!(both.stream(Shape::V4, [&plain[..]])? == refused, "no key at all passes");
+        for key in [DISABLED, EXPIRED] {
+            ensure!(both.stream(Shape::V4, [&get("/", Some(key))[..]])? == refused, "{key} passes");
+        }
+        ensure!(both.stream(Shape::V4, [&get("/", Some(KEY))[..]])? == Outcome::Passed, "a principal");
+    }
+    ensure!(both.count(Count::Event(Event::UnregisteredOverflow))? == 16, "those without a count of their own");
+    ensure!(both.count(Count::Event(Event::Unregistered))? == 40, "those with a key that is not registered");
+    both.totals()?;
+    Ok(())
+}
+
+#[test]
 fn a_penalty_of_one_service_keeps_nobody_out_of_another() -> Result<()> {
     let mut tables = two_services(Ruleset::default());
     for service in tables.services.values_mut() {

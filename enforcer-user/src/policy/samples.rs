@@ -102,11 +102,12 @@ fn service() -> impl Strategy<Value = Service> {
             (unkeyed, unregistered),
         )| {
             let default = Service::default();
+            let is_bounded = source.as_ref().is_some_and(|source| *source != Limits::Unlimited);
             let guessed = guesses != Limits::Unlimited;
             Service {
                 ceiling,
                 unkeyed,
-                unregistered: unregistered.filter(|_| source.is_some()),
+                unregistered: unregistered.filter(|one| is_bounded && one.limits != Limits::Blocked),
                 source,
                 guess_penalty: if guessed { penalty } else { default.guess_penalty },
                 strict_guesses: guessed && strict,

@@ -353,11 +353,11 @@ fn refuses_what_is_unknown_or_contradicts_itself() {
         ("[service]\nunkeyed = \"drop\"", "3:1: service.unkeyed: how refusals are told is no part of a policy; "),
         (
             "[service]\nsource = \"1/s\"\n[service.unregistered]\nmax_keys = 5",
-            "4:1: service.unregistered.limit: it is missing; accepted: the limit of each such key",
+            "4:10: service.unregistered.limit: it is missing; accepted: the limit of each such key",
         ),
         (
             "[service]\nsource = \"1/s\"\n[service.unregistered]\nlimit = \"1/s\"",
-            "4:1: service.unregistered.max_keys: it is missing; accepted: how many such keys have a count",
+            "4:10: service.unregistered.max_keys: it is missing; accepted: how many such keys have a count",
         ),
         (
             "[service]\nsource = \"1/s\"\n[service.unregistered]\nlimit = \"1/s\"\nmax_keys = 8193",
@@ -369,11 +369,11 @@ fn refuses_what_is_unknown_or_contradicts_itself() {
         ),
         (
             "[service.unregistered]\nlimit = \"1/s\"\nmax_keys = 5",
-            "2:1: service.unregistered: any source can make up any number of keys; accepted: `source` with a limit",
+            "2:10: service.unregistered: any source can make up any number of keys; accepted: `source` with a limit",
         ),
         (
             "[service]\nsource = \"unlimited\"\n[service.unregistered]\nlimit = \"1/s\"\nmax_keys = 5",
-            "4:1: service.unregistered: any source can make up any number of keys; ",
+            "4:10: service.unregistered: any source can make up any number of keys; ",
         ),
         (
             "[[service]]\nname = \"a\"\nsource = \"1/s\"\nunregistered = { limit = \"1/s\", max_keys = 5000 }\n\

@@ -154,7 +154,7 @@ fn a_changed_limit_keeps_its_bucket() {
     let rules = |limit: &str, candidate: &str| {
         policy(&format!(
             "[service]\nceiling = \"{limit}\"\nsource = \"{limit}\"\nguesses = \"{limit}\"\npreflight = \"{limit}\"\nunkeyed = \"{limit}\"\n\
-             [service.unregistered]\nlimit = \"{limit}\"\nmax_keys = 7\n\
+             unregistered = {{ limit = \"{limit}\", max_keys = 7 }}\n\
              client_id = \"c\"\n[limit.s]\nlimit = \"{limit}\"\ncandidate = \"{candidate}\"\n\
              [[route]]\npath = \"/a\"\nlimit = \"{limit}\"\ncandidate = \"{candidate}\"\n\
              [[public]]\npath = \"/p\"\nlimit = \"{limit}\"\n[plan.g]\nlimit = \"{limit}\"\ncandidate = \"{candidate}\"\n\
