@@ -378,7 +378,7 @@ fn refuses_what_is_unknown_or_contradicts_itself() {
         (
             "[[service]]\nname = \"a\"\nsource = \"1/s\"\nunregistered = { limit = \"1/s\", max_keys = 5000 }\n\
              [[service]]\nname = \"b\"\nsource = \"1/s\"\nunregistered = { limit = \"1/s\", max_keys = 5000 }",
-            "2:1: service: their `max_keys` come to 10000; accepted: at most 8192 in all",
+            "2:3: service: their `max_keys` come to 10000; accepted: at most 8192 in all",
         ),
         ("[service]\nguess_penalty = \"2d\"", "3:17: service.guess_penalty: \"2d\"; accepted: a time from 0s to 24h"),
         (
