@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -117,6 +118,43 @@ fn change_one_of_all(enforcer: &Enforcer<'_>, link: &Link, address: SocketAddr) 
     Ok(())
 }
 
+/// Changes a limit while somebody else reads all that there is, again and again: no change waits until that is read.
+fn change_while_all_is_read(enforcer: &Enforcer<'_>) -> Result<()> {
+    let is_over = AtomicBool::new(false);
+    let path = format!("/v1/limits/tenant-{}", KEYS / 2);
+    let (changes, reads) = std::thread::scope(|scope| {
+        let reading = scope.spawn(|| -> Result<Vec<Duration>> {
+            let mut times = Vec::new();
+            while !is_over.load(Relaxed) {
+                let begin = Instant::now();
+                enforcer.metrics()?;
+                times.push(begin.elapsed());
+            }
+            Ok(times)
+        });
+        let one = |turn| {
+            let time = change(enforcer, "PUT", &path, &format!("{{\"limit\":\"{}/hour\"}}", 100_000 + turn))?;
+            // Apart, so that they fall on all of a reading.
+            std::thread::sleep(Duration::from_millis(40));
+            Ok(time)
+        };
+        let changes = (0..2 * CHANGES).map(one).collect::<Result<Vec<_>>>();
+        is_over.store(true, Relaxed);
+        Ok::<_, anyhow::Error>((changes?, reading.join().map_err(|_| anyhow::anyhow!("a panic"))??))
+    })?;
+    let middle = |mut times: Vec<Duration>| {
+        times.sort_unstable();
+        (times[times.len() / 2], times[times.len() - 1])
+    };
+    let ((change, longest), (read, _)) = (middle(changes), middle(reads));
+    eprintln!(
+        "a limit set while the metrics are read: {change:?} in the median, {longest:?} at most; read in {read:?}"
+    );
+    // One that waits for a reading to end waits half of it in the median.
+    ensure!(change < read / 8, "{change:?} beside readings of {read:?}");
+    Ok(())
+}
+
 /// Imports more keys than there is room for, which are refused, all of them, and take nothing of what is there.
 fn import_too_many(enforcer: &Enforcer<'_>, link: &Link, address: SocketAddr) -> Result<()> {
     let held = || -> Result<u64> {
@@ -197,6 +235,7 @@ fn the_time_to_load_grows_with_the_keys_not_with_their_square_and_the_maps_have_
     }
     ensure!(origin.executed()?.len() == 3);
     change_one_of_all(&enforcer, &link, address)?;
+    change_while_all_is_read(&enforcer)?;
     import_too_many(&enforcer, &link, address)?;
 
     let memory = memory(&enforcer)?;

@@ -12,7 +12,7 @@
 //! - `reaper`: connections ended that keep a worker waiting, or that are older than the guard
 //! - `answering`: whether refused requests can be answered
 //! - `sweeping`, `retired`: connections that never came to be, and what was used of limits that are long gone
-//! - `report`: what it tells about itself
+//! - `report`, `reading`: what it tells about itself
 //! - `coverage`: what it says at its start of the ways that it does not guard
 //! - `serving`, `exporter`: HTTP on both its ends
 
@@ -26,6 +26,7 @@ mod keeping;
 mod leaks;
 mod penalties;
 mod policy;
+mod reading;
 mod reaper;
 pub(crate) mod registry;
 mod report;
@@ -56,6 +57,7 @@ use crate::store::{self, Store};
 use enforcer_ebpf::abi;
 use enforcer_ebpf::flow;
 use keeping::Keeper;
+use reading::Reader;
 use reaper::Reaper;
 use reaper::tally::Tally;
 use registry::Registry;
@@ -101,6 +103,7 @@ pub(crate) struct Daemon {
     pub(crate) reaped: Arc<Tally>,
     /// `None` once enforcement was ended over the socket.
     registry: Mutex<Option<Registry>>,
+    reader: Mutex<Reader>,
     stop: watch::Sender<bool>,
 }
 
@@ -116,6 +119,19 @@ impl Daemon {
             None => Err(registry::Error::Stopping),
         });
         // The runtime drops a blocking task only when it ends itself.
+        task.await.unwrap_or(Err(registry::Error::Stopping))
+    }
+
+    /// Runs `work`, which reads what no change needs to wait for, on a thread that may block, one at a time.
+    pub(crate) async fn read<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Reader) -> Result<T, registry::Error> + Send + 'static,
+    ) -> Result<T, registry::Error> {
+        let daemon = Arc::clone(self);
+        let task = tokio::task::spawn_blocking(move || {
+            let reader = daemon.reader.lock().unwrap_or_else(PoisonError::into_inner);
+            work(&reader)
+        });
         task.await.unwrap_or(Err(registry::Error::Stopping))
     }
 
@@ -193,6 +209,7 @@ pub async fn run(settings: Settings, log: bool, shutdown: impl Future<Output = (
     tables.clear_hosts(&settings.services, secret)?;
     tables.settle(switch)?;
     tables.clear_seats()?;
+    let reader = Reader::open(&state.store(), counted.clone())?;
     let keeper = Keeper::open(&state.counts(), counted, is_empty);
     if let Some((_, Some(before))) = &keeper
         && let Err(error) = keeping::put_back(before, &mut tables)
@@ -232,8 +249,8 @@ pub async fn run(settings: Settings, log: bool, shutdown: impl Future<Output = (
         trial,
     };
     let (stop, stopped) = watch::channel(false);
-    let registry = Mutex::new(Some(registry));
-    let daemon = Arc::new(Daemon { settings, since: Timestamp::now(), reaped, registry, stop });
+    let (registry, reader) = (Mutex::new(Some(registry)), Mutex::new(reader));
+    let daemon = Arc::new(Daemon { settings, since: Timestamp::now(), reaped, registry, reader, stop });
     let control = control::router(Arc::clone(&daemon));
     let identify = |stream: &UnixStream| Peer::of(stream);
     let mut ends = tokio::task::JoinSet::new();

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use enforcer_ebpf::abi::KeyTag;
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, TransactionBehavior, params};
 
 use crate::credential;
 use crate::name::Selector;
@@ -419,6 +419,19 @@ impl Store {
         Ok(store)
     }
 
+    /// Opens a store that is open already once more, to read it while the other is changed: each read sees what was committed
+    /// before.
+    ///
+    /// # Errors
+    /// The file cannot be opened.
+    pub fn reader(path: &Path) -> Result<Self, Error> {
+        // Not read-only: whichever is closed last writes what is in the log into the file.
+        let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        connection.busy_timeout(std::time::Duration::from_secs(5))?;
+        connection.execute_batch("PRAGMA query_only = ON; PRAGMA trusted_schema = OFF; PRAGMA temp_store = MEMORY;")?;
+        Ok(Self { connection })
+    }
+
     fn migrate(&mut self, path: &Path) -> Result<(), Error> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let pragma = |name: &str| transaction.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
@@ -486,6 +499,28 @@ impl Store {
             .prepare_cached("SELECT idx, name, limits, tenant FROM principals WHERE removed = 0 ORDER BY idx")?;
         let rows = statement.query_map([], principal_row)?;
         rows.map(|row| row?.parse()).collect()
+    }
+
+    /// Index and name of each principal, and how many keys it has, by index.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn named(&self) -> Result<Vec<(u32, String, u64)>, Error> {
+        let mut statement = self.connection.prepare_cached(
+            "SELECT idx, name, (SELECT count(*) FROM keys WHERE principal = idx)
+             FROM principals WHERE removed = 0 ORDER BY idx",
+        )?;
+        let rows =
+            statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get::<_, i64>(2)?.unsigned_abs())))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Whether it can be read.
+    ///
+    /// # Errors
+    /// It cannot.
+    pub fn probe(&self) -> Result<(), Error> {
+        Ok(self.connection.query_row("SELECT count(*) FROM install", [], |_| Ok(()))?)
     }
 
     /// Adds a principal, at the next index, or at the one that it had before it was removed.
@@ -821,6 +856,27 @@ mod tests {
         store.add_principal("alice", limits("1/second"), now()).expect("added");
         drop(change);
         assert_eq!(store.principals().expect("principals"), []);
+    }
+
+    #[test]
+    fn a_reader_sees_what_was_committed_and_changes_nothing() {
+        let fixture = Fixture::new();
+        let store = fixture.open();
+        let reader = Store::reader(&fixture.path()).expect("opens");
+        let change = store.begin().expect("begins");
+        let alice = store.add_principal("alice", limits("1/second"), now()).expect("added");
+        store.add_key(&key(TAG, &alice)).expect("added");
+        let bob = store.add_principal("bob", limits("1/second"), now()).expect("added");
+        assert_eq!(reader.named().expect("read"), []);
+        change.commit().expect("commits");
+        let named = [(alice.index, "alice".to_owned(), 1), (bob.index, "bob".to_owned(), 0)];
+        assert_eq!(reader.named().expect("read"), named);
+        assert!(matches!(reader.remove_key(TAG), Err(Error::Sql(_))));
+        drop(store);
+        drop(reader);
+        let left: Vec<_> = fs::read_dir(fixture.dir.path()).expect("listed").collect();
+        assert_eq!(left.len(), 1, "{left:?}");
+        assert_eq!(fixture.open().named().expect("read"), named);
     }
 
     #[test]

@@ -37,7 +37,8 @@ fn selector(text: &str) -> Result<Selector, Failure> {
 }
 
 async fn list(State(daemon): Shared) -> Answer<Keys> {
-    answer(daemon.with(|registry| registry.keys()).await?)
+    let tried = daemon.with(|registry| Ok(registry.tried())).await?;
+    answer(daemon.read(move |reader| reader.keys(tried)).await?)
 }
 
 async fn show(State(daemon): Shared, Path(text): Path<String>) -> Answer<KeysShown> {

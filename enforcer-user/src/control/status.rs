@@ -16,5 +16,8 @@ pub(super) fn routes() -> Router<Arc<Daemon>> {
 
 async fn show(State(daemon): Shared) -> Answer<Status> {
     let shared = Arc::clone(&daemon);
-    answer(daemon.with(move |registry| registry.status(&shared.settings, shared.since, &shared.reaped)).await?)
+    let sizes = daemon.read(|reader| reader.sizes()).await?;
+    let status =
+        daemon.with(move |registry| registry.status(&shared.settings, shared.since, &shared.reaped, sizes)).await?;
+    answer(status)
 }

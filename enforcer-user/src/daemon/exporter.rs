@@ -27,11 +27,14 @@ async fn metrics(State(daemon): State<Arc<Daemon>>, headers: HeaderMap) -> Respo
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let format = Format::accepted(accept);
     let (settings, reaped) = (daemon.settings.clone(), Arc::clone(&daemon.reaped));
-    let snapshot = match daemon.with(move |registry| registry.snapshot(&settings, &reaped)).await {
+    let principals = match daemon.read(|reader| reader.principals()).await {
+        Ok(principals) => principals,
+        Err(error) => return unavailable(&error),
+    };
+    let snapshot = match daemon.with(move |registry| registry.snapshot(&settings, &reaped, principals)).await {
         Ok(snapshot) => snapshot,
         Err(error) => return unavailable(&error),
     };
-    // Of 100,000 principals it takes a while, for which no change should wait.
     let rendered = tokio::task::spawn_blocking(move || render(snapshot, format)).await;
     match rendered {
         Ok(Ok(body)) => text(StatusCode::OK, format.content_type(), body).into_response(),

@@ -430,10 +430,18 @@ impl Registry {
     /// All principals as they are judged now, by index: while a policy is on trial, as that says.
     pub(super) fn principals(&self) -> Result<Vec<Principal>, Error> {
         let stored = self.store.principals()?;
-        let Some(trial) = self.on_trial() else { return Ok(stored) };
-        let mut all: BTreeMap<u32, Principal> = stored.into_iter().map(|one| (one.index, one)).collect();
-        all.extend(trial.policy.principals.keys().filter_map(|name| trial.principal(name)).map(|one| (one.index, one)));
+        let tried = self.tried();
+        if tried.is_empty() {
+            return Ok(stored);
+        }
+        let all: BTreeMap<u32, Principal> = stored.into_iter().chain(tried).map(|one| (one.index, one)).collect();
         Ok(all.into_values().collect())
+    }
+
+    /// The principals of a policy that is on trial, as that says.
+    pub(crate) fn tried(&self) -> Vec<Principal> {
+        let Some(trial) = self.on_trial() else { return Vec::new() };
+        trial.policy.principals.keys().filter_map(|name| trial.principal(name)).collect()
     }
 
     /// The principal of this name as it is judged now; there must be one.

@@ -12,7 +12,7 @@ use super::reaper::tally::Tally;
 use super::registry::{Error, Registry, select};
 use super::rulebook::Tenant;
 use crate::api::{
-    Attachment, Counts, Key, KeyLimits, KeyShown, Keys, KeysShown, Limits, MapFill, PrincipalLimits, RuleUsage,
+    Attachment, Counts, Key, KeyLimits, KeyShown, KeysShown, Limits, MapFill, PrincipalLimits, RuleUsage,
     ServiceStatus, SharedLimits, Status, Totals,
 };
 use crate::config::{Guarded, Metrics, OnRefuse, Settings};
@@ -21,7 +21,7 @@ use crate::name::Selector;
 use crate::policy::LimitName;
 use crate::{credential, kernel, policy, store};
 
-fn counts(meter: &Meter) -> Counts {
+pub(super) fn counts(meter: &Meter) -> Counts {
     let Meter { allowed, limited, denied, would_refuse, .. } = *meter;
     Counts { allowed, limited, denied, would_refuse }
 }
@@ -37,7 +37,7 @@ fn state(row: &store::Key, now: Timestamp) -> &'static str {
 }
 
 /// A key of a principal with this limit and these counts.
-fn listed(row: store::Key, limit: String, counts: Counts, now: Timestamp) -> Key {
+pub(super) fn listed(row: store::Key, limit: String, counts: Counts, now: Timestamp) -> Key {
     Key {
         id: credential::id(row.tag),
         tag: credential::tag_hex(row.tag),
@@ -126,25 +126,9 @@ fn rules(said: &policy::Limits, buckets: &[Bucket], boot_ns: u64, now: Timestamp
 impl Registry {
     /// Whether the maps and the store can be read.
     pub(crate) fn probe(&self) -> Result<(), Error> {
-        self.store.sizes()?;
+        self.store.probe()?;
         self.tables.kernel().totals(0)?;
         Ok(())
-    }
-
-    /// All keys, with their principals' counts.
-    pub(crate) fn keys(&self) -> Result<Keys, Error> {
-        let principals = self.principals()?;
-        let now = Timestamp::now();
-        let mut keys = Vec::new();
-        for row in self.store.keys()? {
-            let limit = principals
-                .binary_search_by_key(&row.principal, |principal| principal.index)
-                .map(|found| principals[found].limits.to_string())
-                .unwrap_or_default();
-            let counts = counts(&self.tables.meter(row.principal)?);
-            keys.push(listed(row, limit, counts, now));
-        }
-        Ok(Keys { keys })
     }
 
     /// The keys that a selector names, with all that holds for them.
@@ -251,9 +235,14 @@ impl Registry {
         seated.map(|(guarded, seat)| Ok((guarded, self.tables.kernel().totals(seat.slot)?))).collect()
     }
 
-    /// The state of the whole.
-    pub(crate) fn status(&self, settings: &Settings, since: Timestamp, reaped: &Tally) -> Result<Status, Error> {
-        let (keys, principals) = self.store.sizes()?;
+    /// The state of the whole, with so many keys and principals.
+    pub(crate) fn status(
+        &self,
+        settings: &Settings,
+        since: Timestamp,
+        reaped: &Tally,
+        (keys, principals): (u64, u64),
+    ) -> Result<Status, Error> {
         let kernel = self.tables.kernel();
         let fill = |fill: kernel::MapFill| MapFill {
             map: fill.name.to_owned(),
@@ -313,14 +302,13 @@ impl Registry {
     }
 
     /// What the metrics are rendered from.
-    pub(crate) fn snapshot(&self, settings: &Settings, reaped: &Tally) -> Result<Snapshot, Error> {
+    pub(crate) fn snapshot(
+        &self,
+        settings: &Settings,
+        reaped: &Tally,
+        principals: Vec<(String, u64, Meter)>,
+    ) -> Result<Snapshot, Error> {
         let kernel = self.tables.kernel();
-        let keys = self.store.keys_by_principal()?;
-        let mut principals = Vec::new();
-        for principal in self.store.principals()? {
-            let count = keys.get(&principal.index).copied().unwrap_or(0);
-            principals.push((principal.name, count, self.tables.meter(principal.index)?));
-        }
         let mut rules = Vec::new();
         for (index, rule) in &self.rules {
             rules.push((rule.service.clone(), rule.rule.clone(), kernel.tally(*index)?));
@@ -329,7 +317,7 @@ impl Registry {
         let services = self.totals(settings)?.into_iter();
         Ok(Snapshot {
             rules,
-            keys: keys.values().sum(),
+            keys: principals.iter().map(|(_, keys, _)| keys).sum(),
             principals,
             totals: services.map(|(guarded, counters)| (guarded.name.clone(), counters)).collect(),
             reaped: reaped.counts().collect(),

@@ -41,6 +41,14 @@ impl Counted {
         (0..).zip(counted).filter(|(_, meter)| *meter != Meter::default())
     }
 
+    /// What is counted for one principal. The words are read one after the other, while the program goes on counting.
+    ///
+    /// # Errors
+    /// An index beyond the end of the map.
+    pub fn meter(&self, index: u32) -> Result<Meter, Error> {
+        self.meters.meter(index)
+    }
+
     /// What is used by whom of limits that are not of one principal alone.
     ///
     /// # Errors

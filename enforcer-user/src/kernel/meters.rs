@@ -52,6 +52,11 @@ impl Meters {
         self.all().iter().map(meter)
     }
 
+    /// What is counted for one, likewise.
+    pub(super) fn meter(&self, index: u32) -> Result<Meter, Error> {
+        self.get(index).map(meter)
+    }
+
     fn all(&self) -> &[[AtomicU64; METER]] {
         self.0.words().as_chunks().0
     }
@@ -90,7 +95,7 @@ impl Kernel {
     /// # Errors
     /// An index beyond the end of the map.
     pub fn meter(&self, index: u32) -> Result<Meter, Error> {
-        self.meters().get(index).map(meter)
+        self.meters().meter(index)
     }
 
     /// Says what was counted for a principal, word by word, before the program counts for it.
