@@ -2,10 +2,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use enforcer_ebpf::abi::{Bucket, LIMITS, Limit, Policy, Scope, align};
+use enforcer_ebpf::abi::{Bucket, LIMITS, Limit, Policy, Scope, align, scope};
 use enforcer_ebpf::charge::{CLAIMS, Charge, Claim, Place, table};
 use enforcer_ebpf::limit::{self, Clock};
-use enforcer_tests::bucket::{Shared, calendar, fixed, gcra, sliding};
+use enforcer_tests::bucket::{Shared, calendar, fixed, gcra, penalizing, sliding};
 use enforcer_tests::limiter_model::Model;
 use enforcer_tests::tables;
 use proptest::collection::vec;
@@ -93,9 +93,20 @@ fn charge_between(subjects: &[Subject], now: Clock, cost: u64, before: impl Fn(u
         steps += 1;
         assert!(steps <= Charge::MAX_STEPS);
         if !charge.step(&set.buckets[limit].cells(), &policy) {
-            return charge;
+            break;
         }
     }
+    let mut goes_on = charge.settle();
+    steps = 0;
+    while goes_on {
+        let Place { claim, candidate, limit } = charge.place();
+        let subject = &subjects[claim];
+        let set = if candidate { subject.candidate.as_ref().expect("a candidate") } else { &subject.own };
+        goes_on = charge.penalize(Some((&set.buckets[limit].cells(), &tables::policy(&set.limits))));
+        steps += 1;
+        assert!(steps <= Charge::MAX_PENALTIES);
+    }
+    charge
 }
 
 /// Ends it where something is not there, and lets it go on.
@@ -145,12 +156,14 @@ fn what_is_interrupted_while_it_is_given_back_is_given_back_and_stays_refused() 
 }
 
 fn limits() -> impl Strategy<Value = Vec<Limit>> {
-    let limit = (0..4usize, 0u32..12, prop::sample::select(vec![SECOND, 10 * SECOND, MINUTE])).prop_map(
+    let limit = (0..6usize, 0u32..12, prop::sample::select(vec![SECOND, 10 * SECOND, MINUTE])).prop_map(
         |(shape, count, window)| match shape {
             0 => sliding(count, window),
             1 => fixed(count, window),
             2 => gcra(count, window / 4),
-            _ => calendar(count, window, align::MULTIPLE),
+            3 => calendar(count, window, align::MULTIPLE),
+            4 => penalizing(sliding(count, window)),
+            _ => penalizing(gcra(count, window / 4)),
         },
     );
     vec(limit, 0..=LIMITS)
@@ -174,6 +187,12 @@ fn models(set: &Set) -> Vec<Model> {
 
 fn refuses(set: &Set, models: &[Model], now: Clock, cost: u64) -> Option<usize> {
     set.limits.iter().zip(models).position(|(limit, model)| !model.would_pass(limit, now, cost))
+}
+
+/// Has those that have no room for a refused request see it.
+fn refuse(set: &Set, models: &mut [Model], now: Clock, cost: u64) {
+    let full = set.limits.iter().zip(models).filter(|(limit, model)| !model.would_pass(limit, now, cost));
+    full.for_each(|(limit, model)| model.refuse(limit, now, cost));
 }
 
 fn admit(set: &Set, models: &mut [Model], now: Clock, cost: u64) {
@@ -205,7 +224,12 @@ proptest! {
             prop_assert_eq!(charge.refused().scope.rule, refusing.map_or(0, |place| place.claim as u64));
             if refusing.is_some() {
                 let behind: Vec<_> = subjects.iter().map(|subject| subject.own.words()).collect();
-                prop_assert_eq!(before, behind, "charged although refused at {}", time);
+                for (subject, (before, behind)) in subjects.iter().zip(before.iter().zip(&behind)) {
+                    let may_count = |limit: &Limit| limit.flags & Limit::PENALIZES != 0 && !subject.observes;
+                    let words = subject.own.limits.iter().zip(before.iter().zip(behind));
+                    let changed = words.filter(|(limit, (before, behind))| before != behind && !may_count(limit));
+                    prop_assert_eq!(changed.count(), 0, "charged although refused at {}", time);
+                }
             }
             for (claim, subject) in subjects.iter().enumerate() {
                 let sets = [(Some(&subject.own), &mut own[claim]), (subject.candidate.as_ref(), &mut candidates[claim])];
@@ -215,13 +239,93 @@ proptest! {
                     let refuses_nobody = is_candidate || subject.observes;
                     let expected = refusing.is_none() && refuses_nobody && would_refuse;
                     prop_assert_eq!(charge.would_refuse(claim, is_candidate), expected, "claim {} at {}", claim, time);
-                    if refusing.is_none() && !would_refuse {
-                        admit(set, models, now, cost);
+                    match (refusing.is_some(), refuses_nobody) {
+                        (false, _) if !would_refuse => admit(set, models, now, cost),
+                        (false, _) | (true, false) => refuse(set, models, now, cost),
+                        (true, true) => {}
                     }
                 }
             }
         }
     }
+}
+
+#[test]
+fn a_refused_request_counts_at_the_limits_that_penalize_and_have_no_room_for_it() {
+    let subject = |limits: &[Limit]| Subject { own: Set::new(limits), ..Subject::default() };
+    let subjects = [
+        // The first that refuses; one that has room; one that is over, too; one that is over and does not penalize.
+        subject(&[sliding(3, MINUTE), penalizing(sliding(9, MINUTE))]),
+        subject(&[penalizing(gcra(3, MINUTE)), sliding(3, 2 * MINUTE)]),
+        subject(&[penalizing(sliding(3, MINUTE)), penalizing(sliding(2, SECOND))]),
+    ];
+    let used = || subjects.iter().map(|subject| subject.own.used(clock(0))).collect::<Vec<_>>();
+    (0..2).for_each(|_| assert!(charge(&subjects, clock(0), 1).result().is_ok()));
+    // The short window alone is over, and keeps the request from all others.
+    assert_eq!(charge(&subjects, clock(0), 1).result(), Err(Place { claim: 2, candidate: false, limit: 1 }));
+    assert_eq!(used(), [[2, 2], [2, 2], [2, 3]]);
+    // A request that is too large for all but one.
+    assert_eq!(charge(&subjects, clock(0), 2).result(), Err(Place { claim: 0, candidate: false, limit: 0 }));
+    assert_eq!(used(), [[2, 2], [4, 2], [4, 4]]);
+    assert_eq!(charge(&subjects, clock(0), 1).result(), Err(Place { claim: 1, candidate: false, limit: 0 }));
+    assert_eq!(used(), [[2, 2], [5, 2], [5, 4]]);
+}
+
+#[test]
+fn limits_that_refuse_nobody_count_what_they_would_have_refused() {
+    let subjects = [
+        Subject {
+            own: Set::new(&[penalizing(sliding(2, MINUTE))]),
+            observes: true,
+            candidate: Some(Set::new(&[penalizing(gcra(2, MINUTE))])),
+        },
+        Subject { own: Set::new(&[fixed(5, MINUTE)]), ..Subject::default() },
+    ];
+    let used = || {
+        let [observing, enforced] = &subjects;
+        let candidate = observing.candidate.as_ref().expect("a candidate");
+        (observing.own.used(clock(0)), candidate.used(clock(0)), enforced.own.used(clock(0)))
+    };
+    (0..3).for_each(|_| assert!(charge(&subjects, clock(0), 1).result().is_ok()));
+    assert_eq!(used(), (vec![3], vec![3], vec![3]));
+    (0..2).for_each(|_| assert!(charge(&subjects, clock(0), 1).result().is_ok()));
+    assert_eq!(used(), (vec![4], vec![3], vec![5]));
+    // What is refused comes to none of them.
+    assert!(charge(&subjects, clock(0), 1).result().is_err());
+    assert_eq!(used(), (vec![4], vec![3], vec![5]));
+}
+
+#[test]
+fn where_many_share_a_bucket_no_refused_request_counts() {
+    for subject in [[0, scope::OVERFLOW], [1 << 32, scope::OVERFLOW], [7, 0]] {
+        let (set, policy) =
+            (Set::new(&[penalizing(sliding(2, MINUTE))]), tables::policy(&[penalizing(sliding(2, MINUTE))]));
+        for _ in 0..9 {
+            let mut charge = Charge::default();
+            charge.begin(BEGIN, 1);
+            charge.claim(Claim { table: table::SOURCE, policy: 1, scope: Scope { rule: scope::SOURCE, subject } });
+            charge.look_at(0, &policy);
+            while charge.step(&set.buckets[0].cells(), &policy) {}
+            let mut goes_on = charge.settle();
+            while goes_on {
+                goes_on = charge.penalize(Some((&set.buckets[charge.place().limit].cells(), &policy)));
+            }
+        }
+        let counted = if subject[1] == scope::OVERFLOW { 2 } else { 4 };
+        assert_eq!(set.used(clock(0)), [counted], "{subject:?}");
+    }
+}
+
+#[test]
+fn a_charge_for_which_something_is_missing_counts_nowhere() {
+    let set = Set::new(&[penalizing(sliding(0, MINUTE))]);
+    let mut charge = Charge::default();
+    charge.begin(BEGIN, 1);
+    charge.claim(Claim { table: table::NAMED, policy: 1, scope: Scope::default() });
+    charge.look_at(0, &tables::policy(&set.limits));
+    interrupt(&mut charge);
+    charge.fail();
+    assert!(charge.result().is_err() && !charge.settle());
 }
 
 /// Has four threads charge `subjects` at one time until `tries` requests have been sent, then one until it is refused;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use enforcer_ebpf::abi::{Algorithm, Limit, align};
 use enforcer_ebpf::limit::{self, Clock, Outcome, TICK_NS};
-use enforcer_tests::bucket::{self, Shared, calendar, fixed, gcra, sliding};
+use enforcer_tests::bucket::{self, Shared, calendar, fixed, gcra, penalizing, sliding};
 use enforcer_tests::limiter_model::{CalendarModel, FixedModel, LeakyModel, Model, SlidingModel};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -81,7 +81,7 @@ fn calendars() -> impl Strategy<Value = (Limit, u64)> {
     prop::sample::select([&multiples[..], &[month, year]].concat())
 }
 
-/// A limit of one of four shapes, its bucket once these steps were taken, and the clock then; the clock of the day is ahead by
+/// A limit of one of six shapes, its bucket once these steps were taken, and the clock then; the clock of the day is ahead by
 /// `skew` ns.
 fn used(count: u32, shape: usize, window: u64, steps: &[(u64, u64)], skew: u64) -> (Limit, Shared, Clock) {
     let limit = [
@@ -89,6 +89,8 @@ fn used(count: u32, shape: usize, window: u64, steps: &[(u64, u64)], skew: u64) 
         fixed(count, window),
         gcra(count, window / u64::from(count)),
         calendar(count, window, align::MULTIPLE),
+        penalizing(sliding(count, window)),
+        penalizing(gcra(count, window / u64::from(count))),
     ][shape];
     let bucket = Shared::default();
     let mut last = clock(0, skew);
@@ -341,10 +343,11 @@ proptest! {
 
     #[test]
     fn a_count_that_changes_at_any_time_holds_from_then_on(
-        shape in 0..4usize, counts in vec((1usize..40, 0u32..30), 1..10), steps in steps(MINUTE),
+        shape in 0..6usize, counts in vec((1usize..40, 0u32..30), 1..10), steps in steps(MINUTE),
     ) {
         let limit = |count| [
             sliding(count, MINUTE), fixed(count, MINUTE), gcra(count, SECOND), calendar(count, MINUTE, align::MULTIPLE),
+            penalizing(sliding(count, MINUTE)), penalizing(gcra(count, SECOND)),
         ][shape];
         let counts: Vec<u32> = counts.iter().flat_map(|(times, count)| vec![*count; *times]).collect();
         let bucket = Shared::default();
@@ -353,8 +356,9 @@ proptest! {
             let (now, limit) = (clock(now - BEGIN, now - BEGIN), limit(count));
             let expected = model.would_pass(&limit, now, cost);
             prop_assert_eq!(charges(&bucket, &limit, now, cost), expected, "at {:?} under {:?}", now, limit);
-            if expected {
-                model.admit(&limit, now, cost);
+            match expected {
+                true => model.admit(&limit, now, cost),
+                false => model.refuse(&limit, now, cost),
             }
         }
     }
@@ -438,6 +442,67 @@ proptest! {
     }
 
     #[test]
+    fn limits_that_penalize_are_their_definition(count in 0u32..20, shape in any::<bool>(), steps in steps(MINUTE)) {
+        let limit = penalizing(if shape { sliding(count, MINUTE) } else { gcra(count, SECOND) });
+        let bucket = Shared::default();
+        let mut model = Model::of(&limit, BEGIN);
+        for (now, cost) in instants(&steps) {
+            let now = Clock::of_boot(now);
+            let expected = model.would_pass(&limit, now, cost);
+            prop_assert_eq!(charges(&bucket, &limit, now, cost), expected, "at {}", now.boot - BEGIN);
+            match expected {
+                true => model.admit(&limit, now, cost),
+                false => model.refuse(&limit, now, cost),
+            }
+        }
+    }
+
+    #[test]
+    fn limits_that_penalize_admit_no_more_than_others(
+        count in 1u32..20, (window, steps) in traces(), length in 1..MINUTE * 10,
+    ) {
+        let interval = window / u64::from(count);
+        let within = |limit: Limit, length| {
+            let bucket = Shared::default();
+            let passed: Vec<_> =
+                instants(&steps).filter(|(now, cost)| charges(&bucket, &limit, Clock::of_boot(*now), *cost)).collect();
+            most_within(&passed, length)
+        };
+        let (sliding, burst) = (penalizing(sliding(count, window)), penalizing(gcra(count, interval)));
+        prop_assert!(within(sliding, window) < 2 * u64::from(count));
+        prop_assert!(within(burst, length) <= u64::from(count) + length / interval);
+    }
+
+    /// Whoever is faster than the limit all the time gets what it lets pass at once, and then nothing for ever.
+    #[test]
+    fn under_a_limit_that_penalizes_who_does_not_slow_down_stays_refused(
+        count in 1u32..30, window in windows(), paces in vec(0.0..1.0f64, 200),
+    ) {
+        let interval = window / u64::from(count);
+        for limit in [penalizing(sliding(count, window)), penalizing(gcra(count, interval))] {
+            let bucket = Shared::default();
+            let steps: Vec<_> = paces.iter().map(|pace| ((pace * (interval - TICK_NS) as f64) as u64, 1)).collect();
+            let mut refused = false;
+            for (now, _) in instants(&steps) {
+                let passes = passes(&bucket, &limit, now);
+                prop_assert!(!(refused && passes), "let in at {} under {:?}", now - BEGIN, limit);
+                refused |= !passes;
+            }
+        }
+    }
+
+    /// And whoever then waits is let in when it was told to be, which is never far.
+    #[test]
+    fn under_a_limit_that_penalizes_who_waits_is_let_in(count in 1u32..60, shape in 4..6usize, (window, steps) in traces()) {
+        let (limit, bucket, last) = used(count, shape, window, &steps, 0);
+        let retry = limit::retry(&bucket.bucket(), &limit, last, 1);
+        let most = if shape == 4 { window / 2 * 3 } else { window };
+        // One request more or less than half of the doubled limit, and long windows are rounded up.
+        prop_assert!(retry <= most + window / u64::from(count) + (window >> 24) + TICK_NS, "{} of {}", retry, window);
+        prop_assert!(passes(&bucket, &limit, last.boot + retry));
+    }
+
+    #[test]
     fn what_remains_is_what_passes(count in 1u32..60, shape in 0..4usize, steps in steps(MINUTE)) {
         let limit = [
             sliding(count, MINUTE), fixed(count, MINUTE), gcra(count, SECOND), calendar(count, MINUTE, align::MULTIPLE),
@@ -457,7 +522,7 @@ proptest! {
 
     #[test]
     fn a_bucket_that_is_moved_to_another_boot_is_used_as_if_the_first_had_gone_on(
-        count in 1u32..60, shape in 0..4usize, (window, steps) in traces(), skew in 0..2 * MINUTE,
+        count in 1u32..60, shape in 0..6usize, (window, steps) in traces(), skew in 0..2 * MINUTE,
         age in 0..2 * 366 * DAY, up in 0..1u64 << 50, later in 0..366 * DAY,
     ) {
         let (limit, bucket, last) = used(count, shape, window, &steps, skew);
@@ -479,7 +544,7 @@ proptest! {
 
     #[test]
     fn after_the_time_to_retry_a_cost_passes_and_after_the_reset_all_do(
-        count in 1u32..60, shape in 0..4usize, (window, steps) in traces(), cost in 1u64..70, skew in 0..2 * MINUTE,
+        count in 1u32..60, shape in 0..6usize, (window, steps) in traces(), cost in 1u64..70, skew in 0..2 * MINUTE,
     ) {
         let (limit, bucket, last) = used(count, shape, window, &steps, skew);
         let later = |time| Clock { boot: last.boot + time, ..last };
@@ -493,7 +558,7 @@ proptest! {
         } else {
             prop_assert!(remaining(retry) >= cost);
             // Where the weights of long windows are rounded, a little later than need be; else not.
-            let early = if shape == 0 { window >> 24 } else { 0 } + TICK_NS;
+            let early = if matches!(shape, 0 | 4) { window >> 24 } else { 0 } + TICK_NS;
             prop_assert!(retry <= early || remaining(retry - early) < cost, "{} ns", retry);
         }
         let after = usage.reset + TICK_NS;
@@ -530,7 +595,7 @@ proptest! {
 fn a_count_of_zero_refuses_everything() {
     for algorithm in [Algorithm::Sliding, Algorithm::Fixed, Algorithm::Gcra] {
         let bucket = Shared::default();
-        let limit = Limit { algorithm: algorithm as u32, window: MINUTE / TICK_NS, interval: 1, ..Limit::default() };
+        let limit = Limit { algorithm: algorithm as u16, window: MINUTE / TICK_NS, interval: 1, ..Limit::default() };
         assert!(!passes(&bucket, &limit, BEGIN), "{algorithm:?}");
         assert_eq!(limit::usage(&bucket.bucket(), &limit, Clock::of_boot(BEGIN)).retry, u64::MAX, "{algorithm:?}");
     }
@@ -593,6 +658,58 @@ fn a_cost_above_what_remains_is_refused_and_charges_nothing() {
 }
 
 #[test]
+fn what_is_counted_of_refused_requests_ends_at_twice_the_limit_and_stays_in_its_field() {
+    for count in [1, 100, limit::MAX_COUNT / 2, limit::MAX_COUNT / 2 + 1, limit::MAX_COUNT - 1, limit::MAX_COUNT] {
+        let limit = penalizing(sliding(count, MINUTE));
+        let twice = u64::from(count) * 2;
+        let most = twice.min(limit::MAX_COUNT.into());
+        let bucket = Shared::default();
+        // All at once, more often than any cost needs.
+        assert!(charges(&bucket, &limit, clock(0, 0), count.into()));
+        let mut used = 0;
+        for cost in [1, limit::MAX_COST, count.into(), count.into(), limit::MAX_COUNT.into(), limit::MAX_COUNT.into()] {
+            assert!(!charges(&bucket, &limit, clock(1, 1), cost), "{cost} of {count}");
+            let now = limit::usage(&bucket.bucket(), &limit, clock(1, 1)).used;
+            assert!(now >= used && now <= most, "{now} of {count}");
+            used = now;
+        }
+        assert_eq!(used, most, "{count}");
+        // One window on it is the previous count, whole, and the window's own is none.
+        let next = clock(MINUTE, MINUTE);
+        assert_eq!(limit::usage(&bucket.bucket(), &limit, next).used, most);
+        assert_eq!(limit::usage(&bucket.bucket(), &limit, clock(2 * MINUTE, 2 * MINUTE)).used, 0);
+    }
+    let limit = penalizing(gcra(10, SECOND));
+    let bucket = Shared::default();
+    assert!((0..1000).map(|_| passes(&bucket, &limit, BEGIN)).filter(|passed| *passed).count() == 10);
+    assert_eq!(bucket.bucket().arrival, BEGIN + 19 * SECOND);
+    assert_eq!(limit::retry(&bucket.bucket(), &limit, Clock::of_boot(BEGIN), 1), 10 * SECOND);
+}
+
+#[test]
+fn what_was_counted_stays_if_the_limit_is_lowered_and_no_more_is_added() {
+    let (bucket, before) = (Shared::default(), penalizing(sliding(100, MINUTE)));
+    (0..300).for_each(|_| _ = passes(&bucket, &before, BEGIN));
+    let used = |limit: &Limit| limit::usage(&bucket.bucket(), limit, Clock::of_boot(BEGIN)).used;
+    assert_eq!(used(&before), 200);
+    let lowered = penalizing(sliding(20, MINUTE));
+    assert!(!passes(&bucket, &lowered, BEGIN));
+    assert_eq!(used(&lowered), 200);
+    // Raised, it has as much more as it is raised by above what was counted.
+    let raised = sliding(250, MINUTE);
+    assert_eq!((0..300).filter(|_| passes(&bucket, &raised, BEGIN)).count(), 50);
+}
+
+#[test]
+fn a_fixed_limit_counts_nothing_that_it_refuses() {
+    for limit in [penalizing(fixed(3, MINUTE)), penalizing(calendar(3, MINUTE, align::MULTIPLE))] {
+        let bucket = Shared::default();
+        (0..10).for_each(|_| _ = charges(&bucket, &limit, clock(0, 0), 1));
+        assert_eq!(limit::usage(&bucket.bucket(), &limit, clock(0, 0)).used, 3, "{limit:?}");
+    }
+}
+
+#[test]
 fn an_idle_bucket_is_as_good_as_new_after_any_number_of_windows() {
     for windows in [2u64, 3, 127, 128, 254, 255, 256, 257, 1000] {
         for limit in [sliding(3, SECOND), fixed(3, SECOND), calendar(3, SECOND, align::MULTIPLE)] {
@@ -633,7 +750,14 @@ fn hammer(limit: &Limit, tries: u64, cost: u64, now: impl Fn(u64) -> Clock + Syn
 fn exactly_n_pass_however_many_threads_send() {
     for count in [1u32, 100, 100_000] {
         let burst = gcra(count, DAY);
-        for limit in [sliding(count, MINUTE), fixed(count, MINUTE), burst, calendar(count, MINUTE, align::MULTIPLE)] {
+        for limit in [
+            sliding(count, MINUTE),
+            fixed(count, MINUTE),
+            burst,
+            calendar(count, MINUTE, align::MULTIPLE),
+            penalizing(sliding(count, MINUTE)),
+            penalizing(burst),
+        ] {
             let passed = hammer(&limit, u64::from(count) * 2 + 1000, 1, |_| clock(0, 0));
             assert_eq!(passed, u64::from(count), "of {count} under {limit:?}");
         }

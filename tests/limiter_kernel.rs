@@ -112,7 +112,7 @@ fn two_limits_at_once_let_no_more_through_than_the_tighter() -> Result<()> {
 fn windows_that_roll_while_all_cpus_send_never_let_more_than_their_share_through() -> Result<()> {
     // A window of about a millisecond: thousands of packets each, so that the CPUs race over each of its ends.
     let limit =
-        Limit { algorithm: Algorithm::Fixed as u32, count: 10, window: (1 << 20) / TICK_NS, ..Limit::default() };
+        Limit { algorithm: Algorithm::Fixed as u16, count: 10, window: (1 << 20) / TICK_NS, ..Limit::default() };
     let tables = Tables::new().with_key(KEY, 7, 0).with_limits(7, &[limit]);
     let loaded = Loaded::new(Program::Judge, &tables)?;
     let begin = std::time::Instant::now();

@@ -117,7 +117,7 @@ fn threads_that_race_over_the_end_of_a_window_get_the_next_one_once() {
     for count in [1, 2] {
         let limit = fixed(count, WINDOW);
         explore_roll(limit, BEGIN + WINDOW, u64::from(count));
-        let limit = Limit { algorithm: Algorithm::Sliding as u32, ..limit };
+        let limit = Limit { algorithm: Algorithm::Sliding as u16, ..limit };
         // Right at the end the last window still weighs fully; two windows on it is forgotten.
         explore_roll(limit, BEGIN + WINDOW, 0);
         explore_roll(limit, BEGIN + 2 * WINDOW, u64::from(count));

@@ -324,7 +324,7 @@ pub type Name = [u64; 2];
 impl Policy {
     /// No limits, in use, without end.
     pub const UNLIMITED: Self = Self {
-        limits: [Limit { algorithm: 0, count: 0, window: 0, interval: 0, tolerance: 0 }; LIMITS],
+        limits: [Limit { algorithm: 0, flags: 0, count: 0, window: 0, interval: 0, tolerance: 0 }; LIMITS],
         names: [[0; 2]; LIMITS],
         len: 0,
         flags: Self::IN_USE,
@@ -359,7 +359,9 @@ pub mod tally {
 #[repr(C)]
 pub struct Limit {
     /// An [`Algorithm`]'s index.
-    pub algorithm: u32,
+    pub algorithm: u16,
+    /// [`Limit::PENALIZES`].
+    pub flags: u16,
     /// Requests per window; at most [`crate::limit::MAX_COUNT`]; 0 = all refused.
     pub count: u32,
     /// Window in ticks of [`crate::limit::TICK_NS`] ns.
@@ -368,6 +370,11 @@ pub struct Limit {
     pub interval: u64,
     /// GCRA: how far, in ns, a client may run ahead: (burst − 1) × interval.
     pub tolerance: u64,
+}
+
+impl Limit {
+    /// Flag: a request that it refuses is counted, too: see [`crate::limit::penalize`].
+    pub const PENALIZES: u16 = 1;
 }
 
 /// Where the windows of a fixed limit begin; numbers, since they lie in a map.
@@ -384,7 +391,7 @@ pub mod align {
 
 /// How a limit counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u32)]
+#[repr(u16)]
 pub enum Algorithm {
     /// Two counters: this window's, and the last one's weighted by how much of it still overlaps.
     Sliding = 0,

@@ -7,9 +7,12 @@
 //!
 //! Behind a charge that succeeded come the limits that refuse nobody: those of policies that observe, and candidates. Of
 //! each such set it is noted whether it would have refused.
+//!
+//! Of a request that is refused, [`Charge::penalize`] then counts it at each limit that has no room for it and
+//! [penalizes](Limit::PENALIZES); of one that sets which refuse nobody would have refused, at those of theirs.
 
-use crate::abi::{LIMITS, Policy, Scope};
-use crate::limit::{ATTEMPTS, Cell, Cells, Moment, Outcome, attempt, refund, would_pass};
+use crate::abi::{LIMITS, Limit, Policy, Scope, scope};
+use crate::limit::{ATTEMPTS, Cell, Cells, Moment, Outcome, attempt, penalize, refund, would_pass};
 use crate::opaque::{opaque, zero};
 
 /// Most claims of one request; a power of two.
@@ -83,6 +86,8 @@ pub struct Charge {
     shadows: u64,
     /// Likewise: whether that would have refused.
     would_refuse: u64,
+    /// Likewise: whether limits of it that penalize are to be looked at, if the request is refused; then, which are left.
+    owed: u64,
     /// Bits [`LACKS`] and [`RESUMED`].
     lack: u64,
 }
@@ -103,6 +108,19 @@ const SHADOW_CHARGE: u64 = 4;
 /// Places of a claim: its own limits, and its candidate's.
 const PLACES: u64 = 2 * LIMITS as u64;
 
+/// The number of the lowest bit of 16 that is set, by its parts: BPF has no instruction for it.
+#[inline(always)]
+fn lowest(bits: u64) -> u64 {
+    let (mut bits, mut number) = (bits, 0);
+    for step in [8, 4, 2, 1] {
+        if bits & ((1 << step) - 1) == 0 {
+            bits >>= step;
+            number += step;
+        }
+    }
+    number
+}
+
 impl Default for Charge {
     fn default() -> Self {
         Self {
@@ -118,6 +136,7 @@ impl Default for Charge {
             refused: NONE,
             shadows: 0,
             would_refuse: 0,
+            owed: 0,
             lack: 0,
         }
     }
@@ -126,6 +145,9 @@ impl Default for Charge {
 impl Charge {
     /// Steps after which a charge has come to an end.
     pub const MAX_STEPS: u32 = (CLAIMS * LIMITS) as u32 * (2 * (ATTEMPTS + 2) + 8);
+
+    /// Calls of [`Charge::penalize`] after which it has come to an end.
+    pub const MAX_PENALTIES: u32 = 2 * (CLAIMS * LIMITS) as u32 * (ATTEMPTS + 1);
 
     /// Begins a charge of `cost` requests (1–[`crate::limit::MAX_COST`]) at `now` (ns of CLOCK_BOOTTIME), to nothing yet.
     #[inline(always)]
@@ -139,6 +161,7 @@ impl Charge {
         self.refused = NONE;
         self.shadows = zero();
         self.would_refuse = zero();
+        self.owed = zero();
         self.lack = zero();
     }
 
@@ -308,8 +331,8 @@ impl Charge {
         1 << (2 * claim as u64 + candidate as u64)
     }
 
-    /// Looks at the policy of a claim, before the first step: which of its sets refuse nobody, and whether there is more
-    /// than one limit.
+    /// Looks at the policy of a claim, before the first step: which of its sets refuse nobody, whether there is more than
+    /// one limit, and whether any of them penalizes.
     #[inline(always)]
     pub fn look_at(&mut self, claim: usize, policy: &Policy) {
         if self.len == 1 && policy.len <= 1 {
@@ -318,6 +341,11 @@ impl Charge {
         }
         if policy.flags & Policy::OBSERVE != 0 {
             self.shadows |= Self::bit(claim, false);
+        } else {
+            let [first, second, third, fourth] = &policy.limits;
+            if (first.flags | second.flags | third.flags | fourth.flags) & Limit::PENALIZES != 0 {
+                self.owed |= Self::bit(claim, false);
+            }
         }
         if policy.candidate != 0 {
             self.shadows |= Self::bit(claim, true);
@@ -378,17 +406,8 @@ impl Charge {
         if left == 0 {
             return false;
         }
-        // The lowest bit that is set, by its parts: BPF has no instruction for it.
-        let mut set = set;
-        let mut left = left;
-        for step in [8, 4, 2, 1] {
-            if left & ((1 << step) - 1) == 0 {
-                left >>= step;
-                set += step;
-            }
-        }
         self.stage = SHADOW_TEST;
-        self.index = set * LIMITS as u64;
+        self.index = (set + lowest(left)) * LIMITS as u64;
         true
     }
 
@@ -417,6 +436,58 @@ impl Charge {
         if self.stage != REFUND {
             self.refused = NONE;
         }
+    }
+
+    /// Goes on behind the last step, with [`Charge::penalize`]; `false` if no limit can have to count the request yet.
+    #[inline(always)]
+    pub fn settle(&mut self) -> bool {
+        if self.refused == NONE {
+            self.owed = self.would_refuse;
+        } else if self.lack & LACKS != 0 {
+            self.owed = zero();
+        }
+        self.tries = zero();
+        // No limit of the calendar counts what it refuses.
+        self.now.leave_calendar();
+        self.next_owed()
+    }
+
+    /// One attempt to have the limit at [`Charge::place`] count the request; `cells` are its state and `policy` as in
+    /// [`Charge::step`], `None` where they are not there. `false` ends it.
+    ///
+    /// Where many share a bucket none counts it: one of them could keep all others out.
+    #[inline(always)]
+    pub fn penalize<C: Cell>(&mut self, place: Option<(&Cells<C>, &Policy)>) -> bool {
+        let Place { claim, limit: number, .. } = self.place();
+        let is_shared = self.at(claim).scope.subject[1] == scope::OVERFLOW;
+        if let Some((cells, policy)) = place
+            && !is_shared
+        {
+            let limit = &policy.limits[opaque(number as u32) as usize & (LIMITS - 1)];
+            if limit.flags & Limit::PENALIZES != 0
+                && !would_pass(cells, limit, &self.now, self.cost)
+                && !penalize(cells, limit, &self.now, self.cost)
+                && self.tries < u64::from(ATTEMPTS)
+            {
+                self.tries += 1;
+                return true;
+            }
+        }
+        self.tries = 0;
+        self.index += 1;
+        if self.index & (LIMITS as u64 - 1) != 0 {
+            return true;
+        }
+        // The lowest bit is that of the set that is done with.
+        self.owed &= self.owed.wrapping_sub(1);
+        self.next_owed()
+    }
+
+    /// Goes to the first limit of the next set.
+    #[inline(always)]
+    fn next_owed(&mut self) -> bool {
+        self.index = lowest(self.owed) * LIMITS as u64;
+        self.owed != 0
     }
 
     /// What it came to, once a step has ended it.

@@ -35,6 +35,11 @@
 //!
 //! # GCRA
 //! One word: the theoretical arrival time (ITU-T I.371); at most N + burst in any W.
+//!
+//! # Refused requests
+//! They leave all words as they are, but where a sliding window or GCRA [penalizes](Limit::PENALIZES). Then they count as if
+//! they had passed, until twice the limit is counted: so whoever goes on faster than the limit stays refused, and whoever
+//! waits is let in after a window and a half, or a burst's time to refill, at the latest.
 
 use crate::abi::{Algorithm, Bucket, Limit, align};
 use crate::calendar::Period;
@@ -131,8 +136,14 @@ impl Moment {
             self.period.find(limit, self.clock.unix_ns() / SECOND_NS);
             take_over(cells, &self.period);
         } else {
-            self.period.end = Period::NONE.end;
+            self.leave_calendar();
         }
+    }
+
+    /// Turns to limits that do not follow the calendar.
+    #[inline(always)]
+    pub(crate) const fn leave_calendar(&mut self) {
+        self.period.end = Period::NONE.end;
     }
 
     /// Whether the limit follows the calendar.
@@ -157,7 +168,7 @@ impl Moment {
 
 #[inline(always)]
 const fn is_aligned(limit: &Limit) -> bool {
-    limit.algorithm == Algorithm::Fixed as u32 && limit.interval != align::NONE
+    limit.algorithm == Algorithm::Fixed as u16 && limit.interval != align::NONE
 }
 
 /// A word that CPUs share.
@@ -266,7 +277,7 @@ impl Window {
             return None;
         }
         let sequence = (self.sequence + 1) & SEQUENCE_MASK;
-        if limit.algorithm == Algorithm::Sliding as u32 && self.start != 0 && elapsed - limit.window < limit.window {
+        if limit.algorithm == Algorithm::Sliding as u16 && self.start != 0 && elapsed - limit.window < limit.window {
             return Some(Self { start: self.start + limit.window, carry: true, sequence });
         }
         Some(Self { start: now, carry: false, sequence })
@@ -320,7 +331,7 @@ impl Counts {
             return self.previous;
         }
         let elapsed = window.elapsed(now);
-        if self.previous == 0 || limit.algorithm != Algorithm::Sliding as u32 {
+        if self.previous == 0 || limit.algorithm != Algorithm::Sliding as u16 {
             return self.current;
         }
         self.current + weighted(self.previous, limit.window.saturating_sub(elapsed), limit.window)
@@ -348,7 +359,7 @@ const fn weighted(count: u64, left: u64, window: u64) -> u64 {
 /// [`Moment::to_charge`] says anew for each try.
 #[inline(always)]
 pub fn attempt<C: Cell>(cells: &Cells<C>, limit: &Limit, now: &Moment, cost: u64) -> Outcome {
-    if limit.algorithm == Algorithm::Gcra as u32 {
+    if limit.algorithm == Algorithm::Gcra as u16 {
         return attempt_gcra(cells, limit, now.clock.boot, cost);
     }
     let window_word = cells.window.load();
@@ -374,6 +385,55 @@ pub fn attempt<C: Cell>(cells: &Cells<C>, limit: &Limit, now: &Moment, cost: u64
         return Outcome::Raced;
     }
     Outcome::Charged(counts.sequence.wrapping_sub(is_ahead as u64) & SEQUENCE_MASK)
+}
+
+/// Tries once to count a request of `cost` that the limit has refused, if that [penalizes](Limit::PENALIZES) by a way of
+/// counting in which it means anything: a fixed window ends when it ends. `false` if another CPU was faster.
+///
+/// No count becomes less by it, nor more than twice the limit: a client is to wait for what it sent, and not for ever.
+#[inline(always)]
+pub fn penalize<C: Cell>(cells: &Cells<C>, limit: &Limit, now: &Moment, cost: u64) -> bool {
+    if limit.algorithm == Algorithm::Gcra as u16 {
+        return penalize_gcra(cells, limit, now.clock.boot, cost);
+    }
+    if limit.algorithm != Algorithm::Sliding as u16 {
+        return true;
+    }
+    let window_word = cells.window.load();
+    let counts_word = cells.counts.load();
+    let mut window = Window::from_word(window_word);
+    let Some(mut counts) = Counts::from_word(counts_word).within(window) else { return false };
+    let rolled = window.rolled_in_ticks(now.ticks(), limit);
+    if let Some(next) = rolled {
+        let Some(moved) = counts.within(next) else { return false };
+        counts = moved;
+        window = next;
+    }
+    let most = 2 * limit.count as u64;
+    let most = if most > COUNT_MASK { COUNT_MASK } else { most };
+    // It may be more than that if the limit was lowered since.
+    if counts.current >= most {
+        return true;
+    }
+    let counted = counts.current + cost;
+    counts.current = if counted > most { most } else { counted };
+    if rolled.is_some() && !cells.window.swap(window_word, window.to_word()) {
+        return false;
+    }
+    cells.counts.swap(counts_word, counts.to_word())
+}
+
+#[inline(always)]
+fn penalize_gcra<C: Cell>(cells: &Cells<C>, limit: &Limit, now: u64, cost: u64) -> bool {
+    let word = cells.arrival.load();
+    let arrival = if word > now { word } else { now };
+    // A burst's time behind the last arrival at which a request passes at once.
+    let most = now.saturating_add(2 * limit.tolerance + limit.interval);
+    if arrival >= most {
+        return true;
+    }
+    let counted = arrival.saturating_add(limit.interval.wrapping_mul(cost));
+    cells.arrival.swap(word, if counted > most { most } else { counted })
 }
 
 /// Lets the window that the clock is in have the counts of one of a wrong time. Done for requests that are refused too:
@@ -409,7 +469,7 @@ fn attempt_gcra<C: Cell>(cells: &Cells<C>, limit: &Limit, now: u64, cost: u64) -
 /// Tries once to give back a charge; `token` is what [`Outcome::Charged`] held. `false` if another CPU was faster.
 #[inline(always)]
 pub fn refund<C: Cell>(cells: &Cells<C>, limit: &Limit, token: u64, cost: u64) -> bool {
-    if limit.algorithm == Algorithm::Gcra as u32 {
+    if limit.algorithm == Algorithm::Gcra as u16 {
         let word = cells.arrival.load();
         return cells.arrival.swap(word, word.saturating_sub(limit.interval.wrapping_mul(cost)));
     }
@@ -469,7 +529,7 @@ pub fn remaining(bucket: &Bucket, limit: &Limit, now: Clock) -> u64 {
 
 #[inline(always)]
 fn remaining_at(bucket: &Bucket, limit: &Limit, now: &Moment) -> u64 {
-    if limit.algorithm == Algorithm::Gcra as u32 {
+    if limit.algorithm == Algorithm::Gcra as u16 {
         let ahead = bucket.arrival.saturating_sub(now.clock.boot);
         if limit.count == 0 || ahead > limit.tolerance || limit.interval == 0 {
             return 0;
@@ -499,7 +559,7 @@ pub fn usage(bucket: &Bucket, limit: &Limit, now: Clock) -> Usage {
     let retry = retry(bucket, limit, now, 1);
     let now = &Moment::of(now, limit);
     let remaining = remaining_at(bucket, limit, now);
-    if limit.algorithm == Algorithm::Gcra as u32 {
+    if limit.algorithm == Algorithm::Gcra as u16 {
         let ahead = bucket.arrival.saturating_sub(now.clock.boot);
         let used = if limit.interval == 0 { 0 } else { ahead.div_ceil(limit.interval) };
         return Usage { used, remaining, reset: ahead, retry };
@@ -507,7 +567,7 @@ pub fn usage(bucket: &Bucket, limit: &Limit, now: Clock) -> Usage {
     let (counts, window) = current(bucket, limit, now);
     let used = counts.used(window, now, limit);
     let left = window.left(now, limit);
-    let sliding = limit.algorithm == Algorithm::Sliding as u32;
+    let sliding = limit.algorithm == Algorithm::Sliding as u16;
     let reset = match (used, sliding, counts.current) {
         (0, ..) => 0,
         // The current count weighs on through the whole of the next window.
@@ -524,7 +584,7 @@ pub fn retry(bucket: &Bucket, limit: &Limit, now: Clock, cost: u64) -> u64 {
     if limit.count == 0 {
         return u64::MAX;
     }
-    if limit.algorithm == Algorithm::Gcra as u32 {
+    if limit.algorithm == Algorithm::Gcra as u16 {
         let more = limit.interval.wrapping_mul(cost.saturating_sub(1));
         if more > limit.tolerance {
             return u64::MAX;
@@ -540,7 +600,7 @@ pub fn retry(bucket: &Bucket, limit: &Limit, now: Clock, cost: u64) -> u64 {
     if counts.used(window, now, limit) <= most {
         return 0;
     }
-    if limit.algorithm != Algorithm::Sliding as u32 {
+    if limit.algorithm != Algorithm::Sliding as u16 {
         let is_next_free = window.is_ahead(now) && counts.current <= most;
         return if is_next_free { now.until(window.start) } else { window.left(now, limit) };
     }

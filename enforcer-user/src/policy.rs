@@ -54,6 +54,8 @@ pub struct Rule {
     pub unit: Unit,
     /// How requests are counted.
     pub method: Method,
+    /// Whether those that it refuses are, too; only where that means anything: [`Method::can_penalize`].
+    pub penalize: bool,
     /// What it is called; by what it belongs to, if `None`.
     pub name: Option<LimitName>,
 }
@@ -136,6 +138,12 @@ impl Method {
             Self::Gcra { .. } => "gcra",
         }
     }
+
+    /// Whether it makes a difference if refused requests are counted: a fixed window ends when it ends.
+    #[must_use]
+    pub const fn can_penalize(self) -> bool {
+        matches!(self, Self::Sliding | Self::Gcra { .. })
+    }
 }
 
 impl Rule {
@@ -173,7 +181,7 @@ impl Rule {
     #[must_use]
     pub fn of(limit: &abi::Limit) -> Self {
         let seconds = limit.window * TICK_NS / 1_000_000_000;
-        let is_fixed = limit.algorithm == abi::Algorithm::Fixed as u32;
+        let is_fixed = limit.algorithm == abi::Algorithm::Fixed as u16;
         let divides = |unit: &&Unit| seconds != 0 && seconds.is_multiple_of(unit.seconds());
         let most = if is_fixed && matches!(limit.interval, abi::align::MONTH | abi::align::YEAR) {
             Unit::Year
@@ -183,16 +191,17 @@ impl Rule {
         let units = Unit::ALL.iter().rev().skip_while(|unit| **unit != most);
         let unit = units.copied().find(|unit| divides(&unit)).unwrap_or(Unit::Second);
         let method = match limit.algorithm {
-            algorithm if algorithm == abi::Algorithm::Gcra as u32 => {
+            algorithm if algorithm == abi::Algorithm::Gcra as u16 => {
                 let burst = limit.tolerance.checked_div(limit.interval).map_or(1, |ahead| ahead + 1);
                 Method::Gcra { burst: u32::try_from(burst).unwrap_or(MAX_COUNT) }
             }
-            algorithm if algorithm == abi::Algorithm::Sliding as u32 => Method::Sliding,
+            algorithm if algorithm == abi::Algorithm::Sliding as u16 => Method::Sliding,
             _ if limit.interval == abi::align::NONE => Method::Fixed,
             _ => Method::Calendar,
         };
         let every = u32::try_from(seconds / unit.seconds()).unwrap_or(u32::MAX).max(1);
-        Self { count: limit.count, every, unit, method, name: None }
+        let penalize = limit.flags & abi::Limit::PENALIZES != 0;
+        Self { count: limit.count, every, unit, method, penalize, name: None }
     }
 
     fn compile(&self) -> abi::Limit {
@@ -205,13 +214,14 @@ impl Rule {
             }
         };
         let window = self.window() * 1_000_000_000 / TICK_NS;
-        abi::Limit { algorithm: algorithm as u32, count: self.count, window, interval, tolerance }
+        let flags = if self.penalize { abi::Limit::PENALIZES } else { 0 };
+        abi::Limit { algorithm: algorithm as u16, flags, count: self.count, window, interval, tolerance }
     }
 }
 
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { count, every, unit, method, name } = self;
+        let Self { count, every, unit, method, penalize, name } = self;
         match every {
             1 => write!(f, "{count}/{}", unit.as_str())?,
             _ => write!(f, "{count}/{every}{}s", unit.as_str())?,
@@ -221,6 +231,9 @@ impl fmt::Display for Rule {
             Method::Fixed => f.write_str(" algo=fixed")?,
             Method::Calendar => f.write_str(" align=calendar")?,
             Method::Gcra { burst } => write!(f, " burst={burst}")?,
+        }
+        if *penalize {
+            f.write_str(" penalize=true")?;
         }
         match name {
             Some(name) => write!(f, " name={name}"),
@@ -272,6 +285,12 @@ impl Limits {
         Self::Rules(rules)
     }
 
+    /// Whether any of the rules counts what it refuses.
+    #[must_use]
+    pub fn penalize(&self) -> bool {
+        self.rules().iter().any(|rule| rule.penalize)
+    }
+
     /// What each of the limits is called, where those without a name of their own are called `default` and, from the
     /// second on, `default-2` and so on by their places. No two are called the same.
     #[must_use]
@@ -293,7 +312,8 @@ impl Limits {
     /// those that have none of their own.
     #[must_use]
     pub fn compile(&self, default: LimitName) -> abi::Policy {
-        const BLOCKED: Rule = Rule { count: 0, every: 1, unit: Unit::Second, method: Method::Fixed, name: None };
+        const BLOCKED: Rule =
+            Rule { count: 0, every: 1, unit: Unit::Second, method: Method::Fixed, penalize: false, name: None };
         let rules = match self {
             Self::Unlimited => &[],
             Self::Blocked => &[BLOCKED][..],
@@ -365,6 +385,8 @@ mod tests {
             "9/month align=calendar",
             "7/week",
             "0/second algo=fixed",
+            "20/minute penalize=true",
+            "50/second burst=200 penalize=true",
         ] {
             let policy = limits(text).compile(LimitName::DEFAULT);
             assert_eq!(Rule::of(&policy.limits[0]).to_string(), text);
@@ -398,6 +420,10 @@ mod tests {
             ("100/minute algo=gcra", "100/minute burst=100"),
             ("100/minute burst=20", "100/minute burst=20"),
             ("100/minute burst=20 algo=gcra", "100/minute burst=20"),
+            ("100/minute penalize=true", "100/minute penalize=true"),
+            ("100/m Penalize=TRUE algo=sliding; 5/s", "100/minute penalize=true; 5/second"),
+            ("100/m name=x penalize=true cost=5 burst=10", "20/minute burst=2 penalize=true name=x"),
+            ("100/m penalize=false algo=fixed", "100/minute algo=fixed"),
             ("100/minute cost=1", "100/minute"),
             ("100/minute cost=3; 0/hour cost=7", "33/minute; 0/hour"),
             ("100/day align=calendar cost=100 name=x", "1/day align=calendar name=x"),
@@ -445,9 +471,9 @@ mod tests {
             ("5/99999999999999999999 years", "column 3: a window of 99999999999999999999 years; accepted: at most 10 years (3650 days)".into()),
             ("10/s;", format!("column 6: a limit is missing after the separator; accepted: {GRAMMAR}")),
             ("10/s;;5/m", format!("column 6: \";\" is no count; accepted: {count}")),
-            ("10/s 5/m", "column 6: \"5/m\" follows a complete limit; accepted: burst=N, algo=sliding|fixed|gcra, align=calendar, cost=N, name=ID, a separator (; , |), or the end".into()),
-            ("10/s burst", "column 6: \"burst\" follows a complete limit; accepted: burst=N, algo=sliding|fixed|gcra, align=calendar, cost=N, name=ID, a separator (; , |), or the end".into()),
-            ("10/s weight=2", "column 6: \"weight\" is no option; accepted: burst=N, algo=sliding|fixed|gcra, align=calendar, cost=N, name=ID".into()),
+            ("10/s 5/m", "column 6: \"5/m\" follows a complete limit; accepted: burst=N, algo=sliding|fixed|gcra, align=calendar, penalize=true, cost=N, name=ID, a separator (; , |), or the end".into()),
+            ("10/s burst", "column 6: \"burst\" follows a complete limit; accepted: burst=N, algo=sliding|fixed|gcra, align=calendar, penalize=true, cost=N, name=ID, a separator (; , |), or the end".into()),
+            ("10/s weight=2", "column 6: \"weight\" is no option; accepted: burst=N, algo=sliding|fixed|gcra, align=calendar, penalize=true, cost=N, name=ID".into()),
             ("10/s burst=", "column 12: the value of burst= is missing; accepted: a whole number from 1 to 268435455".into()),
             ("10/s burst=0", "column 12: \"0\" is no burst; accepted: a whole number from 1 to 268435455".into()),
             ("10/s burst=many", "column 12: \"many\" is no burst; accepted: a whole number from 1 to 268435455".into()),
@@ -475,6 +501,11 @@ mod tests {
             ("10/s name=seventeen-letters", "column 11: \"seventeen-letters\" is no name of a limit; accepted: 1 to 16 of a-z 0-9 - _".into()),
             ("10/s name=a name=b", "column 13: name= stands twice; accepted: each option once".into()),
             ("10/s name=a; 5/m name=a", "column 14: a second limit with the name a; accepted: another name".into()),
+            ("10/s penalize=", "column 15: the value of penalize= is missing; accepted: true, false".into()),
+            ("10/s penalize=yes", "column 15: \"yes\" is neither true nor false; accepted: true, false".into()),
+            ("10/s penalize=true penalize=false", "column 20: penalize= stands twice; accepted: each option once".into()),
+            ("5/s; 10/s algo=fixed penalize=true", "column 22: penalize=true does not go with algo=fixed, whose window ends when it ends; accepted: penalize=true with algo=sliding or algo=gcra, or alone".into()),
+            ("10/s penalize=true align=calendar", "column 6: penalize=true does not go with align=calendar, whose window ends when it ends; accepted: penalize=true with algo=sliding or algo=gcra, or alone".into()),
             ("10/s algo=leaky", "column 11: \"leaky\" is no algorithm; accepted: sliding, fixed, gcra".into()),
             ("10/s algo=fixed burst=5", "column 1: burst= does not go with algo=fixed; accepted: burst=N with algo=gcra, or alone".into()),
             ("10/s burst=5 algo=sliding", "column 1: burst= does not go with algo=sliding; accepted: burst=N with algo=gcra, or alone".into()),
@@ -483,7 +514,7 @@ mod tests {
             ("unlimited; 5/s", "column 10: \"; 5/s\" follows `unlimited`; accepted: `unlimited` alone".into()),
             ("5/s; blocked", format!("column 6: \"blocked\" is no count; accepted: {count}")),
             ("1/s;1/m;1/h;1/d;1/w", "column 17: a fifth limit; accepted: at most 4 that apply together".into()),
-            ("5/s\u{1b}[31m", "column 4: \"\\u{1b}[31m\" follows a complete limit; accepted: burst=N, algo=sliding|fixed|gcra, align=calendar, cost=N, name=ID, a separator (; , |), or the end".into()),
+            ("5/s\u{1b}[31m", "column 4: \"\\u{1b}[31m\" follows a complete limit; accepted: burst=N, algo=sliding|fixed|gcra, align=calendar, penalize=true, cost=N, name=ID, a separator (; , |), or the end".into()),
             ("é/s", format!("column 1: \"é\" is no count; accepted: {count}")),
         ] {
             assert_eq!(error(text), message, "{text:?}");
@@ -504,9 +535,9 @@ mod tests {
         let [sliding, gcra, fixed, none] = policy.limits;
         assert_eq!(
             sliding,
-            abi::Limit { algorithm: 0, count: 100, window: 60_000_000_000 / 64, interval: 0, tolerance: 0 }
+            abi::Limit { algorithm: 0, flags: 0, count: 100, window: 60_000_000_000 / 64, interval: 0, tolerance: 0 }
         );
-        assert_eq!(gcra.algorithm, abi::Algorithm::Gcra as u32);
+        assert_eq!(gcra.algorithm, abi::Algorithm::Gcra as u16);
         assert_eq!((gcra.interval, gcra.tolerance), (333_333_334, 333_333_334));
         assert_eq!((fixed.algorithm, fixed.count, fixed.window), (1, 5, 7_200_000_000_000 / 64));
         assert_eq!((fixed.interval, fixed.tolerance), (abi::align::NONE, 0));
@@ -515,7 +546,7 @@ mod tests {
 
     #[test]
     fn compiles_alignments() {
-        let fixed = abi::Algorithm::Fixed as u32;
+        let fixed = abi::Algorithm::Fixed as u16;
         for (text, align, seconds) in [
             ("1/2hours align=calendar", abi::align::MULTIPLE, 7_200),
             ("1/week align=calendar", abi::align::MULTIPLE, 604_800),
@@ -523,10 +554,9 @@ mod tests {
             ("1/month align=calendar", abi::align::MONTH, 2_592_000),
             ("1/year align=calendar", abi::align::YEAR, 31_536_000),
         ] {
-            let abi::Limit { algorithm, count, window, interval, tolerance } =
-                limits(text).compile(LimitName::DEFAULT).limits[0];
-            let expected = (fixed, 1, seconds * 1_000_000_000 / 64, align, 0);
-            assert_eq!((algorithm, count, window, interval, tolerance), expected, "{text}");
+            let window = seconds * 1_000_000_000 / 64;
+            let expected = abi::Limit { algorithm: fixed, flags: 0, count: 1, window, interval: align, tolerance: 0 };
+            assert_eq!(limits(text).compile(LimitName::DEFAULT).limits[0], expected, "{text}");
         }
     }
 
@@ -571,6 +601,9 @@ mod tests {
             ("100/minute", "50/minute algo=fixed; 9/day", "50/minute algo=fixed; 9/day"),
             // Windows that begin elsewhere count something else.
             ("9/s; 5/day algo=fixed", "5/s; 5/day align=calendar", "5/second; 5/day align=calendar"),
+            // Whether refused requests count, too, is no matter of what is counted already.
+            ("9/s; 5/day penalize=true", "5/s; 5/day", "5/second; 5/day"),
+            ("9/s; 5/day", "5/s; 5/day penalize=true", "5/second; 5/day penalize=true"),
             ("9/day; 5/s", "5/s align=calendar; 5/day; 5/h", "5/day; 5/hour; 5/second align=calendar"),
             (
                 "9/s; 5/month align=calendar",
@@ -593,11 +626,12 @@ mod tests {
             (1u32..1_000).prop_map(|burst| Method::Gcra { burst })
         ];
         let name = prop::option::of("[a-z0-9_-]{1,16}");
-        (1..=MAX_COUNT, 1u32..4, prop::sample::select(&Unit::ALL[..]), method, name).prop_filter_map(
+        (1..=MAX_COUNT, 1u32..4, prop::sample::select(&Unit::ALL[..]), method, any::<bool>(), name).prop_filter_map(
             "a burst refills in time, and a calendar has one month at a time",
-            |(count, every, unit, method, name)| {
+            |(count, every, unit, method, penalize, name)| {
                 let name = name.and_then(|name| LimitName::new(&name));
-                let rule = Rule { count, every, unit, method, name };
+                let penalize = penalize && method.can_penalize();
+                let rule = Rule { count, every, unit, method, penalize, name };
                 let is_in_calendar = method != Method::Calendar || every == 1 || unit.seconds() <= 86_400;
                 (grammar::refills_in_time(&rule) && is_in_calendar).then_some(rule)
             },
@@ -640,7 +674,7 @@ mod tests {
 
         #[test]
         fn nearly_right_text_is_parsed_or_refused_within_it(
-            text in "[0-9sm/ ;=a-z]{0,24}|[0-9]{1,3}/(s|mo|2w)( (name|align|algo|burst)=(calendar|fixed|[a-z0-9.-]{0,18})){0,3}",
+            text in "[0-9sm/ ;=a-z]{0,24}|[0-9]{1,3}/(s|mo|2w)( (name|align|algo|burst|penalize)=(calendar|fixed|true|[a-z0-9.-]{0,18})){0,3}",
         ) {
             if let Err(error) = text.parse::<Limits>() {
                 prop_assert!((1..=text.chars().count() + 1).contains(&error.column));

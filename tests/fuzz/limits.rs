@@ -1,13 +1,14 @@
 //! Limits under a rising clock, beside models that remember every instant.
 //!
 //! An input is text: a line `fixed COUNT WINDOW`, `sliding COUNT WINDOW`, `gcra BURST INTERVAL`, `calendar COUNT WINDOW`,
-//! `month COUNT 0` or `year COUNT 0` for each limit (times in ns), which apply together; a line with a number for each
+//! `month COUNT 0` or `year COUNT 0` for each limit (times in ns), with ` penalize` behind it if it is to count what it
+//! refuses, which apply together; a line with a number for each
 //! request, the ns since the one before it, and another with what it costs if that is not 1; and a line `set SECONDS` where
 //! the time of day is set on, or back if that is negative.
 
 use enforcer_ebpf::abi::{LIMITS, Limit, align};
 use enforcer_ebpf::limit::{self, Clock, TICK_NS};
-use enforcer_tests::bucket::{self, Shared, calendar, fixed, gcra, sliding};
+use enforcer_tests::bucket::{self, Shared, calendar, fixed, gcra, penalizing, sliding};
 use enforcer_tests::limiter_model::Model;
 use enforcer_tests::random::Random;
 use enforcer_tests::tables;
@@ -35,6 +36,7 @@ pub const TOKENS: &[&[u8]] = &[
     b"calendar ",
     b"month ",
     b"set -",
+    b" penalize",
     b"\n0",
     b"64",
     b"86400",
@@ -56,10 +58,10 @@ fn read(input: &[u8]) -> (Vec<Limit>, Vec<Step>) {
     let (mut limits, mut steps) = (Vec::new(), Vec::new());
     for line in String::from_utf8_lossy(input).lines() {
         match line.split(' ').collect::<Vec<_>>()[..] {
-            [kind, count, time] if limits.len() < LIMITS => {
+            [kind, count, time, ref more @ ..] if limits.len() < LIMITS && matches!(more, [] | ["penalize"]) => {
                 let (Ok(count), Ok(time)) = (count.parse::<u32>(), time.parse::<u64>()) else { continue };
                 let (count, time) = (count.min(limit::MAX_COUNT), time.clamp(TICK_NS, LONGEST));
-                limits.push(match kind {
+                let limit = match kind {
                     "fixed" => fixed(count, time),
                     "sliding" => sliding(count, time),
                     "gcra" => gcra(count.min(1 << 8), time),
@@ -67,7 +69,8 @@ fn read(input: &[u8]) -> (Vec<Limit>, Vec<Step>) {
                     "month" => calendar(count, 30 * 86_400 * SECOND, align::MONTH),
                     "year" => calendar(count, 365 * 86_400 * SECOND, align::YEAR),
                     _ => continue,
-                });
+                };
+                limits.push(if more.is_empty() { limit } else { penalizing(limit) });
             }
             _ if steps.len() >= MOST => {}
             ["set", seconds] => steps.extend(seconds.parse().map(Step::Set)),
@@ -140,6 +143,12 @@ pub fn check(input: &[u8]) -> Check {
             for (model, limit) in models.iter_mut().zip(&limits) {
                 model.admit(limit, now, cost);
             }
+        } else {
+            for ((model, limit), remaining) in models.iter_mut().zip(&limits).zip(remaining) {
+                if remaining < cost {
+                    model.refuse(limit, now, cost);
+                }
+            }
         }
     }
     Ok(())
@@ -155,7 +164,8 @@ pub fn mutate(input: &[u8], random: &mut Random) -> Vec<u8> {
     mutation::lines(input, random, |random| match random.below(8) {
         0 | 1 => {
             let kind = *random.pick(&["fixed", "sliding", "gcra", "calendar", "month", "year"]);
-            format!("{kind} {} {}", random.below(12), number(random)).into_bytes()
+            let option = *random.pick(&["", "", " penalize"]);
+            format!("{kind} {} {}{option}", random.below(12), number(random)).into_bytes()
         }
         2 => {
             let sign = *random.pick(&["", "-"]);

@@ -46,13 +46,13 @@ impl Shared {
 /// A sliding limit of `count` in `window` ns, a multiple of [`TICK_NS`].
 #[must_use]
 pub fn sliding(count: u32, window: u64) -> Limit {
-    Limit { algorithm: Algorithm::Sliding as u32, count, window: window / TICK_NS, interval: 0, tolerance: 0 }
+    Limit { count, window: window / TICK_NS, ..Limit::default() }
 }
 
 /// A fixed limit of `count` in `window` ns, a multiple of [`TICK_NS`].
 #[must_use]
 pub fn fixed(count: u32, window: u64) -> Limit {
-    Limit { algorithm: Algorithm::Fixed as u32, ..sliding(count, window) }
+    Limit { algorithm: Algorithm::Fixed as u16, ..sliding(count, window) }
 }
 
 /// A fixed limit of `count` in windows of `window` ns that begin as an [`align`](enforcer_ebpf::abi::align) has it.
@@ -65,10 +65,16 @@ pub fn calendar(count: u32, window: u64, align: u64) -> Limit {
 #[must_use]
 pub fn gcra(burst: u32, interval: u64) -> Limit {
     let tolerance = u64::from(burst.saturating_sub(1)) * interval;
-    Limit { algorithm: Algorithm::Gcra as u32, count: burst, window: 0, interval, tolerance }
+    Limit { algorithm: Algorithm::Gcra as u16, count: burst, interval, tolerance, ..Limit::default() }
 }
 
-/// Charges all limits of a policy, or none.
+/// The same limit, which also counts what it refuses.
+#[must_use]
+pub fn penalizing(limit: Limit) -> Limit {
+    Limit { flags: Limit::PENALIZES, ..limit }
+}
+
+/// Charges all limits of a policy, or none but those that penalize.
 ///
 /// # Errors
 /// The number of the limit that refused.
@@ -79,13 +85,20 @@ pub fn charge_all<C: Cell>(cells: &[Cells<C>; LIMITS], policy: &Policy, now: Clo
     charge.claim(Claim { table: table::PRINCIPAL, policy: 1, scope: Scope::default() });
     charge.look_at(0, policy);
     while charge.step(&cells[charge.place().limit], policy) {}
+    if charge.settle() {
+        while charge.penalize(Some((&cells[charge.place().limit], policy))) {}
+    }
     charge.result().map_err(|place| place.limit as u32)
 }
 
 /// Charges one limit alone, trying again while other threads are faster, as often as a [`Charge`] does.
 pub fn charge<C: Cell>(cells: &Cells<C>, limit: &Limit, now: Clock, cost: u64) -> Outcome {
-    (0..limit::ATTEMPTS)
+    let outcome = (0..limit::ATTEMPTS)
         .map(|_| limit::attempt(cells, limit, &Moment::to_charge(now, limit, cells), cost))
         .find(|outcome| *outcome != Outcome::Raced)
-        .unwrap_or(Outcome::Refused)
+        .unwrap_or(Outcome::Refused);
+    if outcome == Outcome::Refused && limit.flags & Limit::PENALIZES != 0 {
+        (0..limit::ATTEMPTS).find(|_| limit::penalize(cells, limit, &Moment::of(now, limit), cost));
+    }
+    outcome
 }

@@ -4,7 +4,7 @@
 //! Limits are as the kernel gets them. Time rises, but for the calendar's.
 
 use enforcer_ebpf::abi::{Algorithm, Limit, align};
-use enforcer_ebpf::limit::{Clock, TICK_NS};
+use enforcer_ebpf::limit::{Clock, MAX_COUNT, TICK_NS};
 use jiff::civil::DateTime;
 use jiff::tz::Offset;
 use jiff::{Span, Timestamp, ToSpan};
@@ -172,7 +172,15 @@ impl SlidingModel {
         self.passed.push((start, cost));
     }
 
-    /// What passed in the window that begins at `start`.
+    /// Counts a request that did not pass in the window that begins at `start`, as far as there is not twice the limit.
+    pub fn penalize(&mut self, limit: &Limit, start: u64, cost: u64) {
+        let room = (2 * u64::from(limit.count)).min(MAX_COUNT.into()).saturating_sub(self.within(start));
+        if room > 0 {
+            self.admit(start, cost.min(room));
+        }
+    }
+
+    /// What passed in the window that begins at `start`, or was counted as if it had.
     #[must_use]
     pub fn within(&self, start: u64) -> u64 {
         sum(self.passed.iter().filter(|(window, _)| *window == start))
@@ -209,6 +217,14 @@ impl LeakyModel {
         self.level = self.level(now) + u128::from(limit.interval) * u128::from(cost);
         self.last = now;
     }
+
+    /// Counts a request that did not pass, as far as that leaves no more than a burst above what lets one pass.
+    pub fn penalize(&mut self, limit: &Limit, now: u64, cost: u64) {
+        let most = 2 * u128::from(limit.tolerance) + u128::from(limit.interval);
+        let counted = self.level(now) + u128::from(limit.interval) * u128::from(cost);
+        self.level = counted.min(most).max(self.level(now));
+        self.last = now;
+    }
 }
 
 /// The model of a limit of any kind.
@@ -228,9 +244,9 @@ impl Model {
     /// The model of `limit`, unused, on a clock that begins at `begin`.
     #[must_use]
     pub fn of(limit: &Limit, begin: u64) -> Self {
-        if limit.algorithm == Algorithm::Gcra as u32 {
+        if limit.algorithm == Algorithm::Gcra as u16 {
             Self::Leaky(LeakyModel::at(begin))
-        } else if limit.algorithm == Algorithm::Sliding as u32 {
+        } else if limit.algorithm == Algorithm::Sliding as u16 {
             Self::Sliding(SlidingModel::default())
         } else if limit.interval == align::NONE {
             Self::Fixed(FixedModel::default())
@@ -267,6 +283,21 @@ impl Model {
                 model.admit(start, cost);
             }
             Self::Leaky(model) => model.admit(limit, now.boot, cost),
+        }
+    }
+
+    /// Sees a request that this limit has no room for, and that is refused: whether it counts is the limit's to say.
+    pub fn refuse(&mut self, limit: &Limit, now: Clock, cost: u64) {
+        if limit.flags & Limit::PENALIZES == 0 {
+            return;
+        }
+        match self {
+            Self::Fixed(_) | Self::Calendar(_) => {}
+            Self::Sliding(model) => {
+                let (_, start) = model.would_pass(limit, now.boot, cost);
+                model.penalize(limit, start, cost);
+            }
+            Self::Leaky(model) => model.penalize(limit, now.boot, cost),
         }
     }
 

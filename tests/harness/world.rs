@@ -573,6 +573,19 @@ impl<'m> World for Packet<'m> {
                 break;
             }
         }
+        let mut goes_on = reading.charge.settle();
+        while goes_on {
+            let place = reading.charge.place();
+            let Claim { table, policy, scope } = *reading.charge.at(place.claim);
+            let mut policy = &self.host.tables.policies[&policy];
+            if place.candidate {
+                policy = &self.host.tables.policies[&policy.candidate];
+            }
+            let used = self.host.used.borrow().get(&(table, scope)).cloned();
+            let set = used.as_ref().map(|used| if place.candidate { &used.candidate } else { &used.limits });
+            let cells = set.map(|set| set[place.limit].cells());
+            goes_on = reading.charge.penalize(cells.as_ref().map(|cells| (cells, policy)));
+        }
         let charge = &reading.charge;
         let mut meters = self.host.meters.borrow_mut();
         if (0..charge.len()).any(|claim| charge.would_refuse(claim, false)) {

@@ -49,7 +49,14 @@ pub(crate) extern "C" fn charge_claims() -> u32 {
     }
     // SAFETY: the callback takes nothing.
     unsafe { bpf_loop(Charge::MAX_STEPS, step as *mut c_void, core::ptr::null_mut(), 0) };
-    if charge.lacks() { LACKS } else { u32::from(charge.result().is_ok()) }
+    if charge.lacks() {
+        return LACKS;
+    }
+    if charge.settle() {
+        // SAFETY: as above.
+        unsafe { bpf_loop(Charge::MAX_PENALTIES, penalize as *mut c_void, core::ptr::null_mut(), 0) };
+    }
+    u32::from(charge.result().is_ok())
 }
 
 /// Tells a charge the time of day and what its policies are like, before its first step.
@@ -74,6 +81,31 @@ unsafe extern "C" fn step(_index: u32, _nothing: *mut c_void) -> i64 {
     }))
 }
 
+/// One step behind a charge: [`Charge::penalize`].
+unsafe extern "C" fn penalize(_index: u32, _nothing: *mut c_void) -> i64 {
+    let Some(scratch) = maps::scratch() else { return 1 };
+    let charge = &mut scratch.desk.reading.charge;
+    let Place { claim, candidate, limit } = charge.place();
+    let &Claim { table, policy, .. } = charge.at(claim);
+    let policy = POLICIES.get(policy).and_then(|policy| match candidate {
+        true => POLICIES.get(policy.candidate),
+        false => Some(policy),
+    });
+    let buckets = find(table, &charge.at(claim).scope);
+    let place = policy.zip(buckets).map(|(policy, buckets)| (cells(bucket(buckets, candidate, limit)), policy));
+    i64::from(!charge.penalize(place.as_ref().map(|(cells, policy)| (cells, *policy))))
+}
+
+/// The bucket of a limit.
+#[inline(always)]
+fn bucket(buckets: *mut Buckets, candidate: bool, limit: usize) -> *mut Bucket {
+    // SAFETY: the places are below the lengths.
+    unsafe {
+        let first = if candidate { &raw mut (*buckets).candidate } else { &raw mut (*buckets).limits };
+        first.cast::<Bucket>().add(limit)
+    }
+}
+
 /// One step of a charge, whose present claim's buckets `find` finds; `false` ends it.
 #[inline(always)]
 pub(crate) fn go_on(charge: &mut Charge, find: impl FnOnce(&Charge) -> Option<*mut Buckets>) -> bool {
@@ -82,11 +114,7 @@ pub(crate) fn go_on(charge: &mut Charge, find: impl FnOnce(&Charge) -> Option<*m
         charge.fail();
         return false;
     };
-    // SAFETY: the places are below the lengths.
-    let bucket = unsafe {
-        let first = if candidate { &raw mut (*buckets).candidate } else { &raw mut (*buckets).limits };
-        first.cast::<Bucket>().add(limit)
-    };
+    let bucket = bucket(buckets, candidate, limit);
     if candidate {
         let Some(other) = POLICIES.get(policy.candidate) else { return false };
         policy = other;

@@ -28,6 +28,7 @@ Options behind a rule:
   algo=fixed     a window that begins with its first request, as Flask-Limiter's default counts
   algo=gcra      as burst=COUNT
   align=calendar with algo=fixed: windows begin with the hours, days, months or years of UTC
+  penalize=true  requests that it refuses count, too: who does not slow down stays refused; not with algo=fixed
   cost=N         each request counts as N: 100/minute cost=5 is 20/minute, and shown so
   name=NAME      what the rule is called in answers
 `unlimited` takes all limits away; `blocked`, or a count of 0, refuses every request.

@@ -1,11 +1,12 @@
 //! What would become of a request, in words: the program says it ([`Kernel::explain`](crate::kernel::Kernel::explain)),
 //! and here its numbers get the names of the store and of the policy.
 
+use std::cell::Cell;
 use std::net::{IpAddr, Ipv6Addr};
 
 use enforcer_ebpf::abi::{self, Bucket, Buckets, KeyTag, Limit, Per, Ruleset, Scope, Service, SpreadAction, scope};
 use enforcer_ebpf::answer::measure;
-use enforcer_ebpf::charge::{Claim, Place, table};
+use enforcer_ebpf::charge::{self, Claim, Place, table};
 use enforcer_ebpf::flow;
 use enforcer_ebpf::judge::explain::{Explanation, outcome};
 use enforcer_ebpf::judge::{self, Decision, party};
@@ -478,6 +479,35 @@ fn limits(said: &Explanation, names: &Names<'_>, kernel: &Kernel) -> Result<Vec<
     Ok(rows)
 }
 
+/// A word of a bucket that nobody else has.
+#[derive(Clone, Copy)]
+struct Word<'b>(&'b Cell<u64>);
+
+impl limit::Cell for Word<'_> {
+    fn load(&self) -> u64 {
+        self.0.get()
+    }
+
+    fn swap(&self, old: u64, new: u64) -> bool {
+        self.0.replace(new) == old
+    }
+}
+
+/// The buckets of the claim at `place`, whose limits these are, behind a charge that was refused: where limits penalize, they
+/// count it.
+fn penalized(charge: &charge::Charge, policy: &abi::Policy, buckets: &Buckets, place: usize) -> Buckets {
+    let words: Vec<Cell<u64>> = buckets.words().map(Cell::new).collect();
+    let mut charge = *charge;
+    let mut goes_on = charge.settle();
+    while goes_on {
+        let Place { claim, limit, .. } = charge.place();
+        let [window, counts, arrival] = [0, 1, 2].map(|word| Word(&words[3 * limit + word]));
+        let cells = limit::Cells { window, counts, arrival };
+        goes_on = charge.penalize((claim == place).then_some((&cells, policy)));
+    }
+    Buckets::of_words(|number| words[number].get())
+}
+
 /// What its client gets, as the program would settle it.
 fn told(said: &Explanation, reason: Reason, kernel: &Kernel) -> Result<Told, Error> {
     let Explanation { service, rules, .. } = said;
@@ -499,7 +529,8 @@ fn told(said: &Explanation, reason: Reason, kernel: &Kernel) -> Result<Told, Err
     if matches!(reason, Reason::OverLimit | Reason::Guessing) && !said.charge.is_empty() {
         let claim = said.charge.refused();
         let place = said.charge.result().err().map_or(0, |place| place.claim);
-        let mut buckets: Buckets = said.buckets[place];
+        let policy = kernel.policy(claim.policy)?;
+        let mut buckets: Buckets = penalized(&said.charge, &policy, &said.buckets[place], place);
         if reason == Reason::Guessing && said.charge.result().is_err() {
             // It is with this one that the penalty begins.
             buckets.candidate[0].arrival = said.now.saturating_add(rules.guess_penalty_ns);
@@ -507,7 +538,7 @@ fn told(said: &Explanation, reason: Reason, kernel: &Kernel) -> Result<Told, Err
         let clock = Clock { boot: said.now, offset: said.offset };
         let mut told = flow::Told { cost: said.charge.cost(), scope: claim.scope, ..flow::Told::NOTHING };
         let retry_of = |bucket: &Bucket, limit: &Limit, cost: u64| limit::retry(bucket, limit, clock, cost);
-        measure(&mut told, &kernel.policy(claim.policy)?, &buckets, said.now, retry_of);
+        measure(&mut told, &policy, &buckets, said.now, retry_of);
         retry = Some(told.retry);
         if reason == Reason::OverLimit {
             let name: Vec<u8> = told.name.iter().flat_map(|word| word.to_le_bytes()).collect();

@@ -415,7 +415,8 @@ fn longest(terms: &Terms) -> u64 {
 pub(super) fn idle_after(policy: &abi::Policy) -> u64 {
     let limits = policy.limits.iter().take(policy.len as usize);
     limits
-        .map(|limit| (limit.window * TICK_NS * 2).max(limit.tolerance.saturating_add(limit.interval)))
+        // Refused requests that count put a rate off by another burst at most.
+        .map(|limit| (limit.window * TICK_NS * 2).max(limit.tolerance.saturating_mul(2).saturating_add(limit.interval)))
         .max()
         .unwrap_or(0)
 }
@@ -427,7 +428,7 @@ fn admission(within: u64, most: u32, tally: u32) -> Terms {
         limits: {
             let mut limits = [abi::Limit::default(); abi::LIMITS];
             limits[0] = abi::Limit {
-                algorithm: abi::Algorithm::Sliding as u32,
+                algorithm: abi::Algorithm::Sliding as u16,
                 count: most.min(limit::MAX_COUNT),
                 window: within / TICK_NS,
                 ..abi::Limit::default()

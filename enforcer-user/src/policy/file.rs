@@ -15,9 +15,9 @@ use std::collections::{BTreeMap, HashSet};
 use jiff::Timestamp;
 use toml::de::{DeTable, DeValue};
 
-use super::Policy;
 use super::document::{DEFAULT_SERVICE, MAX_EXEMPTIONS, MAX_SERVICES, Plan, Site};
 use super::service::{Service, Unregistered};
+use super::{Limits, Policy};
 use fields::{Fields, table};
 use problem::Report;
 pub use problem::{Level, Problem, Problems};
@@ -114,8 +114,8 @@ fn read(document: &DeTable<'_>, policy: &mut Policy, together: &[Vec<String>], r
         _ => false,
     };
     let names = Names { plans: names(&file, "plan"), tenants: names(&file, "tenant"), clients };
-    policy.plans = named(&file, "plan", report, plan);
-    policy.tenants = named(&file, "tenant", report, plan);
+    policy.plans = named(&file, "plan", report, |named, report| plan(named, Fields::limits, report));
+    policy.tenants = named(&file, "tenant", report, |named, report| plan(named, Fields::shared, report));
     policy.principals = named(&file, "principal", report, |fields, report| principals::read(fields, &names, report));
     principals::count(&file, report);
     match file.get("service").map(|value| value.get_ref()) {
@@ -290,11 +290,15 @@ impl<'t, 'f> Named<'t, 'f> {
     }
 }
 
-/// A plan, or a tenant, of which the same is said.
-fn plan(named: &Named<'_, '_>, report: &mut Report<'_>) -> Result<Plan, problem::Reported> {
+/// A plan, or a tenant, of which the same is said; `read` reads limits of it.
+fn plan<'t, 'f>(
+    named: &Named<'t, 'f>,
+    read: impl Fn(&Fields<'t, 'f>, &str, &mut Report<'_>) -> fields::Read<Limits>,
+    report: &mut Report<'_>,
+) -> Result<Plan, problem::Reported> {
     let fields = named.fields(&["limit", "candidate", "mode"], report);
-    let limits = fields.limits("limit", report);
-    let candidate = fields.limits("candidate", report);
+    let limits = read(&fields, "limit", report);
+    let candidate = read(&fields, "candidate", report);
     let mode = fields.word("mode", &super::document::MODES, report);
     let Some(limits) = limits? else {
         let message = format!("`limit` is missing; {} would have none", named.path.replacen('.', " ", 1));

@@ -17,9 +17,9 @@ use super::{LimitName, Limits, MAX_WINDOW, Method, Rule, Unit, count_fits};
 
 /// The grammar in one line, for help texts and refusals.
 pub const GRAMMAR: &str = "COUNT/[N]UNIT or COUNT per [N] UNIT, with burst=N, algo=sliding|fixed|gcra or align=calendar, \
-                           cost=N and name=ID behind it, up to 4 of them separated by `;`; or `unlimited`; or `blocked`";
+                           penalize=true, cost=N and name=ID behind it, up to 4 of them separated by `;`; or `unlimited`; or `blocked`";
 
-const OPTIONS: &str = "burst=N, algo=sliding|fixed|gcra, align=calendar, cost=N, name=ID";
+const OPTIONS: &str = "burst=N, algo=sliding|fixed|gcra, align=calendar, penalize=true, cost=N, name=ID";
 const NAMES: &str = "1 to 16 of a-z 0-9 - _";
 const UNITS: &str = "second, minute, hour, day, week, month (30 days), year (365 days), their plurals, \
                      or s, m, h, d, w, mo, y";
@@ -174,7 +174,7 @@ fn rule(input: &mut Input<'_>) -> Result<Rule, Refusal> {
     let count = count(input)?;
     delimiter(input)?;
     let (every, unit) = window(input)?;
-    let Options { burst, algorithm, calendar, cost, name } = options(input)?;
+    let Options { burst, algorithm, calendar, penalize, cost, name } = options(input)?;
     let whole = |message: String, accepted: &str| Refusal::new(start, message, accepted);
     let (count, burst) = match cost {
         Some(cost) => at_cost(count, burst, algorithm, cost).map_err(|(message, accepted)| whole(message, accepted))?,
@@ -201,7 +201,13 @@ fn rule(input: &mut Input<'_>) -> Result<Rule, Refusal> {
         let message = format!("a calendar window of {every} {}s", unit.as_str());
         return Err(whole(message, "1 week, month or year, or any number of shorter units"));
     }
-    let rule = Rule { count, every, unit, method, name };
+    let (penalize, place) = penalize.unwrap_or((false, start));
+    if penalize && !method.can_penalize() {
+        let other = if calendar { "align=calendar" } else { "algo=fixed" };
+        let message = format!("penalize=true does not go with {other}, whose window ends when it ends");
+        return Err(Refusal::new(place, message, "penalize=true with algo=sliding or algo=gcra, or alone"));
+    }
+    let rule = Rule { count, every, unit, method, penalize, name };
     if let Method::Gcra { burst } = method {
         if count == 0 {
             let accepted = "a count of 1 or more with burst= or algo=gcra, or `blocked`";
@@ -333,11 +339,13 @@ struct Options {
     burst: Option<u32>,
     algorithm: Option<Algorithm>,
     calendar: bool,
+    /// With the place where it stands.
+    penalize: Option<(bool, usize)>,
     cost: Option<u32>,
     name: Option<LimitName>,
 }
 
-/// `(("burst=" n) | ("algo=" name) | "align=calendar" | ("cost=" n) | ("name=" id))*`, each at most once.
+/// `(("burst=" n) | ("algo=" name) | "align=calendar" | ("penalize=" flag) | ("cost=" n) | ("name=" id))*`, each at most once.
 fn options(input: &mut Input<'_>) -> Result<Options, Refusal> {
     let mut options = Options::default();
     loop {
@@ -358,6 +366,7 @@ fn options(input: &mut Input<'_>) -> Result<Options, Refusal> {
             "cost" => options.cost.replace(whole_value("cost", place, value)?).is_some(),
             "algo" => options.algorithm.replace(algorithm_value(place, value)?).is_some(),
             "align" => std::mem::replace(&mut options.calendar, calendar_value(place, value)?),
+            "penalize" => options.penalize.replace((flag_value(place, value)?, start)).is_some(),
             "name" => options.name.replace(name_value(place, value)?).is_some(),
             _ => return Err(Refusal::new(start, format!("{} is no option", quoted(&option)), OPTIONS)),
         };
@@ -392,6 +401,15 @@ fn calendar_value(place: usize, value: &str) -> Result<bool, Refusal> {
         "calendar" => Ok(true),
         "" => Err(Refusal::new(place, "the value of align= is missing", "calendar")),
         _ => Err(Refusal::new(place, format!("{} is no alignment", quoted(value)), "calendar")),
+    }
+}
+
+fn flag_value(place: usize, value: &str) -> Result<bool, Refusal> {
+    match value.to_ascii_lowercase().as_str() {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        "" => Err(Refusal::new(place, "the value of penalize= is missing", "true, false")),
+        _ => Err(Refusal::new(place, format!("{} is neither true nor false", quoted(value)), "true, false")),
     }
 }
 

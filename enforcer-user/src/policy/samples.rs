@@ -10,13 +10,13 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::Limits;
 use super::document::{
     Charge, DEFAULT_SERVICE, Exemption, OTHER, Override, Plan, Policy, Principal, Public, Quota, Route, Site, Terms,
 };
 use super::method::Methods;
 use super::path::{Pattern, Reach};
 use super::service::{ACTIONS, PROXY_PROTOCOLS, ProxyProtocol, Service, Spread, Unregistered};
+use super::{Limits, Rule};
 use crate::config::Mode;
 
 pub(crate) fn limits() -> impl Strategy<Value = Limits> {
@@ -26,8 +26,17 @@ pub(crate) fn limits() -> impl Strategy<Value = Limits> {
         "9/day; 9/hour algo=fixed",
         "blocked",
         "1/second; 1/day; 8/day name=x; 1/month align=calendar",
+        "9/minute penalize=true; 4/hour burst=3 penalize=true",
     ];
     select(texts.to_vec()).prop_map(|text| text.parse::<Limits>().expect(text).canonical())
+}
+
+/// Limits as they may be where many share them.
+fn shared(limits: Limits) -> Limits {
+    match limits {
+        Limits::Rules(rules) => Limits::Rules(rules.into_iter().map(|rule| Rule { penalize: false, ..rule }).collect()),
+        limits => limits,
+    }
 }
 
 fn any_limits() -> impl Strategy<Value = Limits> {
@@ -105,7 +114,7 @@ fn service() -> impl Strategy<Value = Service> {
             let is_bounded = source.as_ref().is_some_and(|source| *source != Limits::Unlimited);
             let guessed = guesses != Limits::Unlimited;
             Service {
-                ceiling,
+                ceiling: ceiling.map(shared),
                 unkeyed,
                 unregistered: unregistered.filter(|one| is_bounded && one.limits != Limits::Blocked),
                 source,
@@ -128,11 +137,9 @@ fn service() -> impl Strategy<Value = Service> {
 
 fn quota() -> impl Strategy<Value = Quota> {
     let per = select(&[Per::Principal, Per::Source, Per::Service][..]);
-    (any_limits(), per, option::of(limits()), mode()).prop_map(|(limits, per, candidate, mode)| Quota {
-        limits,
-        per,
-        candidate,
-        mode,
+    (any_limits(), per, option::of(limits()), mode()).prop_map(|(limits, per, candidate, mode)| match per {
+        Per::Service => Quota { limits: shared(limits), per, candidate: candidate.map(shared), mode },
+        _ => Quota { limits, per, candidate, mode },
     })
 }
 
@@ -217,9 +224,13 @@ pub(crate) fn site() -> impl Strategy<Value = Site> {
 
 /// Any policy that a file could say; where principals have clients, a field tells them apart.
 pub(crate) fn policy() -> impl Strategy<Value = Policy> {
-    let plans = || {
+    let plans = |of: fn(Limits) -> Limits| {
         let plan = (any_limits(), option::of(any_limits()), mode());
-        let plan = plan.prop_map(|(limits, candidate, mode)| Plan { limits, candidate, mode });
+        let plan = plan.prop_map(move |(limits, candidate, mode)| Plan {
+            limits: of(limits),
+            candidate: candidate.map(of),
+            mode,
+        });
         btree_map(name(), plan, 0..4)
     };
     let names = prop_oneof![Just(DEFAULT_SERVICE.to_owned()), name()];
@@ -227,7 +238,7 @@ pub(crate) fn policy() -> impl Strategy<Value = Policy> {
         site().prop_map(|site| BTreeMap::from([(DEFAULT_SERVICE.to_owned(), site)])),
         btree_map(names, site(), 1..4),
     ];
-    (plans(), plans(), services).prop_flat_map(|(plans, tenants, services)| {
+    (plans(|limits| limits), plans(shared), services).prop_flat_map(|(plans, tenants, services)| {
         let under: Vec<_> = plans.keys().cloned().collect();
         let of: Vec<_> = tenants.keys().cloned().collect();
         btree_map(name(), principal(under, of), 0..5).prop_map(move |principals| Policy {

@@ -263,7 +263,14 @@ impl fmt::Display for Time {
 
 /// So many requests a minute.
 fn per_minute(count: u32) -> Limits {
-    Limits::Rules(vec![Rule { count, every: 1, unit: Unit::Minute, method: Method::Sliding, name: None }])
+    Limits::Rules(vec![Rule {
+        count,
+        every: 1,
+        unit: Unit::Minute,
+        method: Method::Sliding,
+        penalize: false,
+        name: None,
+    }])
 }
 
 impl Spread {

@@ -154,6 +154,36 @@ impl<'t, 'f> Fields<'t, 'f> {
         limits(span, text, &self.path(field), report).map(Some)
     }
 
+    /// Limits of a bucket that many share.
+    pub(super) fn shared(&self, field: &str, report: &mut Report<'_>) -> Read<Limits> {
+        let limits = self.limits(field, report)?;
+        match limits {
+            Some(limits) if limits.penalize() => Err(self.refuse_penalize(field, report)),
+            limits => Ok(limits),
+        }
+    }
+
+    /// Refuses that limits which many share count what they refuse.
+    pub(super) fn refuse_penalize(&self, field: &str, report: &mut Report<'_>) -> Reported {
+        const OPTION: &str = "penalize=true";
+        let written = self.get(field).and_then(|value| Some((value.span(), value.get_ref().as_str()?)));
+        let place = written.map_or_else(
+            || self.place(field),
+            |(span, text)| match text.to_ascii_lowercase().find(OPTION) {
+                Some(at) => Range {
+                    end: within(span.clone(), text, at + OPTION.len() - 1, report).end,
+                    ..within(span, text, at, report)
+                },
+                None => span,
+            },
+        );
+        let message = format!(
+            "{}: {OPTION} where many share the limit: one of them could keep all others refused",
+            self.path(field)
+        );
+        report.refuse(place, message, "it on limits of principals, keys, client ids and sources")
+    }
+
     /// Limits that must be some.
     pub(super) fn bounded(&self, field: &str, report: &mut Report<'_>) -> Read<Limits> {
         let limits = self.limits(field, report)?;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 
+use enforcer_ebpf::abi::Per;
 use enforcer_ebpf::limit::MAX_COST;
 use toml::de::DeValue;
 
@@ -10,6 +11,7 @@ use super::fields::{Fields, Read, table};
 use super::principals::among;
 use super::problem::{Report, Reported};
 use super::{Named, named, names};
+use crate::policy::Limits;
 use crate::policy::document::{
     Charge, Exemption, MAX_EXEMPTIONS, MAX_PUBLIC, MAX_ROUTES, MODES, PERS, Public, Quota, Route, Site,
 };
@@ -33,13 +35,16 @@ fn quota_of(fields: &Fields<'_, '_>, report: &mut Report<'_>) -> Read<Quota> {
     let per = fields.word("per", &PERS, report);
     let candidate = fields.limits("candidate", report);
     let mode = fields.word("mode", &MODES, report);
-    let (per, candidate, mode) = (per?, candidate?, mode?);
-    Ok(limits?.map(|limits| Quota {
-        limits,
-        per: per.unwrap_or(enforcer_ebpf::abi::Per::Principal),
-        candidate,
-        mode: mode.unwrap_or_default(),
-    }))
+    let (per, candidate, mode) = (per?.unwrap_or(Per::Principal), candidate?, mode?);
+    let limits = limits?;
+    if per == Per::Service {
+        for (field, limits) in [("limit", &limits), ("candidate", &candidate)] {
+            if limits.as_ref().is_some_and(Limits::penalize) {
+                return Err(fields.refuse_penalize(field, report));
+            }
+        }
+    }
+    Ok(limits.map(|limits| Quota { limits, per, candidate, mode: mode.unwrap_or_default() }))
 }
 
 /// Reads them out of what they stand in: the file, or a service.

@@ -53,7 +53,7 @@ pub(super) fn fields<'t, 'f>(
 
 pub(super) fn read(fields: &Fields<'_, '_>, report: &mut Report<'_>) -> Result<Service, Reported> {
     let default = Service::default();
-    let ceiling = fields.limits("ceiling", report);
+    let ceiling = fields.shared("ceiling", report);
     let source = fields.limits("source", report);
     let guesses = fields.limits("guesses", report);
     let guess_penalty = fields.duration("guess_penalty", PENALTY, "a time from 0s to 24h, such as \"5m\"", report);

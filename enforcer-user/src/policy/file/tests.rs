@@ -549,6 +549,57 @@ fn refuses_what_is_unknown_or_contradicts_itself() {
 }
 
 #[test]
+fn limits_that_many_share_count_no_refused_requests() {
+    let file = |text: &str| format!("version = 1\n{text}");
+    let shared = |field: &str| {
+        format!(
+            "{field}: penalize=true where many share the limit: one of them could keep all others refused; accepted: it on \
+             limits of principals, keys, client ids and sources"
+        )
+    };
+    for (text, place, field) in [
+        ("[tenant.a]\nlimit = \"5/s penalize=true\"", "3:14", "tenant.a.limit"),
+        ("[tenant.a]\nlimit = \"5/s\"\ncandidate = \"5/s; 9/m Penalize=TRUE\"", "4:23", "tenant.a.candidate"),
+        ("[service]\nceiling = \"5/s penalize=true\"", "3:16", "service.ceiling"),
+        ("[limit.x]\nlimit = \"5/s penalize=true\"\nper = \"service\"", "3:14", "limit.x.limit"),
+        (
+            "[limit.x]\nlimit = \"5/s\"\ncandidate = \"5/s burst=1 penalize=true\"\nper = \"service\"",
+            "4:26",
+            "limit.x.candidate",
+        ),
+        ("[[route]]\npath = \"/\"\nlimit = \"5/s penalize=true\"\nper = \"service\"", "4:14", "route.limit"),
+    ] {
+        assert_eq!(wrong(&file(text)), [format!("{place}: {}", shared(field))], "{text}");
+    }
+    let own = r#"
+[service]
+source = "5/s penalize=true"
+guesses = "5/s penalize=true"
+preflight = "5/s penalize=true"
+client_id = "X-Client-Id"
+[plan.gold]
+limit = "5/s penalize=true"
+candidate = "4/s penalize=true"
+[principal.a]
+plan = "gold"
+limit = "5/s penalize=true"
+[principal.a.clients]
+other = "5/s penalize=true"
+[limit.x]
+limit = "5/s penalize=true"
+[limit.y]
+limit = "5/s penalize=true"
+per = "source"
+[[public]]
+path = "/"
+limit = "5/s penalize=true"
+"#;
+    let policy = read(&file(own));
+    assert_eq!(policy.export().matches("5/second penalize=true").count(), 9);
+    assert_eq!(read(&policy.export()), policy);
+}
+
+#[test]
 fn what_is_wrong_with_a_service_stands_at_its_name() {
     let at = |text: &str, name: &str| at_service("p.toml", text, name, "wrong", "a").to_string();
     let several = "version = 1\n[[service]]\nname = \"a\"\n[[service]]\nname = \"b\"\n";
