@@ -8,11 +8,11 @@ use std::sync::Barrier;
 
 use anyhow::{Context, Result, ensure};
 use enforcer_ebpf::abi::{Algorithm, Limit, align};
-use enforcer_ebpf::limit::TICK_NS;
+use enforcer_ebpf::limit::{self, Clock, TICK_NS};
 use enforcer_ebpf::verdict::{Count, Event, Reason};
-use enforcer_tests::bucket::{calendar, fixed, gcra, sliding};
+use enforcer_tests::bucket::{calendar, fixed, gcra, penalizing, sliding};
 use enforcer_tests::client::get;
-use enforcer_tests::kernel::{Loaded, Program};
+use enforcer_tests::kernel::{Loaded, Program, boot};
 use enforcer_tests::packet::Frame;
 use enforcer_tests::tables::Tables;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -95,6 +95,28 @@ fn exactly_n_of_the_packets_from_all_cpus_pass_a_fixed_limit() -> Result<()> {
 #[test]
 fn exactly_n_of_the_packets_from_all_cpus_pass_a_gcra_limit() -> Result<()> {
     [1, 100, 100_000].into_iter().try_for_each(|count| exactly(gcra(count, HOUR), u64::from(count)))
+}
+
+#[test]
+fn exactly_n_of_the_packets_from_all_cpus_pass_a_limit_that_penalizes_and_twice_as_many_count() -> Result<()> {
+    for limit in [sliding(1000, HOUR), gcra(1000, HOUR), sliding(1, HOUR)].map(penalizing) {
+        exactly(limit, limit.count.into())?;
+        let tables = Tables::new().with_key(KEY, 7, 0).with_limits(7, &[limit, sliding(2000, HOUR)]);
+        let loaded = Loaded::new(Program::Judge, &tables)?;
+        send_from_all_cpus(&loaded, 5000)?;
+        let meter = loaded.meter(7)?;
+        ensure!(meter.allowed == u64::from(limit.count), "{meter:?} under {limit:?}");
+        let used = |place, limit: &Limit| -> Result<u64> {
+            // Of a rate some of an hour's share is back by now.
+            let now = Clock::of_boot(boot()?.as_nanos() as u64 + SECOND);
+            Ok(limit::usage(&meter.buckets.limits[place], limit, now).used)
+        };
+        let most = if limit.algorithm == Algorithm::Gcra as u16 { 2 * limit.count - 1 } else { 2 * limit.count };
+        ensure!(used(0, &limit)? == u64::from(most), "{} counted under {limit:?}", used(0, &limit)?);
+        let beside = sliding(2000, HOUR);
+        ensure!(used(1, &beside)? == u64::from(limit.count), "{} counted beside it", used(1, &beside)?);
+    }
+    Ok(())
 }
 
 #[test]

@@ -24,6 +24,8 @@ mod live;
 mod observe;
 #[path = "policy/overflow.rs"]
 mod overflow;
+#[path = "policy/penalize.rs"]
+mod penalize;
 #[path = "policy/proxy.rs"]
 mod proxy;
 #[path = "policy/reboot.rs"]

@@ -233,6 +233,19 @@ impl Host {
         used.keys().filter(|(place, _)| *place == table::NAMED).count() < BUCKETS as usize
     }
 
+    /// ns of CLOCK_BOOTTIME as it stands.
+    #[must_use]
+    pub fn boot(&self) -> u64 {
+        self.now.get()
+    }
+
+    /// What is used of a principal's limits.
+    #[must_use]
+    pub fn used_by(&self, principal: u32) -> Buckets {
+        let own = Scope { rule: 0, subject: [principal.into(), 0] };
+        self.used.borrow().get(&(table::PRINCIPAL, own)).map_or_else(Buckets::default, |used| used.buckets())
+    }
+
     /// Lets time pass, in ns.
     pub fn wait(&self, time: u64) {
         self.now.set(self.now.get() + time);

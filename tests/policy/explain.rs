@@ -23,7 +23,8 @@ const POLICY: &str = "[service]\nsource = \"6/hour\"\nguesses = \"3/hour\"\npref
     [principal.wide]\nplan = \"wide\"\n[principal.searcher]\nplan = \"wide\"\n[principal.costly]\nlimit = \"7/hour\"\n\
     [principal.steady]\nlimit = \"2/hour burst=2\"\n[principal.spread]\nlimit = \"100/hour\"\n\
     [principal.brief]\nlimit = \"100/hour\"\n[principal.off]\nlimit = \"100/hour\"\n\
-    [principal.odd]\nlimit = \"100/hour\"\n\
+    [principal.odd]\nlimit = \"100/hour\"\n[principal.pushy]\nlimit = \"2/hour penalize=true\"\n\
+    [principal.rushed]\nlimit = \"2/hour burst=3 penalize=true\"\n\
     [[route]]\npath = \"/search\"\nlimit = \"2/hour\"\n[[route]]\npath = \"/costly\"\ncost = 3\n\
     [[route]]\npath = \"/watched\"\nlimit = \"1/hour\"\nmode = \"observe\"\n\
     [[public]]\npath = \"/health\"\nlimit = \"2/hour\"\n\
@@ -64,6 +65,8 @@ fn cases() -> Vec<Case> {
         case(1, v4(3), Principal("searcher"), "GET", "//se%61rch/"),
         case(3, v4(4), Principal("costly"), "GET", "/costly"),
         case(3, v6(1, 1), Principal("steady"), "GET", "/"),
+        case(5, v4(32), Principal("pushy"), "GET", "/"),
+        case(6, v4(33), Principal("rushed"), "GET", "/"),
         case(2, v4(29), Principal("wide"), "GET", "/watched"),
         case(5, v4(5), Guess(1), "GET", "/"),
         case(1, v4(5), Principal("off"), "GET", "/"),
@@ -188,7 +191,7 @@ impl Stage<'_> {
 
 /// All keys of the policy's principals; one has ended, one is switched off.
 fn keys(enforcer: &Enforcer<'_>) -> Result<BTreeMap<&'static str, String>> {
-    let names = ["tenant", "wide", "searcher", "costly", "steady", "spread", "odd", "off"];
+    let names = ["tenant", "wide", "searcher", "costly", "steady", "spread", "odd", "off", "pushy", "rushed"];
     let mut keys = BTreeMap::new();
     for name in names {
         keys.insert(name, add_key(enforcer, name)?);

@@ -8,9 +8,12 @@ mod hosts;
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
-use enforcer_ebpf::abi::{BUCKETS, Key, Meter, Policy, Ruleset, Scope, Service, Spread, SpreadAction, TOTALS, scope};
+use enforcer_ebpf::abi::{
+    BUCKETS, Buckets, Key, Limit, Meter, Policy, Ruleset, Scope, Service, Spread, SpreadAction, TOTALS, scope,
+};
+use enforcer_ebpf::limit::{self, Clock};
 use enforcer_ebpf::verdict::{Action, Count, Event, Malformation, Reason};
-use enforcer_tests::bucket::sliding;
+use enforcer_tests::bucket::{gcra, penalizing, sliding};
 use enforcer_tests::client::get;
 use enforcer_tests::corpus::{self, Expected, KEY};
 use enforcer_tests::kernel::{Loaded, boot};
@@ -101,6 +104,18 @@ impl Both {
         if let Some(kernel) = &self.kernel {
             let kernel = Meter { buckets: host.buckets, ..kernel.meter(principal)? };
             ensure!(kernel == host, "the kernel counted {kernel:?}, the host {host:?}");
+        }
+        Ok(host)
+    }
+
+    /// What is used of a principal's one limit, by both.
+    fn used(&self, principal: u32, limit: &Limit) -> Result<u64> {
+        let used = |buckets: &Buckets, boot| limit::usage(&buckets.limits[0], limit, Clock::of_boot(boot)).used;
+        let host = used(&self.host.used_by(principal), self.host.boot());
+        if let Some(kernel) = &self.kernel {
+            // Of a rate some of the first hour's share is back at once.
+            let kernel = used(&kernel.meter(principal)?.buckets, boot()?.as_nanos() as u64 + SECOND);
+            ensure!(kernel == host, "the kernel has counted {kernel}, the host {host} under {limit:?}");
         }
         Ok(host)
     }
@@ -411,6 +426,41 @@ fn the_limit_holds_over_connections_and_over_requests_of_one() -> Result<()> {
     ensure!(both.stream(Shape::V4, [&request[..]])? == Outcome::Reset(BEGIN.wrapping_add(1)), "a fifth on a new one");
     ensure!(both.count(Count::Refused(Reason::OverLimit))? == 2, "refusals were counted otherwise");
     ensure!((both.meter(4)?.allowed, both.meter(4)?.limited) == (3, 2), "{:?}", both.meter(4)?);
+    Ok(())
+}
+
+#[test]
+fn a_limit_that_penalizes_counts_what_it_refuses_once_and_nothing_else() -> Result<()> {
+    for (limit, passes, most) in
+        [(penalizing(sliding(3, HOUR)), 3, 6), (penalizing(gcra(3, HOUR)), 3, 5), (sliding(3, HOUR), 3, 3)]
+    {
+        let mut both = Both::new(&tables().with_limits(4, &[limit]))?;
+        let request = get("/", Some(FEW));
+        for number in 0..passes {
+            ensure!(both.stream(Shape::V4, [&request[..]])? == Outcome::Passed, "request {number} under {limit:?}");
+        }
+        ensure!(both.used(4, &limit)? == 3, "{} passed", both.used(4, &limit)?);
+        // Not for the limit, but for how it is written.
+        let malformed = [&request[..request.len() - 2], b"X_Api_Key: a\r\n\r\n"].concat();
+        ensure!(both.stream(Shape::V4, [&malformed[..]])? != Outcome::Passed, "a malformed one passed");
+        ensure!(both.used(4, &limit)? == 3, "a malformed request was counted");
+        let mut connection = both.connect(Shape::V4)?;
+        let begin = connection.seq;
+        for _ in 0..4 {
+            connection.seq = begin;
+            ensure!(both.send(&mut connection, &request)? != Outcome::Passed, "one too many passed under {limit:?}");
+        }
+        let once = if limit.flags == 0 { 3 } else { 4 };
+        ensure!(
+            both.used(4, &limit)? == once,
+            "{} counted of one that came four times under {limit:?}",
+            both.used(4, &limit)?
+        );
+        for _ in 0..9 {
+            ensure!(both.stream(Shape::V6, [&request[..]])? != Outcome::Passed, "one too many passed under {limit:?}");
+        }
+        ensure!(both.used(4, &limit)? == most, "{} counted in all under {limit:?}", both.used(4, &limit)?);
+    }
     Ok(())
 }
 

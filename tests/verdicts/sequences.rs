@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use enforcer_ebpf::abi::Service;
 use enforcer_ebpf::flow::{self, due, receiver};
 use enforcer_ebpf::verdict::{Action, Count, Event, Reason};
-use enforcer_tests::bucket::sliding;
+use enforcer_tests::bucket::{penalizing, sliding};
 use enforcer_tests::client::get;
 use enforcer_tests::corpus::{self, KEY};
 use enforcer_tests::kernel::{Loaded, Program};
@@ -64,7 +64,7 @@ fn tables() -> Tables {
         .with_key("key_of_a_few_requests", 3, 0)
         .with_limits(1, &plenty)
         .with_limits(2, &plenty)
-        .with_limits(3, &[sliding(3, HOUR)]);
+        .with_limits(3, &[penalizing(sliding(3, HOUR))]);
     let service = tables.services[&8000];
     tables.services.insert(8001, service);
     let answers = Service { flags: Service::ANSWER, actions: [Action::Answer as u8; 32], ..service };
