@@ -112,6 +112,17 @@ fn a_policy_that_lets_keyless_requests_through_or_gives_less_than_the_limit_fail
     let through = reached(&tight)?;
     ensure!(tight.code == 3 && through["one key from three sources"] == (12, 2), "{}: {}", tight.code, tight.stdout);
     ensure!(through["no key"] == (1, 0), "{}", tight.stdout);
+    // Who is let in by the policy itself is no failure.
+    let strangers = "[service]\nsource = \"100/hour\"\nunkeyed = \"50/hour\"\n[service.unregistered]\nlimit = \"50/hour\"\n\
+                     max_keys = 100";
+    let ran = try_policy(strangers, &[])?;
+    let through = reached(&ran)?;
+    ensure!(ran.code == 0, "{}: {}{}", ran.code, ran.stdout, ran.stderr);
+    ensure!(
+        ["no key", "an unknown key", "a revoked key"].iter().all(|check| through[*check] == (1, 1)),
+        "{}",
+        ran.stdout
+    );
     let ran = try_policy("[plan.gold]\nlimit = \"1/mintue\"", &[])?;
     ensure!(ran.code == 2 && ran.stderr.contains("mintue"), "{}: {}", ran.code, ran.stderr);
     Ok(())

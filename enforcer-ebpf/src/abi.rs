@@ -3,7 +3,7 @@
 //! [`ABI`] names the directory of the pins; any change of a type here must change it. All values are multiples of
 //! eight bytes without padding, so that no uninitialised byte reaches a map.
 
-/// Number of this layout; part of the pin directory's name (`v9`).
+/// Number of this layout; part of the pin directory's name (`v10`).
 pub const ABI: u32 = 10;
 
 /// Names of the maps, with who writes and who reads each.

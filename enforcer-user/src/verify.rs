@@ -35,8 +35,8 @@ use crate::api::{AddKey, ApplyPolicy, Envelope, KeyAdded, KeysChanged, PolicyApp
 use crate::client::{self, Client};
 use crate::config::{Metrics, Settings};
 use crate::daemon;
-use crate::policy::{Policy, file};
-use checks::Keys;
+use crate::policy::{Limits, Policy, file};
+use checks::{Keys, Strangers};
 use origin::Origin;
 pub use stage::{Error, Stage};
 pub use statement::{Matter, Statement};
@@ -106,7 +106,7 @@ async fn play(stage: Stage, subject: Subject) -> anyhow::Result<Report> {
     let Subject { mut settings, policy, file, path } = subject;
     let mut service = settings.services.swap_remove(0);
     let policy = policy_of(&service.name, &file, &policy)?;
-    let field = key_header(&service.name, &file, &policy)?;
+    let (field, strangers) = taken(&service.name, &file, &policy)?;
     let port = *service.ports.first().context("no port to guard")?;
     let mode = service.mode;
     service.ports = vec![port];
@@ -136,7 +136,9 @@ async fn play(stage: Stage, subject: Subject) -> anyhow::Result<Report> {
     let keys = keys(&client).await?;
     let executed = origin.executed();
     let asked = tokio::task::spawn_blocking(move || {
-        stage.as_client(move |runtime| runtime.block_on(checks::all(address, &path, &field, &keys, &executed)))
+        stage.as_client(move |runtime| {
+            runtime.block_on(checks::all(address, &path, &field, &keys, strangers, &executed))
+        })
     });
     let checks = asked.await??;
     let _ = stop.send(());
@@ -154,11 +156,15 @@ fn policy_of(service: &str, name: &str, text: &str) -> anyhow::Result<String> {
     Ok(policy.with_services([&service.to_owned()]).export())
 }
 
-/// The field that the policy takes keys from; the first, where there are several.
-fn key_header(service: &str, name: &str, text: &str) -> anyhow::Result<String> {
+/// The field that the policy takes keys from, the first where there are several, and whom it lets pass without a good one.
+fn taken(service: &str, name: &str, text: &str) -> anyhow::Result<(String, Strangers)> {
     let site = parsed(name, text)?.services.remove(service).unwrap_or_default();
     let first = site.service.key_headers.first().context("the policy takes keys from no field")?;
-    Ok(first.as_str().to_owned())
+    let strangers = Strangers {
+        unkeyed: site.service.unkeyed != Limits::Blocked,
+        unregistered: site.service.unregistered.is_some(),
+    };
+    Ok((first.as_str().to_owned(), strangers))
 }
 
 fn parsed(name: &str, text: &str) -> anyhow::Result<Policy> {

@@ -153,6 +153,23 @@ fn what_holds_for_all_holds_without_a_key_too() -> Result<()> {
 }
 
 #[test]
+fn a_source_that_guesses_is_refused_without_a_key_too_where_that_is_strict() -> Result<()> {
+    let site = Site::new(Way::VethNative)?;
+    let origin = site.serve("routes", Workers::Sync(1))?;
+    let enforcer = site.guard("[service]\nunkeyed = \"20/hour\"\nguesses = \"3/hour\"\nstrict_guesses = true")?;
+    let guesses = in_turn(&site, v4(1), (0..5).map(|number| keyed("/", &random_key(number))))?;
+    ensure!(guesses == [401, 401, 401, OVER, OVER], "{guesses:?}");
+    ensure!(site.ask(v4(1), &request("/", &[]))? == Ending::Answered(OVER), "without a key");
+    ensure!(site.ask(v4(2), &request("/", &[]))? == Ending::Answered(GOOD), "from elsewhere");
+    ensure!(
+        origin.executed()?.len() == 1 && refused(&enforcer, "guessing")? == 3,
+        "others: {}",
+        origin.executed()?.len()
+    );
+    Ok(())
+}
+
+#[test]
 fn keys_that_are_not_registered_have_a_limit_each_and_share_one_beyond_their_number() -> Result<()> {
     const KEYS: usize = 10;
     for way in [Way::VethNative, Way::VethTc] {
@@ -193,8 +210,8 @@ fn keys_that_are_not_registered_have_a_limit_each_and_share_one_beyond_their_num
         ensure!(explained(&enforcer, v4(1), None)?.is_empty(), "without a key");
         for (number, shared) in [(0, false), (20, true), (99, true)] {
             let limits = explained(&enforcer, v4(1), Some(&random_key(number)))?;
-            let (rule, of) = &limits[0];
-            ensure!(rule == "unregistered" && of.starts_with("all ") == shared, "key {number}: {limits:?}");
+            let of = limits.iter().find(|(rule, _)| rule == "unregistered").map(|(_, of)| of.starts_with("all "));
+            ensure!(of == Some(shared), "key {number}: {limits:?}");
         }
     }
     Ok(())
@@ -211,6 +228,10 @@ fn who_makes_up_keys_has_a_limit_all_the_same_and_takes_no_place_of_others() -> 
     let key = add_key(&enforcer, "tenant")?;
     let rotated = site.flood(v4(1), 200, |number| keyed("/", &random_key(number)))?;
     ensure!(rotated == statuses([(GOOD, 20), (OVER, 180)]), "200 keys of one source: {rotated:?}");
+    // What was refused has taken no place: an honest newcomer has a count of its own.
+    let newcomer = in_turn(&site, v4(6), (0..12).map(|_| keyed("/", "an-honest-newcomer-s-key")))?;
+    ensure!(counted(&newcomer) == statuses([(GOOD, 10), (OVER, 2)]), "a newcomer beside: {newcomer:?}");
+    ensure!(events(&enforcer, "unregistered_overflow")? == 0, "places are taken by what was refused");
     // A route's limit is one for all keys that a source makes up.
     let searches = in_turn(&site, v4(2), (0..10).map(|number| keyed("/search", &random_key(1000 + number))))?;
     ensure!(counted(&searches) == statuses([(GOOD, 4), (OVER, 6)]), "{searches:?}");
@@ -222,6 +243,6 @@ fn who_makes_up_keys_has_a_limit_all_the_same_and_takes_no_place_of_others() -> 
     ensure!(site.ask(v4(4), &request("/", &twice))? == Ending::Answered(400), "two keys");
     apply(&enforcer, "[principal.tenant]\nlimit = \"unlimited\"")?;
     ensure!(site.ask(v4(5), &keyed("/", &random_key(7)))? == Ending::Answered(401), "where keys must be registered");
-    ensure!(origin.executed()?.len() == 28, "{}", origin.executed()?.len());
+    ensure!(origin.executed()?.len() == 38, "{}", origin.executed()?.len());
     Ok(())
 }

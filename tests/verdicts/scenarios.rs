@@ -678,6 +678,23 @@ fn other_bytes_in_the_place_of_judged_ones_end_the_connection() -> Result<()> {
 }
 
 #[test]
+fn who_has_its_key_for_a_client_id_pays_for_nobody_else() -> Result<()> {
+    let mut name = [0; 32];
+    name[..11].copy_from_slice(b"x-client-id");
+    let client = std::array::from_fn(|word| u64::from_le_bytes(name[8 * word..][..8].try_into().unwrap_or_default()));
+    let mut tables = tables().with_rules(Ruleset { unregistered: 9, client, client_len: 11, ..Ruleset::default() });
+    tables.policies.insert(9, policy(&[sliding(100, HOUR)]));
+    let head = |key: &str| format!("GET / HTTP/1.1\r\nX-API-Key: {key}\r\nX-Client-Id: {key}\r\n\r\n").into_bytes();
+    let mut both = Both::new(&tables)?;
+    let connection = both.connect(Shape::V4)?;
+    ensure!(send_at(&both, &connection, 0, &head("made_up_key1"))? == Outcome::Passed, "a key that is not registered");
+    // In its place, before it was taken, one that is no good, and just as long.
+    let outcome = send_at(&both, &connection, 0, &head(DISABLED))?;
+    ensure!(matches!(outcome, Outcome::Reset(_)), "a disabled key in its place: {outcome:?}");
+    Ok(())
+}
+
+#[test]
 fn a_copy_that_runs_on_past_a_judged_stretch_passes_only_up_to_its_end() -> Result<()> {
     let mut both = Both::new(&tables())?;
     let connection = both.connect(Shape::V6)?;

@@ -210,19 +210,13 @@ pub(super) fn find_party<W: World>(world: &W, reading: &mut Reading, flow: &Flow
         *kind = party::PUBLIC;
         return None;
     }
-    let Some(tag) = flow.machine.key() else {
+    let tag = flow.machine.key();
+    if tag.is_none() && reading.rules.preflight != 0 && flow.machine.is_preflight() {
         *kind = party::PREFLIGHT;
-        if reading.rules.preflight != 0 && flow.machine.is_preflight() {
-            return None;
-        }
-        if reading.rules.unkeyed == 0 {
-            return Some(Reason::Unkeyed);
-        }
-        *kind = party::UNKEYED;
         return None;
-    };
+    }
     *kind = party::KEYED;
-    if let Some(key) = world.key(tag) {
+    if let Some(key) = tag.and_then(|tag| world.key(tag)) {
         *principal = key.principal;
         *policy = key.policy;
         if key.flags & Key::DISABLED != 0 {
@@ -232,11 +226,16 @@ pub(super) fn find_party<W: World>(world: &W, reading: &mut Reading, flow: &Flow
         if time < key.not_before || time >= key.expires {
             return Some(Reason::KeyExpired);
         }
-    } else {
+    } else if tag.is_some() {
         if reading.rules.unregistered == 0 {
             return Some(Reason::UnknownKey);
         }
         *kind = party::UNREGISTERED;
+    } else {
+        *kind = party::UNKEYED;
+        if reading.rules.unkeyed == 0 {
+            return Some(Reason::Unkeyed);
+        }
     }
     if reading.rules.flags & Ruleset::STRICT_GUESSES != 0 {
         claim_guess(reading, flow);
@@ -276,11 +275,6 @@ pub fn claim<W: World>(world: &W, reading: &mut Reading, flow: &Flow) -> Option<
         named(reading, tenant, Scope { rule, subject: [0; 2] });
     } else if kind == party::UNKEYED {
         by_source(reading, reading.rules.unkeyed, scope::UNKEYED, source);
-    } else {
-        let rule = scope::of_service(scope::UNREGISTERED, reading.service.number);
-        let claim =
-            Claim { table: table::SOURCE, policy: reading.rules.unregistered, scope: Scope { rule, subject: key } };
-        reading.charge.claim(claim);
     }
     by_source(reading, reading.rules.source, scope::SOURCE, source);
     if policy != 0 {
@@ -305,6 +299,13 @@ pub fn claim<W: World>(world: &W, reading: &mut Reading, flow: &Flow) -> Option<
         }
     }
     of_all(reading);
+    if kind == party::UNREGISTERED {
+        // The last: a new key's bucket is made, and so takes a place, once all before it lets the request pass.
+        let rule = scope::of_service(scope::UNREGISTERED, reading.service.number);
+        let claim =
+            Claim { table: table::SOURCE, policy: reading.rules.unregistered, scope: Scope { rule, subject: key } };
+        reading.charge.claim(claim);
+    }
     None
 }
 
@@ -445,7 +446,8 @@ pub const fn admission(rules: &Ruleset, claim: &Claim) -> (u32, u64) {
 #[inline(always)]
 fn identity(flow: &Flow, rule: u32, service: u32, identity: &mut KeyTag) {
     let KeyTag([low, high]) = flow.machine.key().unwrap_or(KeyTag([0, u64::MAX]));
-    let [first, second] = flow.machine.client();
+    // Turned round, lest a client's id that is the key itself takes the key out of it.
+    let [first, second] = flow.machine.client().map(|word| word.rotate_left(29));
     // The connection's own peer is the same for all that comes on it.
     let [third, fourth] = flow.machine.forwarded().unwrap_or_default();
     identity.0[0] = low ^ first ^ third ^ u64::from(service);

@@ -95,8 +95,8 @@ impl Groups {
 pub(super) struct Rulebook {
     /// Those of each service.
     pub(super) chapters: Vec<Chapter>,
-    /// What lets new sources in, of all services.
-    pub(super) admission: Terms,
+    /// ns within which no source or key that is new may take the place of one that counts, in any service.
+    window: u64,
     /// For which addresses which exemptions are.
     pub(super) exempt: Vec<Entry>,
     /// The number of each exemption, and when it ends in ns of Unix time.
@@ -121,8 +121,8 @@ pub(super) struct Chapter {
     pub(super) guesses: Option<Terms>,
     pub(super) preflight: Option<Terms>,
     pub(super) unkeyed: Option<Terms>,
-    /// Of each key that is not registered, and what lets new ones in.
-    pub(super) unregistered: Option<(Terms, Terms)>,
+    /// Of each key that is not registered, and how many of them have a count of their own.
+    pub(super) unregistered: Option<(Terms, u32)>,
     /// The automaton of its paths and of those of the services that it leads; its rules have neither scope nor policy. Empty
     /// where another leads.
     pub(super) paths: Automaton,
@@ -298,8 +298,19 @@ impl Rulebook {
         ahead.dedup();
         let window = chapters.iter().map(|chapter| chapter.window).max().unwrap_or(0);
         let clients = clients(placed, secret);
-        let admission = admission(window, ADMITTED, tally_of_scope(scope::ADMISSION));
-        Ok(Self { chapters, admission, exempt, exemptions, clients, ahead })
+        Ok(Self { chapters, window, exempt, exemptions, clients, ahead })
+    }
+}
+
+impl Rulebook {
+    /// What lets new sources in, of all services.
+    pub(super) fn admission(&self) -> Terms {
+        admission(self.window, ADMITTED, tally_of_scope(scope::ADMISSION))
+    }
+
+    /// What lets new keys in that are not registered, of a service that knows so many apart.
+    pub(super) fn admission_of_keys(&self, chapter: &Chapter, most: u32) -> Terms {
+        admission(self.window, most, tally_of_service(chapter.slot, scope::UNREGISTERED_ADMISSION))
     }
 }
 
@@ -375,16 +386,16 @@ impl Chapter {
         };
         let unregistered = placed.service.unregistered.as_ref().and_then(|Unregistered { limits, max_keys }| {
             let terms = own(Some(limits), LimitName::UNREGISTERED, scope::UNREGISTERED)?;
-            let tally = tally_of_service(slot, scope::UNREGISTERED_ADMISSION);
-            let admission = admission(longest(&terms), *max_keys, tally);
-            Some((terms, admission))
+            Some((terms, *max_keys))
         });
         let ceiling = own(placed.service.ceiling.as_ref(), LimitName::SERVICE, scope::SERVICE);
         // Who is no principal is counted by source where a limit is per principal.
         let are_known = unkeyed.is_none() && unregistered.is_none();
+        let strangers = unregistered.as_ref().map(|(terms, _)| terms.clone());
         let by_source = charges.iter().filter(|(rule, _)| !are_known || rule.per == Per::Source as u32);
         let by_source = by_source.filter_map(|(_, terms)| terms.as_ref());
-        let windows = [&source, &guesses, &preflight, &unkeyed].into_iter().flatten().chain(by_source).map(longest);
+        let windows =
+            [&source, &guesses, &preflight, &unkeyed, &strangers].into_iter().flatten().chain(by_source).map(longest);
         let spreads = [rules.keys_of_source.window, rules.guess_penalty_ns];
         let window = windows.chain(spreads).max().unwrap_or(0);
         let proxies = exemptions::proxies(&said.trusted_proxies);

@@ -153,7 +153,7 @@ impl Tables {
         let mut bits = held.free_bits();
         let mut roots = HashMap::new();
         for chapter in &book.chapters {
-            let rules = self.lay_chapter(chapter, &book.admission, &mut next, laid)?;
+            let rules = self.lay_chapter(book, chapter, &mut next, laid)?;
             let routes = *roots.entry(chapter.leader).or_insert(rules.routes);
             let full = Error::Full { map: abi::map::RULESETS, capacity: abi::RULESETS };
             let ruleset = free.next().ok_or(full)?;
@@ -185,8 +185,8 @@ impl Tables {
     /// services.
     fn lay_chapter(
         &mut self,
+        book: &Rulebook,
         chapter: &Chapter,
-        admission: &Terms,
         next: &mut [u32; 3],
         laid: &mut Laid,
     ) -> Result<Ruleset, Error> {
@@ -196,11 +196,11 @@ impl Tables {
         rules.guesses = self.lay_terms(chapter.guesses.as_ref(), laid)?;
         rules.preflight = self.lay_terms(chapter.preflight.as_ref(), laid)?;
         rules.unkeyed = self.lay_terms(chapter.unkeyed.as_ref(), laid)?;
-        if let Some((limits, admission)) = &chapter.unregistered {
+        if let Some((limits, most)) = &chapter.unregistered {
             rules.unregistered = self.lay_terms(Some(limits), laid)?;
-            rules.unregistered_admission = self.lay_terms(Some(admission), laid)?;
+            rules.unregistered_admission = self.lay_terms(Some(&book.admission_of_keys(chapter, *most)), laid)?;
         }
-        rules.admission = self.lay_terms(Some(admission), laid)?;
+        rules.admission = self.lay_terms(Some(&book.admission()), laid)?;
         let mut charges = Vec::with_capacity(chapter.charges.len());
         for (rule, terms) in &chapter.charges {
             if let Some(Terms { limits, candidate, .. }) = terms {

@@ -61,9 +61,9 @@ impl Counted {
     }
 }
 
-/// Whether a rule's buckets are those of limits.
+/// Whether a rule's buckets are those of limits whose use is kept.
 const fn is_kept(scope: Scope) -> bool {
-    !matches!(scope.rule & u32::MAX as u64, scope::ADMISSION | scope::SOURCES_OF_KEY)
+    !matches!(scope::own(scope.rule), scope::ADMISSION | scope::UNREGISTERED_ADMISSION | scope::SOURCES_OF_KEY)
 }
 
 impl Kernel {

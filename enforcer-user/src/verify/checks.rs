@@ -26,6 +26,15 @@ pub(super) struct Keys {
     pub(super) split: Zeroizing<String>,
 }
 
+/// Which requests without a good key the policy lets pass.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Strangers {
+    /// Those without any.
+    pub(super) unkeyed: bool,
+    /// Those with one that is not registered, or not any more.
+    pub(super) unregistered: bool,
+}
+
 /// Who asks, in the requests' path and field for keys.
 struct Asker<'a> {
     server: SocketAddr,
@@ -75,6 +84,7 @@ pub(super) async fn all(
     path: &str,
     field: &str,
     keys: &Keys,
+    strangers: Strangers,
     executed: &Arc<AtomicUsize>,
 ) -> anyhow::Result<Vec<Check>> {
     let asker = Asker { server, path, field, executed };
@@ -94,9 +104,9 @@ pub(super) async fn all(
     Ok(vec![
         asker.check("one key from three sources", LIMIT, roamed).await?,
         asker.check("two keys from one source", 2 * LIMIT, shared).await?,
-        asker.check("no key", 0, vec![asker.one(4, &[])]).await?,
-        asker.check("an unknown key", 0, vec![asker.one(5, &[&unknown])]).await?,
-        asker.check("a revoked key", 0, vec![asker.one(6, &[revoked])]).await?,
+        asker.check("no key", usize::from(strangers.unkeyed), vec![asker.one(4, &[])]).await?,
+        asker.check("an unknown key", usize::from(strangers.unregistered), vec![asker.one(5, &[&unknown])]).await?,
+        asker.check("a revoked key", usize::from(strangers.unregistered), vec![asker.one(6, &[revoked])]).await?,
         asker.check("a key twice in one request", 0, vec![asker.one(7, &[twice, twice])]).await?,
         asker.check("pipelined requests", LIMIT, together).await?,
         asker.check("requests split into many segments", LIMIT, (0..7).map(halves).collect()).await?,
