@@ -457,7 +457,7 @@ fn take_over<C: Cell>(cells: &Cells<C>, period: &Period) {
 fn attempt_gcra<C: Cell>(cells: &Cells<C>, limit: &Limit, now: u64, cost: u64) -> Outcome {
     let word = cells.arrival.load();
     let arrival = if word > now { word } else { now };
-    // A year's interval in ns has 55 bits, so no product wraps up to MAX_COST.
+    // No interval is so long that a product up to MAX_COST wraps: the grammar refuses such rates.
     let step = limit.interval.wrapping_mul(cost);
     let ahead = (arrival - now).saturating_add(step - limit.interval);
     if limit.count == 0 || ahead > limit.tolerance {

@@ -11,7 +11,7 @@ use winnow::stream::{LocatingSlice, Location, Stream};
 use winnow::token::{one_of, take_while};
 
 use enforcer_ebpf::abi::LIMITS;
-use enforcer_ebpf::limit::MAX_COUNT;
+use enforcer_ebpf::limit::{MAX_COST, MAX_COUNT};
 
 use super::{LimitName, Limits, MAX_WINDOW, Method, Rule, Unit, count_fits};
 
@@ -208,15 +208,12 @@ fn rule(input: &mut Input<'_>) -> Result<Rule, Refusal> {
         return Err(Refusal::new(place, message, "penalize=true with algo=sliding or algo=gcra, or alone"));
     }
     let rule = Rule { count, every, unit, method, penalize, name };
-    if let Method::Gcra { burst } = method {
+    if let Method::Gcra { .. } = method {
         if count == 0 {
             let accepted = "a count of 1 or more with burst= or algo=gcra, or `blocked`";
             return Err(whole("a count of 0 has no rate".into(), accepted));
         }
-        if !refills_in_time(&rule) {
-            let message = format!("a burst of {burst} takes longer than 10 years to refill");
-            return Err(whole(message, "a smaller burst, or a shorter window"));
-        }
+        refills_in_time(&rule).map_err(|(message, accepted)| whole(message, accepted))?;
     }
     Ok(rule)
 }
@@ -240,14 +237,18 @@ fn at_cost(
     Ok((count / cost, burst.map(|burst| burst / cost)))
 }
 
-/// Whether a burst refills within [`MAX_WINDOW`], which keeps every sum of GCRA times far from overflow.
-pub(super) fn refills_in_time(rule: &Rule) -> bool {
-    match rule.method {
-        Method::Gcra { burst } => {
-            rule.interval().checked_mul(u64::from(burst)).is_some_and(|time| time <= MAX_WINDOW * 1_000_000_000)
-        }
-        Method::Sliding | Method::Fixed | Method::Calendar => true,
+/// Whether a burst refills within [`MAX_WINDOW`], and the dearest request's time is a number of 64 bits; so no sum or product of
+/// GCRA times wraps.
+pub(super) fn refills_in_time(rule: &Rule) -> Result<(), (String, &'static str)> {
+    let Method::Gcra { burst } = rule.method else { return Ok(()) };
+    if rule.interval().checked_mul(u64::from(burst)).is_none_or(|time| time > MAX_WINDOW * 1_000_000_000) {
+        let message = format!("a burst of {burst} takes longer than 10 years to refill");
+        return Err((message, "a smaller burst, or a shorter window"));
     }
+    if rule.interval().checked_mul(MAX_COST).is_none() {
+        return Err(("less than one request in two years".to_owned(), "a higher count, or a shorter window"));
+    }
+    Ok(())
 }
 
 fn count(input: &mut Input<'_>) -> Result<u32, Refusal> {
