@@ -165,6 +165,7 @@ fn a_proof_says_what_was_tried_and_is_checked_without_root_a_daemon_or_this_prog
     let stated: Value = serde_json::from_str(&ran.stdout)?;
     ensure!(stated["workers"] == serde_json::json!({"ports": [8000], "workers": 3, "names": ["gunicorn"]}), "{stated}");
     let digest = process::run(Command::new("sha256sum").arg(&policy))?;
+    ensure!(stated["policy_of"] == "daemon", "{stated}");
     ensure!(digest.starts_with(stated["policy_sha256"].as_str().context("no digest")?), "{digest}: {stated}");
     let [host, kernel] = ["-n", "-r"].map(|which| process::run(Command::new("uname").arg(which)));
     ensure!(stated["host"] == host?.trim(), "{stated}");

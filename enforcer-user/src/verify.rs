@@ -39,7 +39,7 @@ use crate::policy::{Limits, Policy, file};
 use checks::{Keys, Strangers};
 use origin::Origin;
 pub use stage::{Error, Stage};
-pub use statement::{Matter, Statement};
+pub use statement::{Matter, PolicyOf, Statement};
 
 /// How long the daemon of the test may take to be ready.
 const READY: Duration = Duration::from_secs(30);

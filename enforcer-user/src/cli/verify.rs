@@ -18,7 +18,7 @@ use crate::policy::document::DEFAULT_SERVICE;
 use crate::policy::file;
 use crate::verify::proof::sign;
 use crate::verify::signer::{PublicKey, Signer};
-use crate::verify::{Check, Matter, Report, Stage, Statement, Subject, run};
+use crate::verify::{Check, Matter, PolicyOf, Report, Stage, Statement, Subject, run};
 
 const HELP: &str = "\
 Loads the installed program beside the one that guards, on a veth pair between two network namespaces of this process, \
@@ -128,7 +128,8 @@ impl Arguments {
         };
         let workers = live.as_ref().and_then(|live| behind(&live.ports));
         let settings = settings(config.clone(), service.clone(), mode, port)?;
-        let matter = Matter::new(&policy, &service, &path, workers);
+        let policy_of = if live.is_some() { PolicyOf::Daemon } else { PolicyOf::File };
+        let matter = Matter::new(&policy, policy_of, &service, &path, workers);
         let state_dir = state_dir.or(live.map(|live| live.state_dir)).unwrap_or_else(|| settings.state_dir.clone());
         let seal = |file: PathBuf| anyhow::Ok((Signer::of(&state_dir)?, Destination::of(&file)?));
         let seal = proof.map(seal).transpose()?;
@@ -251,13 +252,18 @@ fn settings(config: Option<PathBuf>, service: String, mode: Mode, port: u16) -> 
 
 /// What a proof is of, before what came of it.
 fn signed(stated: &Statement, key: &PublicKey) -> String {
-    let Statement { time, host, kernel, version, abi, object_sha256, service, path, policy_sha256, .. } = stated;
+    let Statement { time, host, kernel, version, abi, object_sha256, service, path, policy_of, policy_sha256, .. } =
+        stated;
+    let policy_of = match policy_of {
+        PolicyOf::Daemon => "held by the daemon",
+        PolicyOf::File => "of a file",
+    };
     let rows = [
         ("signed with", format!("key {}", key.id())),
         ("time", second(*time).to_string()),
         ("host", format!("{host}, Linux {kernel}")),
         ("program", format!("enforcer {version} (layout of the maps: {abi}), BPF object {object_sha256}")),
-        ("policy", format!("{policy_sha256}, service {service}, path {path}")),
+        ("policy", format!("{policy_of}, {policy_sha256}, service {service}, path {path}")),
     ];
     table(["PROOF", ""], rows.map(|(what, value)| [text(what), text(value.escape_debug())])) + "\n"
 }

@@ -33,6 +33,7 @@ impl Registry {
     pub(crate) fn add_exemption(&mut self, request: &AddExemption, now: Timestamp) -> Result<PolicyApplied, Error> {
         let AddExemption { service, path, methods, sources, until, reason } = request;
         let added = Exemption::read(path, methods, sources, (now, *until), reason)?;
+        self.make_room(now)?;
         self.change_policy(now, |policy, guarded| {
             let site = site_of(policy, guarded, service.as_deref())?;
             site.exempt.retain(|one| one.identity() != added.identity());
@@ -42,8 +43,22 @@ impl Registry {
                 let message = "the sources of all exemptions together are too many";
                 return Err(Error::Conflict(Refusal::of("sources", message, exemptions::room())));
             }
-            make_room(policy, now)
+            has_room(policy)
         })
+    }
+
+    /// Lets exemptions that are over go where there is no room for another. They go before it comes: with the number of one of them it
+    /// would have that one's paths for a moment.
+    fn make_room(&mut self, now: Timestamp) -> Result<(), Error> {
+        let (policy, _) = self.store.policy(now)?;
+        if count(&policy) < MAX_EXEMPTIONS {
+            return Ok(());
+        }
+        self.change_policy(now, |policy, _| {
+            policy.services.values_mut().for_each(|site| site.exempt.retain(|one| one.until > now));
+            Ok(())
+        })?;
+        Ok(())
     }
 
     /// Takes an exemption away.
@@ -100,12 +115,11 @@ fn site_of<'p>(policy: &'p mut Policy, guarded: &[&String], name: Option<&str>) 
     Ok(policy.services.entry(name.to_owned()).or_default())
 }
 
-/// Lets exemptions that are over go where there is no room for all.
-fn make_room(policy: &mut Policy, now: Timestamp) -> Result<(), Error> {
-    let count = |policy: &Policy| policy.services.values().map(|site| site.exempt.len()).sum::<usize>();
-    if count(policy) > MAX_EXEMPTIONS {
-        policy.services.values_mut().for_each(|site| site.exempt.retain(|one| one.until > now));
-    }
+fn count(policy: &Policy) -> usize {
+    policy.services.values().map(|site| site.exempt.len()).sum()
+}
+
+fn has_room(policy: &Policy) -> Result<(), Error> {
     if count(policy) > MAX_EXEMPTIONS {
         let message = format!("there are {MAX_EXEMPTIONS} exemptions, as many as there may be");
         return Err(Error::Conflict(Refusal::of("path", message, "to remove one before: `enforcer exempt rm`")));

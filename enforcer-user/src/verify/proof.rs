@@ -108,14 +108,14 @@ fn encoded(payload_type: &str, payload: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::verify::statement::Matter;
+    use crate::verify::statement::{Matter, PolicyOf};
     use crate::verify::{Check, Report};
 
     fn statement() -> Envelope<Statement> {
         let check =
             Check { check: "no key".to_owned(), passed: true, sent: 1, expected: 0, executed: 0, answers: vec![401] };
         let report = Report { passed: true, mode: "enforce".to_owned(), checks: vec![check] };
-        let matter = Matter::new("version = 1\n", "default", "/", None);
+        let matter = Matter::new("version = 1\n", PolicyOf::File, "default", "/", None);
         Envelope::new(matter.state(report).expect("a statement"))
     }
 

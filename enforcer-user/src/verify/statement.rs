@@ -30,6 +30,8 @@ pub struct Statement {
     pub service: String,
     /// The path that was asked for.
     pub path: String,
+    /// Whose the policy was.
+    pub policy_of: PolicyOf,
     /// SHA-256, in hex, of the policy's text: what `enforcer export` printed then, or the file that was named.
     pub policy_sha256: String,
     /// Who served on the service's ports meanwhile; absent if the policy was a file's, or nobody could look.
@@ -40,11 +42,22 @@ pub struct Statement {
     pub report: Report,
 }
 
+/// Where a policy that was tried is from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PolicyOf {
+    /// The daemon that runs: it held then.
+    Daemon,
+    /// A file: whether it held anywhere is not known.
+    File,
+}
+
 /// What was tried, before anything is known to come of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Matter {
     service: String,
     path: String,
+    policy_of: PolicyOf,
     policy_sha256: String,
     workers: Option<Workers>,
 }
@@ -52,9 +65,9 @@ pub struct Matter {
 impl Matter {
     /// A policy's text, tried for a service at a path, with these behind its ports.
     #[must_use]
-    pub fn new(policy: &str, service: &str, path: &str, workers: Option<Workers>) -> Self {
+    pub fn new(policy: &str, policy_of: PolicyOf, service: &str, path: &str, workers: Option<Workers>) -> Self {
         let (service, path) = (service.to_owned(), path.to_owned());
-        Self { service, path, policy_sha256: sha256(policy.as_bytes()), workers }
+        Self { service, path, policy_of, policy_sha256: sha256(policy.as_bytes()), workers }
     }
 
     /// States what came of it, as of now and here.
@@ -62,7 +75,7 @@ impl Matter {
     /// # Errors
     /// The kernel does not say what it is.
     pub fn state(self, report: Report) -> anyhow::Result<Statement> {
-        let Self { service, path, policy_sha256, workers } = self;
+        let Self { service, path, policy_of, policy_sha256, workers } = self;
         let system = nix::sys::utsname::uname().context("the kernel does not say its name")?;
         let [host, release, machine] =
             [system.nodename(), system.release(), system.machine()].map(|name| name.to_string_lossy().into_owned());
@@ -77,6 +90,7 @@ impl Matter {
             object_sha256: sha256(kernel::object()),
             service,
             path,
+            policy_of,
             policy_sha256,
             workers,
             report,
