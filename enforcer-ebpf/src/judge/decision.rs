@@ -183,6 +183,8 @@ pub fn identify<W: World>(world: &W, reading: &mut Reading, flow: &Flow) -> Opti
     let refused = find_party(world, reading, flow);
     match reading.party.kind {
         party::EXEMPT => world.count(Count::Event(Event::Exempt)),
+        // What is refused for itself is counted as that.
+        _ if refused.is_some() => {}
         party::UNKEYED => {
             world.count(Count::Event(Event::Unkeyed));
             if flow.machine.has_key_elsewhere() {
