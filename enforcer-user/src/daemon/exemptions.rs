@@ -20,7 +20,7 @@ impl Registry {
     pub(crate) fn exemptions(&self, now: Timestamp) -> Result<Vec<HeldExemption>, Error> {
         let held = match self.on_trial() {
             Some(trial) => trial.policy.clone(),
-            None => self.policy(now)?.0,
+            None => self.policy_of_services(now)?.0,
         };
         let mut all = Vec::new();
         for (service, site) in &held.services {
@@ -50,7 +50,7 @@ impl Registry {
     /// Lets exemptions that are over go where there is no room for another. They go before it comes: with the number of one of them it
     /// would have that one's paths for a moment.
     fn make_room(&mut self, now: Timestamp) -> Result<(), Error> {
-        let (policy, _) = self.store.policy(now)?;
+        let (policy, _) = self.store.policy_of_services(now)?;
         if count(&policy) < MAX_EXEMPTIONS {
             return Ok(());
         }

@@ -412,7 +412,6 @@ fn explained(said: &Explanation, names: &Names<'_>, kernel: &Kernel) -> Result<E
         party::KEYED => "keyed",
         party::UNKEYED => "unkeyed",
         party::UNREGISTERED => "unregistered",
-        _ if refused.is_some_and(|reason| reason == Reason::Unkeyed) => "unkeyed",
         _ => "preflight",
     };
     let place = if is_decided { address(said.address) } else { address(said.tuple.mapped_source()) };

@@ -134,6 +134,11 @@ impl Registry {
         Ok(of_services(self.store.policy(now)?, self.tables.seats().keys()))
     }
 
+    /// Likewise, without any principals, of which there may be many.
+    pub(super) fn policy_of_services(&self, now: Timestamp) -> Result<(Policy, Placed), Error> {
+        Ok(of_services(self.store.policy_of_services(now)?, self.tables.seats().keys()))
+    }
+
     /// Makes a policy the one that holds, all of it or none; or only says what would change.
     pub(crate) fn apply_policy(&mut self, request: &ApplyPolicy, now: Timestamp) -> Result<PolicyApplied, Error> {
         let ApplyPolicy { text, file, dry_run, confirm_seconds, prune } = request;

@@ -300,9 +300,7 @@ impl Rulebook {
         let clients = clients(placed, secret);
         Ok(Self { chapters, window, exempt, exemptions, clients, ahead })
     }
-}
 
-impl Rulebook {
     /// What lets new sources in, of all services.
     pub(super) fn admission(&self) -> Terms {
         admission(self.window, ADMITTED, tally_of_scope(scope::ADMISSION))
@@ -391,11 +389,15 @@ impl Chapter {
         let ceiling = own(placed.service.ceiling.as_ref(), LimitName::SERVICE, scope::SERVICE);
         // Who is no principal is counted by source where a limit is per principal.
         let are_known = unkeyed.is_none() && unregistered.is_none();
-        let strangers = unregistered.as_ref().map(|(terms, _)| terms.clone());
         let by_source = charges.iter().filter(|(rule, _)| !are_known || rule.per == Per::Source as u32);
         let by_source = by_source.filter_map(|(_, terms)| terms.as_ref());
-        let windows =
-            [&source, &guesses, &preflight, &unkeyed, &strangers].into_iter().flatten().chain(by_source).map(longest);
+        let strangers = unregistered.iter().map(|(terms, _)| terms);
+        let windows = [&source, &guesses, &preflight, &unkeyed]
+            .into_iter()
+            .flatten()
+            .chain(strangers)
+            .chain(by_source)
+            .map(longest);
         let spreads = [rules.keys_of_source.window, rules.guess_penalty_ns];
         let window = windows.chain(spreads).max().unwrap_or(0);
         let proxies = exemptions::proxies(&said.trusted_proxies);
