@@ -3,8 +3,8 @@
 //! [`ABI`] names the directory of the pins; any change of a type here must change it. All values are multiples of
 //! eight bytes without padding, so that no uninitialised byte reaches a map.
 
-/// Number of this layout; part of the pin directory's name (`v10`).
-pub const ABI: u32 = 10;
+/// Number of this layout; part of the pin directory's name (`v11`).
+pub const ABI: u32 = 11;
 
 /// Names of the maps, with who writes and who reads each.
 pub mod map {
@@ -699,8 +699,8 @@ pub struct Rule {
     pub cost: u32,
     /// [`Rule::PUBLIC`].
     pub flags: u32,
-    /// 0.
-    pub reserved: u32,
+    /// Tells it from the service's other rules, and stays when it lies elsewhere; 0 = no rule.
+    pub identity: u32,
 }
 
 impl Rule {

@@ -327,7 +327,11 @@ impl Loaded {
         self.write_rules(tables)
     }
 
-    fn write_rules(&mut self, tables: &Tables) -> Result<()> {
+    /// Writes what of the tables are rules; what those before had more of stays.
+    ///
+    /// # Errors
+    /// The kernel takes none of it.
+    pub fn write_rules(&mut self, tables: &Tables) -> Result<()> {
         for (&slot, rules) in &tables.rulesets {
             self.array::<Ruleset>(map::RULESETS)?.set(slot, rules, 0)?;
         }

@@ -186,6 +186,11 @@ impl Host {
         }
     }
 
+    /// Puts other tables in the place of those that it has.
+    pub fn write(&mut self, tables: &Tables) {
+        self.tables = tables.clone();
+    }
+
     /// Lets the local host answer so when it is asked for a connection's socket; of any other it has none.
     pub fn tell(&self, tuple: Tuple, socket: Receiver) {
         let mut sockets = self.sockets.borrow_mut();

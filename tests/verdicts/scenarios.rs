@@ -9,7 +9,8 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
 use enforcer_ebpf::abi::{
-    BUCKETS, Buckets, Key, Limit, Meter, Policy, Ruleset, Scope, Service, Spread, SpreadAction, TOTALS, scope,
+    BUCKETS, Buckets, Key, Leaf, Limit, METHODS, Meter, Policy, Rule, Ruleset, Scope, Service, Spread, SpreadAction,
+    State, TOTALS, scope,
 };
 use enforcer_ebpf::limit::{self, Clock};
 use enforcer_ebpf::verdict::{Action, Count, Event, Malformation, Reason};
@@ -77,6 +78,12 @@ impl Both {
             ensure!(kernel == host, "the kernel {kernel:02x?}, the host {host:02x?} for {frame:02x?}");
         }
         Ok(host)
+    }
+
+    /// Puts both under other rules.
+    fn write_rules(&mut self, tables: &Tables) -> Result<()> {
+        self.host.write(tables);
+        self.kernel.as_mut().map_or(Ok(()), |kernel| kernel.write_rules(tables))
     }
 
     /// Sets the time of day of both, in seconds of Unix time.
@@ -632,6 +639,34 @@ fn judged_bytes_that_were_lost_may_come_again_in_any_pieces_and_are_charged_once
         let allowed = both.count(Count::Event(Event::Allowed))?;
         ensure!(allowed == 3 * number, "{allowed} were charged in {number} connections of three requests");
         ensure!(both.meter(2)?.allowed == number && both.meter(1)?.allowed == 2 * number, "charged to another");
+    }
+    Ok(())
+}
+
+/// Tables by which all paths have the rule of this identity, by which a request counts as two and which lies at this place.
+fn ruled(identity: u32, place: usize) -> Tables {
+    let mut tables = tables().with_rules(Ruleset { routes: 1, ..Ruleset::default() });
+    tables.states = vec![State::default(), State { other: 1, leaf: 1 }];
+    tables.leaves = vec![Leaf::default(), Leaf { rules: [place as u32; METHODS], ..Leaf::default() }];
+    tables.rules = vec![Rule { identity: 99, cost: 1, ..Rule::default() }; place];
+    tables.rules.push(Rule { identity, cost: 2, ..Rule::default() });
+    tables
+}
+
+#[test]
+fn a_request_is_charged_once_by_a_rule_wherever_that_lies() -> Result<()> {
+    // Of the same rule it is known to be paid; of another that lies in its place it is not, and has no room left.
+    for (identity, place, outcome) in
+        [(7, 1, Outcome::Passed), (7, 3, Outcome::Passed), (8, 1, Outcome::Reset(BEGIN.wrapping_add(1)))]
+    {
+        let mut both = Both::new(&ruled(7, 1))?;
+        let connection = both.connect(Shape::V4)?;
+        let request = get("/", Some(FEW));
+        ensure!(send_at(&both, &connection, 0, &request)? == Outcome::Passed, "the first time");
+        both.write_rules(&ruled(identity, place))?;
+        let again = send_at(&both, &connection, 0, &request)?;
+        ensure!(again == outcome, "rule {identity} at {place}: {again:?}");
+        ensure!(both.used(4, &sliding(3, HOUR))? == 2, "rule {identity} at {place}: charged again");
     }
     Ok(())
 }

@@ -150,11 +150,10 @@ pub fn assign<W: World>(world: &W, reading: &mut Reading, flow: &Flow) -> bool {
         }
         world.rules(&reading.service, &mut reading.rules);
     }
-    let index = if reading.rules.routes == 0 { 0 } else { world.rule(flow, reading) };
-    if index == 0 {
+    if reading.rules.routes == 0 || world.rule(flow, reading) == 0 {
         none(&mut reading.rule);
     }
-    identity(flow, index, reading.service.number, &mut reading.identity);
+    identity(flow, reading.rule.identity, reading.service.number, &mut reading.identity);
     true
 }
 
@@ -175,6 +174,7 @@ fn none(rule: &mut Rule) {
     rule.per = zero() as u32;
     rule.cost = 1;
     rule.flags = zero() as u32;
+    rule.identity = zero() as u32;
 }
 
 /// Finds out who a request is from, and writes it down; why it may not pass, whatever limits there are.
@@ -444,7 +444,7 @@ pub const fn admission(rules: &Ruleset, claim: &Claim) -> (u32, u64) {
 }
 
 /// Whose request it is, from where, for which service and by which rule: what is paid for under one is not paid for under
-/// another.
+/// another. The rule is known by what it is of, not by where it lies: behind a change of the policy that is elsewhere.
 #[inline(always)]
 fn identity(flow: &Flow, rule: u32, service: u32, identity: &mut KeyTag) {
     let KeyTag([low, high]) = flow.machine.key().unwrap_or(KeyTag([0, u64::MAX]));

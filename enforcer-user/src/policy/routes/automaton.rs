@@ -8,7 +8,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
-use enforcer_ebpf::abi::{self, Edge, Leaf, Per, Rule, State};
+use enforcer_ebpf::abi::{self, Edge, KeyTag, Leaf, Per, Rule, State};
 use enforcer_ebpf::key;
 
 use crate::policy::document::{Charge, Site};
@@ -202,6 +202,7 @@ pub fn compile(branches: &[Branch<'_>], secret: [u64; 2], room: Room) -> Result<
     let mut construction = Construction {
         branches,
         paths: &paths,
+        secret,
         room,
         numbers: HashMap::new(),
         situations: Vec::new(),
@@ -240,6 +241,7 @@ fn paths_of<'p>(branch: usize, &Branch { site, bits, .. }: &Branch<'p>, secret: 
 struct Construction<'c> {
     branches: &'c [Branch<'c>],
     paths: &'c [Path<'c>],
+    secret: [u64; 2],
     room: Room,
     /// Number of each situation's state.
     numbers: HashMap<Situation, u32>,
@@ -376,10 +378,23 @@ impl Construction<'_> {
         }
         let next = self.automaton.rules.len() + 1;
         self.rules.insert((branch, origin, exempt), next as u32);
-        self.automaton.rules.push(Rule { exempt, per: per as u32, cost, flags, ..Rule::default() });
+        let identity = self.identity(branch, origin, exempt);
+        self.automaton.rules.push(Rule { exempt, per: per as u32, cost, flags, identity, ..Rule::default() });
         self.automaton.origins.push((branch, origin));
         self.check("rules", next, self.room.rules)?;
         Ok(next as u32)
+    }
+
+    /// [`Rule::identity`]: of what the rule is, and of whom it exempts, since one of them has passed uncharged.
+    fn identity(&self, branch: usize, origin: Origin, exempt: u64) -> u32 {
+        let site = self.branches[branch].site;
+        let of = match origin {
+            Origin::Route(place) => format!("route {}", site.routes[place].identity()),
+            Origin::Public(place) => format!("public {}", site.public[place].identity()),
+            Origin::Exempt => "exempt".to_owned(),
+        };
+        let KeyTag([word, _]) = key::tag(self.secret, format!("{of} {exempt:x}").as_bytes());
+        (word as u32).max(1)
     }
 
     fn check(&self, what: &'static str, count: usize, room: usize) -> Result<(), TooLarge> {

@@ -211,10 +211,53 @@ fn rules_say_what_they_are_and_whom_they_are_not_for() {
     let rule = |path: &str| machine.resolution(&segments(path.as_bytes()).expect("a path"), 0).1.expect("a rule");
     let exempt = 1 << 40;
     let route = Rule { exempt, per: abi::Per::Service as u32, cost: 7, ..Rule::default() };
-    assert_eq!(rule("/r/x"), route);
+    let but_for_identity = |path: &str| Rule { identity: 0, ..rule(path) };
+    assert_eq!(but_for_identity("/r/x"), route);
     let public = Rule { exempt, per: abi::Per::Source as u32, cost: 1, flags: Rule::PUBLIC, ..Rule::default() };
-    assert_eq!(rule("/p"), public);
-    assert_eq!(rule("/q"), Rule { exempt, per: abi::Per::Principal as u32, cost: 1, ..Rule::default() });
+    assert_eq!(but_for_identity("/p"), public);
+    assert_eq!(but_for_identity("/q"), Rule { exempt, per: abi::Per::Principal as u32, cost: 1, ..Rule::default() });
+}
+
+#[test]
+fn a_rule_is_known_by_what_it_is_of_wherever_it_lies() {
+    let exempt = "[[exempt]]\npath = \"/h\"\nsources = [\"::1\"]\nuntil = 2030-01-01T00:00:00Z\nreason = \"r\"\n";
+    let route =
+        |path, methods, cost| format!("[[route]]\npath = \"{path}\"\nmethods = [\"{methods}\"]\ncost = {cost}\n");
+    let public = |path| format!("[[public]]\npath = \"{path}\"\nlimit = \"1/s\"\n");
+    let old =
+        [route("/r", "GET", 2), route("/r", "POST", 2), route("/h", "GET", 2), public("/p"), exempt.into()].concat();
+    // Others before it, other limits and costs: it is the same rule.
+    let new = [
+        route("/a", "GET", 3),
+        public("/b"),
+        public("/p"),
+        route("/r", "GET", 9),
+        route("/h", "GET", 2),
+        exempt.into(),
+    ];
+    let (old, new) = (policy(&old), policy(&new.concat()));
+    let rule = |site: &Site, bit, path: &str, method| {
+        let machine = Machine::new(compile_one(site, &[bit], Room::ALL).expect("fits"));
+        machine.resolution(&segments(path.as_bytes()).expect("a path"), method).1.expect("a rule").identity
+    };
+    let (get, post) = (Methods::number("GET"), Methods::number("POST"));
+    assert_eq!(rule(&old, 1, "/r/x", get), rule(&new, 1, "/r", get));
+    assert_eq!(rule(&old, 1, "/p", get), rule(&new, 1, "/p", get));
+    assert_eq!(rule(&old, 1, "/h", get), rule(&new, 1, "/h", get));
+    // Of all that differ in anything else it is told apart, and each is one.
+    let others = [
+        rule(&old, 1, "/r", get),
+        rule(&old, 1, "/r", post),
+        rule(&old, 1, "/p", get),
+        rule(&old, 1, "/h", get),
+        rule(&old, 2, "/h", get),
+        rule(&old, 1, "/h", post),
+        rule(&new, 1, "/a", get),
+        rule(&new, 1, "/b", get),
+    ];
+    for (place, other) in others.iter().enumerate() {
+        assert!(*other != 0 && !others[..place].contains(other), "{place}: {others:x?}");
+    }
 }
 
 #[test]
