@@ -21,7 +21,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, TransactionBehavio
 use crate::credential;
 use crate::name::Selector;
 use crate::policy::Limits;
-pub use policy::{Placed, PlacedClient, PlacedPrincipal, PlacedQuota, PlacedService, PlacedSite};
+pub use policy::{Placed, PlacedClient, PlacedPrincipal, PlacedQuota, PlacedSite};
 pub use trial::StoredTrial;
 
 /// Each brings the schema from its index to the next; never change one that was released.
@@ -240,6 +240,16 @@ const MIGRATIONS: &[&str] = &[
     ALTER TABLE sites ADD COLUMN unkeyed TEXT NOT NULL DEFAULT 'blocked';
     ALTER TABLE sites ADD COLUMN unregistered TEXT;
     ALTER TABLE sites ADD COLUMN max_keys INTEGER CHECK ((max_keys IS NULL) = (unregistered IS NULL));
+",
+    "
+    -- Words, between blanks.
+    ALTER TABLE sites ADD COLUMN observe TEXT NOT NULL DEFAULT '';
+    ALTER TABLE sites ADD COLUMN ceiling_candidate TEXT;
+    ALTER TABLE sites ADD COLUMN source_candidate TEXT;
+    ALTER TABLE sites ADD COLUMN preflight_candidate TEXT;
+    ALTER TABLE sites ADD COLUMN unkeyed_candidate TEXT;
+    ALTER TABLE sites ADD COLUMN unregistered_candidate TEXT;
+    ALTER TABLE public ADD COLUMN candidate TEXT;
 ",
 ];
 

@@ -1,6 +1,7 @@
 //! Rules that only watch, and candidates beside real limits: they count and refuse nobody.
 
 use anyhow::{Context, Result, ensure};
+use enforcer_tests::client::get;
 use enforcer_tests::enforcer::Enforcer;
 use enforcer_tests::netns::Way;
 use enforcer_tests::origin::Workers;
@@ -127,5 +128,63 @@ fn where_the_service_observes_a_rule_has_refused_nobody() -> Result<()> {
     ensure!(gold["refused"] == 0 && gold["would_refuse"] == 4, "{gold}");
     let whom = plan["principals"].as_array().context("no list of principals")?;
     ensure!(whom.iter().any(|whom| whom["name"] == "tenant" && whom["would_refuse"] == 4), "{plan}");
+    Ok(())
+}
+
+#[test]
+fn limits_of_the_service_itself_observe_and_have_candidates() -> Result<()> {
+    let site = Site::new(Way::VethNative)?;
+    let origin = site.serve("routes", Workers::Sync(2))?;
+    let policy = |observe: &str| {
+        format!(
+            "[service]\nsource = \"10/hour\"\nceiling = \"1000/hour\"\nguesses = \"4/hour\"\nunkeyed = \"20/hour\"\n\
+             {observe}\n[service.candidate]\nceiling = \"25/hour\"\nunkeyed = \"5/hour\"\n\
+             [[public]]\npath = \"/open\"\nlimit = \"10/hour\"\ncandidate = \"3/hour\"\n\
+             [principal.tenant]\nlimit = \"1000/hour\"",
+        )
+    };
+    let observe = "observe = [\"source\", \"guesses\"]";
+    let enforcer = site.guard(&policy(observe))?;
+    let key = add_key(&enforcer, "tenant")?;
+    let keyed_ones = site.flood(v4(1), 30, |_| keyed("/", &key))?;
+    ensure!(keyed_ones == statuses([(200, 30)]), "a source beyond its limit: {keyed_ones:?}");
+    let open = site.flood(v4(1), 12, |_| get("/open", None))?;
+    ensure!(open == statuses([(200, 10), (429, 2)]), "a public path: {open:?}");
+    let unkeyed = site.flood(v4(1), 8, |_| get("/", None))?;
+    ensure!(unkeyed == statuses([(200, 8)]), "requests without a key: {unkeyed:?}");
+    let guesses = site.flood(v4(2), 9, |_| keyed("/", "never_registered_key"))?;
+    ensure!(guesses == statuses([(401, 9)]), "bad keys beyond their limit: {guesses:?}");
+    // Counted are 30 and 8 of the source, 48 of the service: what the path's limit refused is not.
+    let plan = enforcer.json(&["plan"])?;
+    let rules = plan["rules"].as_array().context("no list of rules")?;
+    for (name, expected) in [
+        ("source", [0, 28, 0]),
+        ("ceiling", [0, 0, 23]),
+        ("guesses", [0, 5, 0]),
+        ("unkeyed", [0, 0, 3]),
+        ("public /open", [2, 0, 7]),
+    ] {
+        let rule = rules.iter().find(|rule| rule["rule"] == name).with_context(|| format!("no {name} in {plan}"))?;
+        let counts = ["refused", "would_refuse", "candidate_would_refuse"].map(|field| rule[field].as_u64());
+        ensure!(counts == expected.map(Some), "{name}: {rule}");
+    }
+    let source = v4(1).to_string();
+    let explained = enforcer.json(&["explain", "GET", "/", "--source", &source, "--as", "tenant"])?;
+    let limits = explained["limits"].as_array().context("no list of limits")?;
+    for (rule, mode, says) in [("source", "observe", "would_refuse"), ("ceiling", "candidate", "would_refuse")] {
+        let is_so = |one: &&Value| one["rule"] == rule && one["mode"] == mode && one["says"] == says;
+        ensure!(explained["verdict"] == "pass" && limits.iter().any(|one| is_so(&one)), "{rule}: {explained}");
+    }
+    // To enforce it is to refuse at once; what was counted is.
+    apply(&enforcer, &policy(""))?;
+    let enforced = site.flood(v4(1), 5, |_| keyed("/", &key))?;
+    ensure!(enforced == statuses([(429, 5)]), "once it is enforced: {enforced:?}");
+    let guesses = site.flood(v4(2), 2, |_| keyed("/", "never_registered_key"))?;
+    ensure!(guesses == statuses([(429, 2)]), "bad keys, once that is enforced: {guesses:?}");
+    // And the way back ends what is refused unread.
+    apply(&enforcer, &policy(observe))?;
+    let guesses = site.flood(v4(2), 2, |_| keyed("/", "never_registered_key"))?;
+    ensure!(guesses == statuses([(401, 2)]), "bad keys, once that is observed again: {guesses:?}");
+    ensure!(origin.executed()?.len() == 48, "the app executed {}", origin.executed()?.len());
     Ok(())
 }

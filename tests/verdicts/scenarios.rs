@@ -1185,6 +1185,29 @@ fn a_header_that_was_judged_cannot_be_replaced() -> Result<()> {
 }
 
 #[test]
+fn guesses_that_are_counted_only_keep_nobody_out_any_more() -> Result<()> {
+    let rules = Ruleset { guesses: 9, guess_penalty_ns: HOUR, flags: Ruleset::STRICT_GUESSES, ..Ruleset::default() };
+    let mut tables = tables().with_rules(rules);
+    tables.policies.insert(9, policy(&[sliding(2, HOUR)]));
+    let observed = Policy { flags: Policy::IN_USE | Policy::OBSERVE, ..policy(&[sliding(2, HOUR)]) };
+    tables.policies.insert(10, observed);
+    let mut both = Both::new(&tables)?;
+    let (guess, good) = (get("/", Some("never_registered")), get("/", Some(KEY)));
+    for _ in 0..3 {
+        both.stream(Shape::V4, [&guess[..]])?;
+    }
+    ensure!(both.stream(Shape::V4, [&good[..]])? != Outcome::Passed, "its good keys are refused as well");
+    ensure!(both.count(Count::Refused(Reason::Guessing))? == 2, "the third guess, and the good key");
+    // The same limit, which refuses nobody now.
+    tables.rulesets.insert(1, Ruleset { guesses: 10, guess_penalty_ns: 0, ..rules });
+    both.write_rules(&tables)?;
+    ensure!(both.stream(Shape::V4, [&good[..]])? == Outcome::Passed, "a good key is refused still");
+    both.stream(Shape::V4, [&guess[..]])?;
+    ensure!(both.count(Count::Refused(Reason::UnknownKey))? == 3, "a guess is one again");
+    Ok(())
+}
+
+#[test]
 fn what_comes_behind_a_header_brings_its_proxy_no_penalty() -> Result<()> {
     let mut tables = behind_a_header(Ruleset::PROXY_1);
     let service = tables.services.entry(8000).or_insert(Service::DEFAULT);

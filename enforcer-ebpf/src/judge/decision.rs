@@ -103,7 +103,7 @@ pub fn decide<W: World>(world: &W, reading: &mut Reading, flow: &mut Flow, posit
     if refused.is_some_and(Reason::is_guess) && reading.rules.guesses != 0 {
         claim_guess(reading, flow);
         world.open(reading);
-        if world.is_blocked(reading) {
+        if is_kept_out(world, reading) {
             refused = Some(Reason::Guessing);
         } else if !world.charge(reading) {
             world.block(reading);
@@ -241,7 +241,7 @@ pub(super) fn find_party<W: World>(world: &W, reading: &mut Reading, flow: &Flow
     }
     if reading.rules.flags & Ruleset::STRICT_GUESSES != 0 {
         claim_guess(reading, flow);
-        if world.is_blocked(reading) {
+        if is_kept_out(world, reading) {
             return Some(Reason::Guessing);
         }
     }
@@ -337,6 +337,12 @@ fn claim_guess(reading: &mut Reading, flow: &Flow) {
     let source = Source::at(flow.address(), &reading.service);
     reading.charge.begin(reading.scan.now, 1);
     by_source(reading, reading.rules.guesses, scope::GUESSES, source);
+}
+
+/// Whether the source of a claimed guess is refused unread. Where nobody is any more, that of before holds no longer either.
+#[inline(always)]
+fn is_kept_out<W: World>(world: &W, reading: &Reading) -> bool {
+    reading.rules.guess_penalty_ns != 0 && world.is_blocked(reading)
 }
 
 /// Number of the claim that stands for the keys of a source, and of that for the sources of a key. Of these nothing is

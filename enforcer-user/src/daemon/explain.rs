@@ -145,14 +145,12 @@ impl Names<'_> {
         if let Some(tenant) = self.tenant(claim) {
             return format!("tenant {tenant}");
         }
-        let fixed = match scope::own(claim.scope.rule) {
+        let number = scope::own(claim.scope.rule);
+        if let Some((name, _)) = service::OWN_LIMITS.iter().find(|(_, limit)| limit.scope() == number) {
+            return (*name).to_owned();
+        }
+        let fixed = match number {
             _ if claim.table == table::PRINCIPAL => "principal",
-            scope::SOURCE => "source",
-            scope::GUESSES => "guesses",
-            scope::PREFLIGHT => "preflight",
-            scope::UNKEYED => "unkeyed",
-            scope::UNREGISTERED => "unregistered",
-            scope::SERVICE => "ceiling",
             scope::KEY => "key",
             scope::CLIENT => "client",
             _ => {

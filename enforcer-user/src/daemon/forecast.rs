@@ -10,6 +10,7 @@ use super::rulebook::{tallied, tally_of_scope, tally_of_service};
 use super::tables::Seat;
 use crate::api::{Forecast, PrincipalForecast, RuleForecast};
 use crate::policy::document::{Charge, Policy, Site};
+use crate::policy::service::OWN_LIMITS;
 use crate::store::{Placed, PlacedSite};
 
 /// What a rule is called.
@@ -44,16 +45,8 @@ pub(super) fn rules(policy: &Policy, placed: &Placed, seats: &BTreeMap<String, S
 
 /// Those of the service in a slot.
 fn of_service(slot: u32, site: &Site, placed: &PlacedSite) -> Vec<(u32, String)> {
-    let own = [
-        (scope::SOURCE, "source"),
-        (scope::GUESSES, "guesses"),
-        (scope::PREFLIGHT, "preflight"),
-        (scope::UNKEYED, "unkeyed"),
-        (scope::UNREGISTERED, "unregistered"),
-        (scope::SERVICE, "ceiling"),
-    ];
-    let mut rules: Vec<(u32, String)> =
-        own.into_iter().map(|(number, name)| (tally_of_service(slot, number), name.to_owned())).collect();
+    let own = OWN_LIMITS.map(|(name, limit)| (tally_of_service(slot, limit.scope()), name.to_owned()));
+    let mut rules: Vec<(u32, String)> = own.into();
     let limits = placed.limits.iter();
     rules.extend(limits.map(|(name, quota)| (tally_of_scope(u64::from(quota.scope)), format!("limit {name}"))));
     for (route, quota) in site.routes.iter().zip(&placed.routes) {

@@ -16,7 +16,7 @@ use crate::config::Mode;
 use crate::policy::document::{self, Charge, OTHER, Plan, Policy, Principal, Site};
 use crate::policy::exemptions::{self, Entry};
 use crate::policy::routes::{self, Automaton, Branch, Origin, Room, TooLarge};
-use crate::policy::service::{self, FieldName, ProxyProtocol, Unregistered};
+use crate::policy::service::{self, FieldName, OWN_LIMITS, OwnLimit, ProxyProtocol, Service};
 use crate::policy::{LimitName, Limits};
 use crate::store::{Placed, PlacedPrincipal, PlacedQuota, PlacedSite};
 
@@ -116,13 +116,10 @@ pub(super) struct Chapter {
     pub(super) leader: u32,
     /// The rules, without slots and places.
     pub(super) rules: Ruleset,
-    pub(super) source: Option<Terms>,
-    pub(super) ceiling: Option<Terms>,
-    pub(super) guesses: Option<Terms>,
-    pub(super) preflight: Option<Terms>,
-    pub(super) unkeyed: Option<Terms>,
-    /// Of each key that is not registered, and how many of them have a count of their own.
-    pub(super) unregistered: Option<(Terms, u32)>,
+    /// The limits that it has for itself.
+    pub(super) own: BTreeMap<OwnLimit, Terms>,
+    /// How many keys that are not registered have a count of their own.
+    pub(super) max_keys: u32,
     /// The automaton of its paths and of those of the services that it leads; its rules have neither scope nor policy. Empty
     /// where another leads.
     pub(super) paths: Automaton,
@@ -220,10 +217,30 @@ fn has_override(said: &Principal, now: Timestamp) -> bool {
     }
 }
 
-/// `None` where there is nothing to charge; `tally` is the index in [`abi::map::TALLIES`].
-fn unless_unlimited(limits: Option<&Limits>, name: LimitName, tally: u32) -> Option<Terms> {
-    let limits = limits.filter(|limits| **limits != Limits::Unlimited)?;
-    Some(Terms::of(limits, name, Mode::Enforce, None, tally))
+/// What answers call a limit that a service has for itself.
+const fn name_of(limit: OwnLimit) -> LimitName {
+    match limit {
+        OwnLimit::Ceiling => LimitName::SERVICE,
+        OwnLimit::Source => LimitName::SOURCE,
+        OwnLimit::Guesses => LimitName::GUESS,
+        OwnLimit::Preflight => LimitName::PREFLIGHT,
+        OwnLimit::Unkeyed => LimitName::UNKEYED,
+        OwnLimit::Unregistered => LimitName::UNREGISTERED,
+    }
+}
+
+/// One that the service in a slot has; `None` where there is nothing to count, or nobody to count it of.
+fn own_terms(service: &Service, limit: OwnLimit, slot: u32) -> Option<Terms> {
+    let (said, candidate) = (service.own(limit), service.candidates.get(&limit));
+    let limits = match (limit, said) {
+        (OwnLimit::Preflight | OwnLimit::Unkeyed, Some(Limits::Blocked)) | (OwnLimit::Unregistered, None) => {
+            return None;
+        }
+        (_, None | Some(Limits::Unlimited)) if candidate.is_none() => return None,
+        _ => said.unwrap_or(&Limits::Unlimited),
+    };
+    let mode = if service.observe.contains(&limit) { Mode::Observe } else { Mode::Enforce };
+    Some(Terms::of(limits, name_of(limit), mode, candidate, tally_of_service(slot, limit.scope())))
 }
 
 /// A field's name, at most 31 bytes, as the kernel compares it.
@@ -306,9 +323,9 @@ impl Rulebook {
         admission(self.window, ADMITTED, tally_of_scope(scope::ADMISSION))
     }
 
-    /// What lets new keys in that are not registered, of a service that knows so many apart.
-    pub(super) fn admission_of_keys(&self, chapter: &Chapter, most: u32) -> Terms {
-        admission(self.window, most, tally_of_service(chapter.slot, scope::UNREGISTERED_ADMISSION))
+    /// What lets new keys in that are not registered, of one service.
+    pub(super) fn admission_of_keys(&self, chapter: &Chapter) -> Terms {
+        admission(self.window, chapter.max_keys, tally_of_service(chapter.slot, scope::UNREGISTERED_ADMISSION))
     }
 }
 
@@ -364,40 +381,22 @@ impl Chapter {
             client_len: client.len() as u32,
             client: name_words(client),
             keys,
-            guess_penalty_ns: ns(said.guess_penalty),
+            // Where they count only, nobody is kept out for them.
+            guess_penalty_ns: if said.observe.contains(&OwnLimit::Guesses) { 0 } else { ns(said.guess_penalty) },
             keys_of_source: spread(&said.keys_per_source),
             sources_of_key: spread(&said.sources_per_key),
             connections_of_source: said.connections_per_source.unwrap_or(0),
             connections_of_principal: said.connections_per_principal.unwrap_or(0),
             ..Ruleset::default()
         };
-        let own = |limits, name, number| unless_unlimited(limits, name, tally_of_service(slot, number));
-        let source = own(placed.service.source.as_ref(), LimitName::SOURCE, scope::SOURCE);
-        let guesses = own(Some(&placed.service.guesses), LimitName::GUESS, scope::GUESSES);
-        let preflight = match &placed.service.preflight {
-            Limits::Blocked => None,
-            limits => own(Some(limits), LimitName::PREFLIGHT, scope::PREFLIGHT),
-        };
-        let unkeyed = match &placed.service.unkeyed {
-            Limits::Blocked => None,
-            limits => own(Some(limits), LimitName::UNKEYED, scope::UNKEYED),
-        };
-        let unregistered = placed.service.unregistered.as_ref().and_then(|Unregistered { limits, max_keys }| {
-            let terms = own(Some(limits), LimitName::UNREGISTERED, scope::UNREGISTERED)?;
-            Some((terms, *max_keys))
-        });
-        let ceiling = own(placed.service.ceiling.as_ref(), LimitName::SERVICE, scope::SERVICE);
+        let own = OWN_LIMITS.map(|(_, limit)| Some((limit, own_terms(&placed.service, limit, slot)?)));
+        let own: BTreeMap<OwnLimit, Terms> = own.into_iter().flatten().collect();
         // Who is no principal is counted by source where a limit is per principal.
-        let are_known = unkeyed.is_none() && unregistered.is_none();
+        let are_known = ![OwnLimit::Unkeyed, OwnLimit::Unregistered].iter().any(|limit| own.contains_key(limit));
         let by_source = charges.iter().filter(|(rule, _)| !are_known || rule.per == Per::Source as u32);
         let by_source = by_source.filter_map(|(_, terms)| terms.as_ref());
-        let strangers = unregistered.iter().map(|(terms, _)| terms);
-        let windows = [&source, &guesses, &preflight, &unkeyed]
-            .into_iter()
-            .flatten()
-            .chain(strangers)
-            .chain(by_source)
-            .map(longest);
+        let windows = own.iter().filter(|(limit, _)| **limit != OwnLimit::Ceiling).map(|(_, terms)| terms);
+        let windows = windows.chain(by_source).map(longest);
         let spreads = [rules.keys_of_source.window, rules.guess_penalty_ns];
         let window = windows.chain(spreads).max().unwrap_or(0);
         let proxies = exemptions::proxies(&said.trusted_proxies);
@@ -405,12 +404,8 @@ impl Chapter {
             slot,
             leader,
             rules,
-            source,
-            ceiling,
-            guesses,
-            preflight,
-            unkeyed,
-            unregistered,
+            own,
+            max_keys: site.service.unregistered.as_ref().map_or(0, |unregistered| unregistered.max_keys),
             paths,
             charges,
             proxies,
@@ -419,9 +414,9 @@ impl Chapter {
     }
 }
 
-/// The longest window of limits, in ns: after twice that time nothing of a bucket counts.
+/// The longest window of limits and their candidate, in ns: after twice that time nothing of a bucket counts.
 fn longest(terms: &Terms) -> u64 {
-    idle_after(&terms.limits)
+    terms.candidate.iter().chain([&terms.limits]).map(idle_after).max().unwrap_or(0)
 }
 
 /// ns after a policy's last charge until nothing of its buckets counts.

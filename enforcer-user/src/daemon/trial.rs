@@ -12,6 +12,7 @@ use crate::kernel::{self, Error, Paths};
 use crate::policy::document::Policy;
 use crate::policy::exemptions::{self, Entry};
 use crate::policy::routes::Automaton;
+use crate::policy::service::OwnLimit;
 use crate::store::Placed;
 
 /// What holds in TRIAL for what is only being moved over.
@@ -191,14 +192,18 @@ impl Tables {
         laid: &mut Laid,
     ) -> Result<Ruleset, Error> {
         let mut rules = chapter.rules;
-        rules.source = self.lay_terms(chapter.source.as_ref(), laid)?;
-        rules.service = self.lay_terms(chapter.ceiling.as_ref(), laid)?;
-        rules.guesses = self.lay_terms(chapter.guesses.as_ref(), laid)?;
-        rules.preflight = self.lay_terms(chapter.preflight.as_ref(), laid)?;
-        rules.unkeyed = self.lay_terms(chapter.unkeyed.as_ref(), laid)?;
-        if let Some((limits, most)) = &chapter.unregistered {
-            rules.unregistered = self.lay_terms(Some(limits), laid)?;
-            rules.unregistered_admission = self.lay_terms(Some(&book.admission_of_keys(chapter, *most)), laid)?;
+        for (place, limit) in [
+            (&mut rules.source, OwnLimit::Source),
+            (&mut rules.service, OwnLimit::Ceiling),
+            (&mut rules.guesses, OwnLimit::Guesses),
+            (&mut rules.preflight, OwnLimit::Preflight),
+            (&mut rules.unkeyed, OwnLimit::Unkeyed),
+            (&mut rules.unregistered, OwnLimit::Unregistered),
+        ] {
+            *place = self.lay_terms(chapter.own.get(&limit), laid)?;
+        }
+        if chapter.own.contains_key(&OwnLimit::Unregistered) {
+            rules.unregistered_admission = self.lay_terms(Some(&book.admission_of_keys(chapter)), laid)?;
         }
         rules.admission = self.lay_terms(Some(&book.admission()), laid)?;
         let mut charges = Vec::with_capacity(chapter.charges.len());

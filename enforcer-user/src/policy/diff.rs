@@ -9,7 +9,7 @@ use super::document::{
     Charge, DEFAULT_SERVICE, Exemption, MODES, Override, PERS, Plan, Policy, Principal, Public, Quota, Route, Site,
     Terms, word,
 };
-use super::service::{ACTIONS, KeyHeader, PROXY_PROTOCOLS, Service, Spread, Time, Unregistered};
+use super::service::{ACTIONS, KeyHeader, OWN_LIMITS, PROXY_PROTOCOLS, Service, Spread, Time, Unregistered};
 use crate::prefix::Prefix;
 
 /// What a change is about.
@@ -242,6 +242,8 @@ fn service(service: &Service) -> Told {
         preflight,
         unkeyed,
         unregistered,
+        observe,
+        candidates,
         key_headers,
         client_id,
         trusted_proxies,
@@ -261,6 +263,12 @@ fn service(service: &Service) -> Told {
     tell(&mut told, "unkeyed", unkeyed);
     if let Some(Unregistered { limits, max_keys }) = unregistered {
         tell(&mut told, "unregistered", format_args!("{limits} for each of {max_keys}"));
+    }
+    if !observe.is_empty() {
+        tell(&mut told, "observe", observe.iter().map(|limit| word(&OWN_LIMITS, *limit)).collect::<Vec<_>>().join(" "));
+    }
+    for (limit, candidate) in candidates {
+        tell(&mut told, &format!("candidate.{}", word(&OWN_LIMITS, *limit)), candidate);
     }
     let key_headers: Vec<&str> = key_headers.iter().map(KeyHeader::as_str).collect();
     tell(&mut told, "key_headers", key_headers.join(" "));
@@ -332,9 +340,10 @@ fn route(route: &Route) -> Told {
 }
 
 fn public(public: &Public) -> Told {
-    let Public { path, reach: _, methods: _, limits } = public;
+    let Public { path, reach: _, methods: _, limits, candidate } = public;
     let mut told = Told::new();
     tell(&mut told, "limit", limits);
+    maybe(&mut told, "candidate", candidate.as_ref());
     tell(&mut told, PATH, path);
     told
 }

@@ -170,6 +170,8 @@ pub struct Public {
     pub methods: Methods,
     /// The limits of each source; never [`Limits::Unlimited`].
     pub limits: Limits,
+    /// Limits that are counted beside them and refuse nobody.
+    pub candidate: Option<Limits>,
 }
 
 /// A path that has neither key nor limit for some sources.
@@ -392,11 +394,14 @@ impl Policy {
                 canonical(limits);
                 candidate.iter_mut().for_each(canonical);
             }
-            let Service { ceiling, source, guesses, preflight, unkeyed, unregistered, .. } = service;
+            let Service { ceiling, source, guesses, preflight, unkeyed, unregistered, candidates, .. } = service;
             let unregistered = unregistered.iter_mut().map(|unregistered| &mut unregistered.limits);
             let optional = ceiling.iter_mut().chain(source).chain(unregistered);
-            optional.chain([guesses, preflight, unkeyed]).for_each(canonical);
-            public.iter_mut().for_each(|public| canonical(&mut public.limits));
+            optional.chain([guesses, preflight, unkeyed]).chain(candidates.values_mut()).for_each(canonical);
+            for Public { limits, candidate, .. } in public {
+                canonical(limits);
+                candidate.iter_mut().for_each(canonical);
+            }
         }
         for Plan { limits, candidate, .. } in plans.values_mut().chain(tenants.values_mut()) {
             canonical(limits);

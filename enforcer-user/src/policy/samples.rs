@@ -15,7 +15,7 @@ use super::document::{
 };
 use super::method::Methods;
 use super::path::{Pattern, Reach};
-use super::service::{ACTIONS, PROXY_PROTOCOLS, ProxyProtocol, Service, Spread, Unregistered};
+use super::service::{ACTIONS, OwnLimit, PROXY_PROTOCOLS, ProxyProtocol, Service, Spread, Unregistered};
 use super::{Limits, Rule};
 use crate::config::Mode;
 
@@ -102,21 +102,39 @@ fn service() -> impl Strategy<Value = Service> {
     let connections = (option::of(1u32..1_000_000), option::of(1u32..1_000_000));
     let unregistered = (limits(), 1..=64u32).prop_map(|(limits, max_keys)| Unregistered { limits, max_keys });
     let strangers = (prop_oneof![Just(Limits::Blocked), limits()], option::of(unregistered));
-    (first, proxies, (headers, connections), (spread(), spread()), strangers).prop_map(
+    let observe = proptest::sample::subsequence(OwnLimit::OBSERVABLE.to_vec(), 0..=2);
+    let tried = (observe, vec(option::of(any_limits()), OwnLimit::TRIABLE.len()));
+    (first, proxies, (headers, connections), (spread(), spread()), strangers, tried).prop_map(
         |(
             (ceiling, source, guesses, penalty, strict, preflight),
             (proxies, (_, protocol)),
             (headers, (by_source, by_principal)),
             (keys, sources),
             (unkeyed, unregistered),
+            (observe, candidates),
         )| {
             let default = Service::default();
             let is_bounded = source.as_ref().is_some_and(|source| *source != Limits::Unlimited);
             let guessed = guesses != Limits::Unlimited;
+            let unregistered = unregistered.filter(|one| is_bounded && one.limits != Limits::Blocked);
+            let is_limited = |limit: &OwnLimit| match limit {
+                OwnLimit::Ceiling => ceiling.as_ref().is_some_and(|ceiling| *ceiling != Limits::Unlimited),
+                OwnLimit::Source => is_bounded && unregistered.is_none(),
+                _ => guessed,
+            };
+            let candidate = |(limit, candidate): (OwnLimit, Option<Limits>)| match limit {
+                OwnLimit::Ceiling => Some((limit, shared(candidate?))),
+                OwnLimit::Preflight if preflight == Limits::Blocked => None,
+                OwnLimit::Unkeyed if unkeyed == Limits::Blocked => None,
+                OwnLimit::Unregistered if unregistered.is_none() => None,
+                _ => Some((limit, candidate?)),
+            };
             Service {
+                observe: observe.into_iter().filter(is_limited).collect(),
+                candidates: OwnLimit::TRIABLE.into_iter().zip(candidates).filter_map(candidate).collect(),
                 ceiling: ceiling.map(shared),
                 unkeyed,
-                unregistered: unregistered.filter(|one| is_bounded && one.limits != Limits::Blocked),
+                unregistered,
                 source,
                 guess_penalty: if guessed { penalty } else { default.guess_penalty },
                 strict_guesses: guessed && strict,
@@ -176,12 +194,8 @@ fn route(limits: Vec<String>) -> impl Strategy<Value = Route> {
 }
 
 fn public() -> impl Strategy<Value = Public> {
-    (pattern(), reach(), methods(), limits()).prop_map(|(path, reach, methods, limits)| Public {
-        path,
-        reach,
-        methods,
-        limits,
-    })
+    (pattern(), reach(), methods(), limits(), option::of(any_limits()))
+        .prop_map(|(path, reach, methods, limits, candidate)| Public { path, reach, methods, limits, candidate })
 }
 
 fn exemption() -> impl Strategy<Value = Exemption> {

@@ -1,10 +1,11 @@
 //! What an operator says about the service as a whole.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use enforcer_ebpf::abi::{SOURCE_BUCKETS, SpreadAction};
+use enforcer_ebpf::abi::{SOURCE_BUCKETS, SpreadAction, scope};
 
 use super::{Limits, Rule, Unit};
 use crate::config::bounds;
@@ -31,6 +32,11 @@ pub struct Service {
     pub unkeyed: Limits,
     /// What keys may do that are not registered; `None` = nothing.
     pub unregistered: Option<Unregistered>,
+    /// Which of its limits count only, of [`OwnLimit::OBSERVABLE`].
+    pub observe: BTreeSet<OwnLimit>,
+    /// Limits that are counted beside those that hold and refuse nobody, of [`OwnLimit::TRIABLE`]; of strangers only where they
+    /// have limits.
+    pub candidates: BTreeMap<OwnLimit, Limits>,
     /// The fields that a key may be in, 1 to [`Ruleset::KEYS`](enforcer_ebpf::abi::Ruleset::KEYS); a request with two of
     /// them is refused.
     pub key_headers: Vec<KeyHeader>,
@@ -48,6 +54,54 @@ pub struct Service {
     pub keys_per_source: Spread,
     /// How many sources of one key are too many.
     pub sources_per_key: Spread,
+}
+
+/// A limit that a service has for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum OwnLimit {
+    /// [`Service::ceiling`].
+    Ceiling,
+    /// [`Service::source`].
+    Source,
+    /// [`Service::guesses`].
+    Guesses,
+    /// [`Service::preflight`].
+    Preflight,
+    /// [`Service::unkeyed`].
+    Unkeyed,
+    /// [`Service::unregistered`].
+    Unregistered,
+}
+
+/// The words for [`OwnLimit`]: the fields in the file.
+pub const OWN_LIMITS: [(&str, OwnLimit); 6] = [
+    ("ceiling", OwnLimit::Ceiling),
+    ("source", OwnLimit::Source),
+    ("guesses", OwnLimit::Guesses),
+    ("preflight", OwnLimit::Preflight),
+    ("unkeyed", OwnLimit::Unkeyed),
+    ("unregistered", OwnLimit::Unregistered),
+];
+
+impl OwnLimit {
+    /// Those that may count only. The others are all that bounds requests which are let in without a registered key.
+    pub const OBSERVABLE: [Self; 3] = [Self::Ceiling, Self::Source, Self::Guesses];
+
+    /// Those that may have a candidate. In the place of that of guesses lies until when their source is refused.
+    pub const TRIABLE: [Self; 5] = [Self::Ceiling, Self::Source, Self::Preflight, Self::Unkeyed, Self::Unregistered];
+
+    /// The number of its buckets in [`scope`].
+    #[must_use]
+    pub const fn scope(self) -> u64 {
+        match self {
+            Self::Ceiling => scope::SERVICE,
+            Self::Source => scope::SOURCE,
+            Self::Guesses => scope::GUESSES,
+            Self::Preflight => scope::PREFLIGHT,
+            Self::Unkeyed => scope::UNKEYED,
+            Self::Unregistered => scope::UNREGISTERED,
+        }
+    }
 }
 
 /// Keys that are not registered, and pass all the same.
@@ -88,6 +142,19 @@ pub const OF_PORTS: [&str; 6] = [
 ];
 
 impl Service {
+    /// One of its own limits; `None` where it has none.
+    #[must_use]
+    pub fn own(&self, limit: OwnLimit) -> Option<&Limits> {
+        match limit {
+            OwnLimit::Ceiling => self.ceiling.as_ref(),
+            OwnLimit::Source => self.source.as_ref(),
+            OwnLimit::Guesses => Some(&self.guesses),
+            OwnLimit::Preflight => Some(&self.preflight),
+            OwnLimit::Unkeyed => Some(&self.unkeyed),
+            OwnLimit::Unregistered => self.unregistered.as_ref().map(|unregistered| &unregistered.limits),
+        }
+    }
+
     /// Those of [`OF_PORTS`] that are otherwise in the other.
     #[must_use]
     pub fn disagreements(&self, other: &Self) -> Vec<&'static str> {
@@ -291,6 +358,8 @@ impl Default for Service {
             preflight: per_minute(60),
             unkeyed: Limits::Blocked,
             unregistered: None,
+            observe: BTreeSet::new(),
+            candidates: BTreeMap::new(),
             key_headers: vec![KeyHeader::default()],
             client_id: None,
             trusted_proxies: Vec::new(),

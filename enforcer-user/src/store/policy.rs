@@ -18,7 +18,7 @@ use crate::policy::document::{
 };
 use crate::policy::method::Methods;
 use crate::policy::path::{Pattern, Reach};
-use crate::policy::service::{ACTIONS, PROXY_PROTOCOLS, Service, Spread, Unregistered};
+use crate::policy::service::{ACTIONS, OWN_LIMITS, OwnLimit, PROXY_PROTOCOLS, Service, Spread, Unregistered};
 
 /// A policy's numbers, and its limits in the order of their buckets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,8 +36,8 @@ pub struct Placed {
 pub struct PlacedSite {
     /// [`enforcer_ebpf::abi::Service::number`].
     pub number: u32,
-    /// Its limits as a whole.
-    pub service: PlacedService,
+    /// What is said of it as a whole.
+    pub service: Service,
     /// Named limits, by name.
     pub limits: BTreeMap<String, PlacedQuota>,
     /// What each of [`Site::routes`] is charged to, its own or a named limit; `None` if only its cost is of interest.
@@ -46,23 +46,6 @@ pub struct PlacedSite {
     pub public: Vec<PlacedQuota>,
     /// The number of each of [`Site::exempt`], 0 to 63: its bit in the rules of paths, which no service's other has.
     pub exempt: Vec<u32>,
-}
-
-/// Limits of [`Service`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PlacedService {
-    /// [`Service::ceiling`].
-    pub ceiling: Option<Limits>,
-    /// [`Service::source`].
-    pub source: Option<Limits>,
-    /// [`Service::guesses`].
-    pub guesses: Limits,
-    /// [`Service::preflight`].
-    pub preflight: Limits,
-    /// [`Service::unkeyed`].
-    pub unkeyed: Limits,
-    /// [`Service::unregistered`].
-    pub unregistered: Option<Unregistered>,
 }
 
 /// A principal.
@@ -98,26 +81,6 @@ pub struct PlacedQuota {
     pub limits: Limits,
     /// Their candidate.
     pub candidate: Option<Limits>,
-}
-
-impl Default for PlacedService {
-    fn default() -> Self {
-        PlacedService::of(&Service::default())
-    }
-}
-
-impl PlacedService {
-    fn of(service: &Service) -> Self {
-        let Service { ceiling, source, guesses, preflight, unkeyed, unregistered, .. } = service;
-        Self {
-            ceiling: ceiling.clone(),
-            source: source.clone(),
-            guesses: guesses.clone(),
-            preflight: preflight.clone(),
-            unkeyed: unkeyed.clone(),
-            unregistered: unregistered.clone(),
-        }
-    }
 }
 
 /// What the store keeps of a principal beside what a policy says of it.
@@ -397,11 +360,12 @@ impl Store {
                 cost,
             ])?;
         }
-        for Public { path, reach, methods, limits } in public {
-            let mut statement = connection
-                .prepare_cached("INSERT INTO public (service, path, methods, limits) VALUES (?1, ?2, ?3, ?4)")?;
+        for Public { path, reach, methods, limits, candidate } in public {
+            let mut statement = connection.prepare_cached(
+                "INSERT INTO public (service, path, methods, limits, candidate) VALUES (?1, ?2, ?3, ?4, ?5)",
+            )?;
             let path = format!("{path}{}", tail(path, *reach));
-            statement.execute(params![service, path, methods.bits(), limits.to_string()])?;
+            statement.execute(params![service, path, methods.bits(), limits.to_string(), text(candidate.as_ref())])?;
         }
         for (Exemption { path, reach, methods, sources, until, reason }, number) in exempt.iter().zip(numbers) {
             let mut statement = connection.prepare_cached(
@@ -425,6 +389,8 @@ impl Store {
             preflight,
             unkeyed,
             unregistered,
+            observe,
+            candidates,
             key_headers,
             client_id,
             trusted_proxies,
@@ -438,10 +404,14 @@ impl Store {
             "INSERT INTO sites (service, ceiling, source, guesses, guess_penalty_ms, strict_guesses, preflight, key_headers,
                  client_id, trusted_proxies, proxy_protocol, connections_per_source, connections_per_principal, keys_most,
                  keys_within_ms, keys_action, sources_most, sources_within_ms, sources_action, unkeyed,
-                 unregistered, max_keys)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)",
+                 unregistered, max_keys, observe, ceiling_candidate, source_candidate, preflight_candidate, unkeyed_candidate,
+                 unregistered_candidate)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23,
+                 ?24, ?25, ?26, ?27, ?28)",
         )?;
         let action = |spread: &Spread| word(&ACTIONS, spread.action);
+        let observe: Vec<&str> = observe.iter().map(|limit| word(&OWN_LIMITS, *limit)).collect();
+        let candidate = |limit| text(candidates.get(&limit));
         statement.execute(params![
             number,
             text(ceiling.as_ref()),
@@ -465,6 +435,12 @@ impl Store {
             unkeyed.to_string(),
             text(unregistered.as_ref().map(|unregistered| &unregistered.limits)),
             unregistered.as_ref().map(|unregistered| unregistered.max_keys),
+            joined(&observe),
+            candidate(OwnLimit::Ceiling),
+            candidate(OwnLimit::Source),
+            candidate(OwnLimit::Preflight),
+            candidate(OwnLimit::Unkeyed),
+            candidate(OwnLimit::Unregistered),
         ])?;
         Ok(())
     }
@@ -864,13 +840,13 @@ impl Rows {
         };
         let routes = site.routes.iter().map(route).collect::<Result<_, _>>()?;
         let public = site.public.iter().map(|public| {
-            let limits = public.limits.clone();
-            Ok::<_, Error>(PlacedQuota { scope: self.scope(of.public(public))?, limits, candidate: None })
+            let (limits, candidate) = (public.limits.clone(), public.candidate.clone());
+            Ok::<_, Error>(PlacedQuota { scope: self.scope(of.public(public))?, limits, candidate })
         });
         let public = public.collect::<Result<_, _>>()?;
         Ok(PlacedSite {
             number: self.number(name)?,
-            service: PlacedService::of(&site.service),
+            service: site.service.clone(),
             limits: named,
             routes,
             public,
@@ -896,18 +872,25 @@ fn settled_site(site: &Site, old: &Site) -> Site {
         });
         Route { charge, ..route.clone() }
     };
-    let paths: HashMap<_, _> = old.public.iter().map(|public| (public.identity(), &public.limits)).collect();
+    let paths: HashMap<_, _> = old.public.iter().map(|public| (public.identity(), public)).collect();
+    let optional =
+        |limits: &Option<Limits>, before: Option<&Limits>| limits.as_ref().map(|limits| settled(limits, before));
     let public = public.iter().map(|public| {
-        let limits = settled(&public.limits, paths.get(&public.identity()).copied());
-        Public { limits, ..public.clone() }
+        let before = paths.get(&public.identity());
+        Public {
+            limits: settled(&public.limits, before.map(|before| &before.limits)),
+            candidate: optional(&public.candidate, before.and_then(|before| before.candidate.as_ref())),
+            ..public.clone()
+        }
     });
-    let optional = |limits: &Option<Limits>, before: &Option<Limits>| {
-        limits.as_ref().map(|limits| settled(limits, before.as_ref()))
-    };
+    let candidates = service
+        .candidates
+        .iter()
+        .map(|(limit, candidate)| (*limit, settled(candidate, old.service.candidates.get(limit))));
     Site {
         service: Service {
-            ceiling: optional(&service.ceiling, &old.service.ceiling),
-            source: optional(&service.source, &old.service.source),
+            ceiling: optional(&service.ceiling, old.service.ceiling.as_ref()),
+            source: optional(&service.source, old.service.source.as_ref()),
             guesses: settled(&service.guesses, Some(&old.service.guesses)),
             preflight: settled(&service.preflight, Some(&old.service.preflight)),
             unkeyed: settled(&service.unkeyed, Some(&old.service.unkeyed)),
@@ -915,6 +898,7 @@ fn settled_site(site: &Site, old: &Site) -> Site {
                 let before = old.service.unregistered.as_ref().map(|before| &before.limits);
                 Unregistered { limits: settled(&unregistered.limits, before), ..*unregistered }
             }),
+            candidates: candidates.collect(),
             ..service.clone()
         },
         limits: limits.iter().map(|(name, one)| (name.clone(), settled_quota(one, old.limits.get(name)))).collect(),
@@ -1016,7 +1000,13 @@ fn route(row: &Row<'_>) -> Result<Route, Wrong> {
 
 fn public(row: &Row<'_>) -> Result<Public, Wrong> {
     let (path, reach) = reaching(row)?;
-    Ok(Public { path, reach, methods: methods(row)?, limits: parsed(row, "limits")? })
+    Ok(Public {
+        path,
+        reach,
+        methods: methods(row)?,
+        limits: parsed(row, "limits")?,
+        candidate: maybe(row, "candidate")?,
+    })
 }
 
 fn exemption(row: &Row<'_>) -> Result<(u32, Exemption), Wrong> {
@@ -1033,6 +1023,16 @@ fn exemption(row: &Row<'_>) -> Result<(u32, Exemption), Wrong> {
 }
 
 fn service(row: &Row<'_>) -> Result<Service, Wrong> {
+    let observe: String = row.get("observe")?;
+    let observed = |word: &str| match OWN_LIMITS.iter().find(|(known, _)| *known == word) {
+        Some((_, limit)) => Ok(*limit),
+        None => Err(Wrong::Value(format!("observe: {word:?}"))),
+    };
+    let mut candidates = BTreeMap::new();
+    for limit in OwnLimit::TRIABLE {
+        let candidate = maybe(row, &format!("{}_candidate", word(&OWN_LIMITS, limit)))?;
+        candidates.extend(candidate.map(|candidate| (limit, candidate)));
+    }
     let time = |column: &str| Ok::<_, Wrong>(Duration::from_millis(row.get::<_, u32>(column)?.into()));
     let spread = |most: &str, within: &str, action: &str| {
         Ok::<_, Wrong>(Spread { most: row.get(most)?, within: time(within)?, action: by_word(row, action, &ACTIONS)? })
@@ -1049,6 +1049,8 @@ fn service(row: &Row<'_>) -> Result<Service, Wrong> {
             Some(limits) => Some(Unregistered { limits, max_keys: row.get("max_keys")? }),
             None => None,
         },
+        observe: observe.split_whitespace().map(observed).collect::<Result<_, _>>()?,
+        candidates,
         key_headers: list(row, "key_headers")?,
         client_id: maybe(row, "client_id")?,
         trusted_proxies: list(row, "trusted_proxies")?,

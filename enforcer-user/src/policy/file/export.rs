@@ -9,7 +9,7 @@ use crate::policy::document::{
     Terms, tail, word,
 };
 use crate::policy::method::Methods;
-use crate::policy::service::{ACTIONS, PROXY_PROTOCOLS, Service, Spread, Time, Unregistered};
+use crate::policy::service::{ACTIONS, OWN_LIMITS, PROXY_PROTOCOLS, Service, Spread, Time, Unregistered};
 
 impl Policy {
     /// This policy as a file that [`super::parse`] reads as it.
@@ -123,6 +123,8 @@ impl Text {
             preflight,
             unkeyed,
             unregistered,
+            observe,
+            candidates,
             key_headers,
             client_id,
             trusted_proxies,
@@ -141,6 +143,9 @@ impl Text {
         }
         self.string("preflight", preflight);
         self.string("unkeyed", unkeyed);
+        if !observe.is_empty() {
+            self.list("observe", observe.iter().map(|limit| word(&OWN_LIMITS, *limit)));
+        }
         self.list("key_headers", key_headers);
         self.maybe("client_id", client_id.as_ref());
         self.list("trusted_proxies", trusted_proxies);
@@ -157,6 +162,12 @@ impl Text {
             self.table("service.unregistered");
             self.string("limit", limits);
             self.plain("max_keys", max_keys);
+        }
+        if !candidates.is_empty() {
+            self.table("service.candidate");
+            for (limit, candidate) in candidates {
+                self.string(word(&OWN_LIMITS, *limit), candidate);
+            }
         }
         for (field, spread) in [("keys_per_source", keys_per_source), ("sources_per_key", sources_per_key)] {
             let Spread { most, within, action } = *spread;
@@ -211,11 +222,12 @@ impl Text {
             self.entry(&format!("{of}route"));
             self.route(one);
         }
-        for Public { path, reach, methods, limits } in public {
+        for Public { path, reach, methods, limits, candidate } in public {
             self.entry(&format!("{of}public"));
             self.string("path", format_args!("{path}{}", tail(path, *reach)));
             self.methods(*methods);
             self.string("limit", limits);
+            self.maybe("candidate", candidate.as_ref());
         }
         for Exemption { path, reach, methods, sources, until, reason } in exempt {
             self.entry(&format!("{of}exempt"));

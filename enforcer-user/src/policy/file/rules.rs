@@ -91,7 +91,7 @@ fn entries<T>(
     }
     let known: &[&str] = match section {
         "route" => &["path", "methods", "limit", "use", "per", "cost", "candidate", "mode"],
-        "public" => &["path", "methods", "limit"],
+        "public" => &["path", "methods", "limit", "candidate"],
         _ => &["path", "methods", "sources", "until", "reason"],
     };
     let mut all = Vec::with_capacity(array.len());
@@ -197,8 +197,9 @@ fn public(fields: &Fields<'_, '_>, report: &mut Report<'_>) -> Result<Public, Re
     let methods = methods(fields, report);
     let accepted = "a limit of each source such as \"60/minute\": without a key there is no other";
     let limits = required(fields, "limit", accepted, report, |fields, report| fields.bounded("limit", report));
+    let candidate = fields.limits("candidate", report);
     let (path, reach) = path?;
-    Ok(Public { path, reach, methods: methods?, limits: limits? })
+    Ok(Public { path, reach, methods: methods?, limits: limits?, candidate: candidate? })
 }
 
 fn exempt(fields: &Fields<'_, '_>, report: &mut Report<'_>) -> Result<Exemption, Reported> {

@@ -1,5 +1,6 @@
 //! The section `[service]`, or one of `[[service]]`.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
 
@@ -10,12 +11,14 @@ use super::fields::{Fields, table};
 use super::problem::{Report, Reported};
 use super::rules::{required, wide_place};
 use crate::policy::Limits;
+use crate::policy::document::word;
 use crate::policy::exemption::is_wide;
 use crate::policy::service::{
-    ACTIONS, FieldName, KeyHeader, NotAField, PROXY_PROTOCOLS, ProxyProtocol, Service, Spread, Unregistered,
+    ACTIONS, FieldName, KeyHeader, NotAField, OWN_LIMITS, OwnLimit, PROXY_PROTOCOLS, ProxyProtocol, Service, Spread,
+    Unregistered,
 };
 
-const FIELDS: [&str; 16] = [
+const FIELDS: [&str; 18] = [
     "ceiling",
     "source",
     "guesses",
@@ -24,6 +27,8 @@ const FIELDS: [&str; 16] = [
     "preflight",
     "unkeyed",
     "unregistered",
+    "observe",
+    "candidate",
     "key_headers",
     "client_id",
     "trusted_proxies",
@@ -61,6 +66,8 @@ pub(super) fn read(fields: &Fields<'_, '_>, report: &mut Report<'_>) -> Result<S
     let preflight = fields.bounded("preflight", report);
     let unkeyed = unkeyed(fields, report);
     let unregistered = unregistered(fields, report);
+    let observe = observe(fields, report);
+    let candidates = candidates(fields, report);
     let key_headers = key_headers(fields, report);
     let client_id = fields.parsed("client_id", FieldName::ACCEPTED, report);
     let trusted_proxies = proxies(fields, report);
@@ -72,7 +79,6 @@ pub(super) fn read(fields: &Fields<'_, '_>, report: &mut Report<'_>) -> Result<S
     let sources_per_key = spread(fields, "sources_per_key", default.sources_per_key, report);
     let contradictions = [
         unguessed(fields, &guesses, report),
-        unbounded(fields, &source, &unregistered, report),
         unproxied(fields, &trusted_proxies, &proxy_protocol, report),
         told_apart(fields, &key_headers, &client_id, report),
     ];
@@ -85,6 +91,8 @@ pub(super) fn read(fields: &Fields<'_, '_>, report: &mut Report<'_>) -> Result<S
         preflight: preflight?.unwrap_or(default.preflight),
         unkeyed: unkeyed?.unwrap_or(default.unkeyed),
         unregistered: unregistered?,
+        observe: observe?.unwrap_or_default(),
+        candidates: candidates?.unwrap_or_default(),
         key_headers: key_headers?.unwrap_or(default.key_headers),
         client_id: client_id?,
         trusted_proxies: trusted_proxies?.unwrap_or_default(),
@@ -95,6 +103,9 @@ pub(super) fn read(fields: &Fields<'_, '_>, report: &mut Report<'_>) -> Result<S
         sources_per_key: sources_per_key?,
     };
     contradictions.into_iter().collect::<Result<(), _>>()?;
+    [unbounded(fields, &service, report), uncounted(fields, &service, report)]
+        .into_iter()
+        .collect::<Result<(), _>>()?;
     Ok(service)
 }
 
@@ -130,21 +141,73 @@ fn unregistered(fields: &Fields<'_, '_>, report: &mut Report<'_>) -> super::fiel
     Ok(Some(Unregistered { limits, max_keys }))
 }
 
-/// Who can make up keys has one limit after the other, so a source must have one, too.
-fn unbounded(
-    fields: &Fields<'_, '_>,
-    source: &super::fields::Read<Limits>,
-    unregistered: &super::fields::Read<Unregistered>,
-    report: &mut Report<'_>,
-) -> Result<(), Reported> {
-    match (source, unregistered) {
-        (Ok(None | Some(Limits::Unlimited)), Ok(Some(_))) => {
-            let accepted = "`source` with a limit beside it, such as \"300/minute\"";
-            let message = "any source can make up any number of keys";
-            Err(fields.refuse("unregistered", message, accepted, report))
+/// Which of its own limits count only.
+fn observe(fields: &Fields<'_, '_>, report: &mut Report<'_>) -> super::fields::Read<BTreeSet<OwnLimit>> {
+    let accepted = words(&OwnLimit::OBSERVABLE);
+    let read = |text: &str| {
+        let found = OWN_LIMITS.iter().find(|(word, limit)| *word == text && OwnLimit::OBSERVABLE.contains(limit));
+        found.map(|(_, limit)| *limit).ok_or_else(|| (format!("{text:?}"), accepted.clone()))
+    };
+    Ok(fields.distinct("observe", &accepted, read, report)?.map(|all| all.into_iter().collect()))
+}
+
+/// The section with candidates of its own limits.
+fn candidates(fields: &Fields<'_, '_>, report: &mut Report<'_>) -> super::fields::Read<BTreeMap<OwnLimit, Limits>> {
+    let Some(value) = fields.get("candidate") else { return Ok(None) };
+    let name = "service.candidate".to_owned();
+    let table = table(value, &name, report)?;
+    let known = OwnLimit::TRIABLE.map(|limit| word(&OWN_LIMITS, limit));
+    let inner = Fields::new(table, name, fields.place("candidate"), &known, report);
+    let mut all = BTreeMap::new();
+    let mut wrong = None;
+    for limit in OwnLimit::TRIABLE {
+        let read = if limit == OwnLimit::Ceiling { Fields::shared } else { Fields::limits };
+        match read(&inner, word(&OWN_LIMITS, limit), report) {
+            Ok(limits) => all.extend(limits.map(|limits| (limit, limits))),
+            Err(reported) => wrong = Some(reported),
         }
-        _ => Ok(()),
     }
+    wrong.map_or(Ok(Some(all)), Err)
+}
+
+fn words(limits: &[OwnLimit]) -> String {
+    limits.iter().map(|limit| format!("{:?}", word(&OWN_LIMITS, *limit))).collect::<Vec<_>>().join(", ")
+}
+
+/// Who can make up keys has one limit after the other, so a source must have one, too, and one that refuses.
+fn unbounded(fields: &Fields<'_, '_>, service: &Service, report: &mut Report<'_>) -> Result<(), Reported> {
+    let is_held = service.source.as_ref().is_some_and(|limits| *limits != Limits::Unlimited);
+    if service.unregistered.is_none() || is_held && !service.observe.contains(&OwnLimit::Source) {
+        return Ok(());
+    }
+    let accepted = match is_held {
+        true => "no \"source\" in `observe`",
+        false => "`source` with a limit beside it, such as \"300/minute\"",
+    };
+    Err(fields.refuse("unregistered", "any source can make up any number of keys", accepted, report))
+}
+
+/// What there is no limit of cannot be observed, and of requests that are refused unread no candidate would count.
+fn uncounted(fields: &Fields<'_, '_>, service: &Service, report: &mut Report<'_>) -> Result<(), Reported> {
+    let is_limited = |limit: OwnLimit| service.own(limit).is_some_and(|limits| *limits != Limits::Unlimited);
+    if let Some(limit) = service.observe.iter().find(|limit| !is_limited(**limit)) {
+        let limit = word(&OWN_LIMITS, *limit);
+        let message = format!("there is no limit {limit:?}");
+        let accepted = format!("a limit for `{limit}`, or no {limit:?} here");
+        return Err(fields.refuse("observe", message, accepted, report));
+    }
+    let is_refused = |limit: OwnLimit| match limit {
+        OwnLimit::Ceiling | OwnLimit::Source | OwnLimit::Guesses => false,
+        OwnLimit::Preflight | OwnLimit::Unkeyed => service.own(limit) == Some(&Limits::Blocked),
+        OwnLimit::Unregistered => service.unregistered.is_none(),
+    };
+    if let Some(limit) = service.candidates.keys().find(|limit| is_refused(**limit)) {
+        let limit = word(&OWN_LIMITS, *limit);
+        let message = format!("{limit}: all such requests are refused, so it would count none");
+        let accepted = format!("a limit for `{limit}`, or no candidate");
+        return Err(fields.refuse("candidate", message, accepted, report));
+    }
+    Ok(())
 }
 
 /// The fields that a key may be in.

@@ -20,6 +20,7 @@ guess_penalty = "5m"
 strict_guesses = false
 preflight = "60/minute"
 unkeyed = "30/minute"
+observe = ["ceiling", "guesses"]
 client_id = "X-Client-Id"
 trusted_proxies = ["10.0.0.0/8"]
 proxy_protocol = "off"
@@ -29,6 +30,13 @@ connections_per_principal = 50
 [service.unregistered]
 limit = "60/minute"
 max_keys = 1000
+
+[service.candidate]
+ceiling = "4000/second"
+source = "200/minute"
+preflight = "30/minute"
+unkeyed = "20/minute"
+unregistered = "30/minute"
 
 [service.keys_per_source]
 most = 20
@@ -76,6 +84,7 @@ mode = "observe"
 path = "/health"
 methods = ["GET"]
 limit = "60/minute"
+candidate = "30/minute"
 
 [[exempt]]
 path = "/health/*"
@@ -374,6 +383,40 @@ fn refuses_what_is_unknown_or_contradicts_itself() {
         (
             "[service]\nsource = \"unlimited\"\n[service.unregistered]\nlimit = \"1/s\"\nmax_keys = 5",
             "4:10: service.unregistered: any source can make up any number of keys; ",
+        ),
+        (
+            "[service]\nsource = \"1/s\"\nobserve = [\"source\"]\nunregistered = { limit = \"1/s\", max_keys = 5 }",
+            "5:1: service.unregistered: any source can make up any number of keys; accepted: no \"source\" in `observe`",
+        ),
+        (
+            "[service]\nobserve = [\"preflight\"]",
+            "3:12: service.observe: \"preflight\"; accepted: \"ceiling\", \"source\", \"guesses\"",
+        ),
+        (
+            "[service]\nobserve = [\"source\"]",
+            "3:1: service.observe: there is no limit \"source\"; accepted: a limit for `source`, or no \"source\" here",
+        ),
+        (
+            "[service]\nguesses = \"unlimited\"\nobserve = [\"guesses\"]",
+            "4:1: service.observe: there is no limit \"guesses\"; ",
+        ),
+        (
+            "[service.candidate]\nguesses = \"1/s\"",
+            "3:1: \"guesses\" is no field of `service.candidate`; accepted: ceiling, source, preflight, unkeyed, unregistered",
+        ),
+        (
+            "[service.candidate]\nceiling = \"1/s penalize=true\"",
+            "3:16: service.candidate.ceiling: penalize=true where many share the limit",
+        ),
+        (
+            "[service.candidate]\nunkeyed = \"1/s\"",
+            "2:10: service.candidate: unkeyed: all such requests are refused, so it would count none; \
+             accepted: a limit for `unkeyed`, or no candidate",
+        ),
+        ("[service.candidate]\nunregistered = \"1/s\"", "2:10: service.candidate: unregistered: all such requests are"),
+        (
+            "[service]\npreflight = \"blocked\"\n[service.candidate]\npreflight = \"1/s\"",
+            "4:10: service.candidate: preflight: all such requests are",
         ),
         (
             "[[service]]\nname = \"a\"\nsource = \"1/s\"\nunregistered = { limit = \"1/s\", max_keys = 5000 }\n\

@@ -4,7 +4,7 @@ use enforcer_ebpf::abi::KeyTag;
 use proptest::prelude::*;
 
 use super::*;
-use crate::policy::service::Unregistered;
+use crate::policy::service::{OwnLimit, Service, Unregistered};
 use crate::policy::{file, samples};
 use crate::store::Key;
 
@@ -155,9 +155,12 @@ fn a_changed_limit_keeps_its_bucket() {
         policy(&format!(
             "[service]\nceiling = \"{limit}\"\nsource = \"{limit}\"\nguesses = \"{limit}\"\npreflight = \"{limit}\"\nunkeyed = \"{limit}\"\n\
              unregistered = {{ limit = \"{limit}\", max_keys = 7 }}\n\
+             candidate = {{ ceiling = \"{candidate}\", source = \"{candidate}\", preflight = \"{candidate}\", \
+             unkeyed = \"{candidate}\", unregistered = \"{candidate}\" }}\n\
              client_id = \"c\"\n[limit.s]\nlimit = \"{limit}\"\ncandidate = \"{candidate}\"\n\
              [[route]]\npath = \"/a\"\nlimit = \"{limit}\"\ncandidate = \"{candidate}\"\n\
-             [[public]]\npath = \"/p\"\nlimit = \"{limit}\"\n[plan.g]\nlimit = \"{limit}\"\ncandidate = \"{candidate}\"\n\
+             [[public]]\npath = \"/p\"\nlimit = \"{limit}\"\ncandidate = \"{candidate}\"\n\
+             [plan.g]\nlimit = \"{limit}\"\ncandidate = \"{candidate}\"\n\
              [principal.a]\nplan = \"g\"\n[principal.a.clients]\nx = \"{limit}\"\n"
         ))
     };
@@ -170,17 +173,20 @@ fn a_changed_limit_keeps_its_bucket() {
     let site = &placed.services[DEFAULT_SERVICE];
     assert_eq!(site.limits["s"], quota(16));
     assert_eq!(site.routes, [Some(quota(17))]);
-    assert_eq!(site.public[0].limits, limit);
+    assert_eq!(site.public, [quota(18)]);
     let alice = &placed.principals["a"];
     assert_eq!((&alice.limits, &alice.candidate, &alice.clients["x"].limits), (&limit, &candidate, &limit));
     let all = Some(limit.clone());
-    let service = PlacedService {
+    let service = Service {
         ceiling: all.clone(),
         source: all,
         guesses: limit.clone(),
         preflight: limit.clone(),
         unkeyed: limit.clone(),
         unregistered: Some(Unregistered { limits: limit, max_keys: 7 }),
+        candidates: BTreeMap::from(OwnLimit::TRIABLE.map(|one| (one, limits("8/second; 7/day")))),
+        client_id: site.service.client_id.clone(),
+        ..Service::default()
     };
     // The defaults were there before, by the minute too.
     assert_eq!(site.service, service);
