@@ -578,7 +578,8 @@ pub struct Sighting {
 pub struct Ruleset {
     /// [`Ruleset::STRICT_GUESSES`], [`Ruleset::PROXY_1`], [`Ruleset::PROXY_2`].
     pub flags: u32,
-    /// Index in [`map::STATES`] that a path begins in; 0 = paths are not looked at.
+    /// Index in [`map::STATES`] that a path begins in, and in the upper half the number of the layout that it is of, which no
+    /// other has that a path may have begun under; 0 = paths are not looked at.
     pub routes: u32,
     /// Policy slot for each source; 0 = none. So for the slots below.
     pub source: u32,
@@ -635,6 +636,8 @@ pub struct Extent {
 impl Ruleset {
     /// Most fields that a key may be in.
     pub const KEYS: usize = 3;
+    /// Where in [`Ruleset::routes`] the number of the layout begins.
+    pub const LAYOUT: u32 = 16;
     /// Flag: a source over `guesses` is refused for good keys too.
     pub const STRICT_GUESSES: u32 = 1;
     /// Flag: connections of trusted proxies begin with a header of the PROXY protocol, version 1.

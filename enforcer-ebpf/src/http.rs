@@ -240,7 +240,7 @@ pub struct Machine {
     head: u32,
     target: u32,
     flags: u32,
-    /// State of the automaton of paths, [`crate::abi::map::STATES`].
+    /// State of the automaton of paths, with the number of its layout: [`crate::abi::Ruleset::routes`].
     route: u32,
     fields: u16,
     phase: u8,
@@ -547,7 +547,14 @@ impl Machine {
     #[must_use]
     #[inline(always)]
     pub fn route(&self) -> u32 {
-        self.route
+        self.route & ((1 << Ruleset::LAYOUT) - 1)
+    }
+
+    /// Whether its path was read by another automaton than that of these rules, so that they have none for it.
+    #[must_use]
+    #[inline(always)]
+    pub fn is_of_other_layout(&self, rules: &Ruleset) -> bool {
+        rules.routes != 0 && (self.route ^ rules.routes) >> Ruleset::LAYOUT != 0
     }
 
     /// The [`method`] of the request whose head is complete.

@@ -194,7 +194,7 @@ pub trait World: Lookup + connection::Tables + Sized {
 
     /// [`assign`].
     #[inline(always)]
-    fn assign(&self, reading: &mut Reading, flow: &Flow) -> bool {
+    fn assign(&self, reading: &mut Reading, flow: &Flow) -> Option<Reason> {
         assign(self, reading, flow)
     }
 

@@ -62,7 +62,8 @@ labelled! {
         Unparsable = "unparsable",
         /// No room to follow another connection.
         FlowTableFull = "flow_table_full",
-        /// Other bytes at a place that was judged, leading elsewhere.
+        /// Other bytes at a place that was judged, leading elsewhere; or a head whose path was begun under rules that hold no
+        /// longer.
         Conflict = "conflict",
         /// A request head that was not finished in time.
         SlowHead = "slow_head",

@@ -207,3 +207,39 @@ fn no_request_that_is_sent_behind_a_changes_return_meets_the_limit_before() -> R
     );
     Ok(())
 }
+
+#[test]
+fn heads_that_are_begun_ahead_of_a_change_do_not_get_past_the_limits_of_paths() -> Result<()> {
+    let site = Site::new(Way::VethNative)?;
+    let origin = site.serve("routes", Workers::Threads(1))?;
+    let policy = |count: u32| {
+        format!(
+            "[principal.tenant]\nlimit = \"{count}/hour\"\n[[route]]\npath = \"/search/{{what}}\"\nlimit = \"2/hour\"\n\
+             [[route]]\npath = \"/closed\"\nlimit = \"blocked\""
+        )
+    };
+    let enforcer = site.guard(&policy(1000))?;
+    let key = add_key(&enforcer, "tenant")?;
+    let request = keyed("/search/7", &key);
+    // In the middle of the path, behind it, and in its method: that one has no path yet.
+    let mut begun = Vec::new();
+    for cut in [8, 12, 30, 2] {
+        for _ in 0..4 {
+            let mut connection = site.connect(v4(1))?;
+            connection.send(&request[..cut]);
+            begun.push((cut, connection));
+        }
+    }
+    apply(&enforcer, &policy(2000))?;
+    let mut endings = Endings::new();
+    for (cut, connection) in &mut begun {
+        connection.send(&request[*cut..]);
+        let (ending, _) = connection.answer();
+        *endings.entry(ending).or_insert(0) += 1;
+    }
+    let expected = [(Ending::Reset, 12), (Ending::Answered(200), 2), (Ending::Answered(429), 2)];
+    ensure!(endings == expected.into_iter().collect(), "begun ahead: {endings:?}");
+    ensure!(origin.await_executed(2)?.len() == 2, "executed: {:?}", origin.executed()?);
+    ensure!(enforcer.metric("enforcer_refused_total{service=\"default\",reason=\"conflict\"}")? == 12);
+    Ok(())
+}

@@ -672,6 +672,35 @@ fn a_request_is_charged_once_by_a_rule_wherever_that_lies() -> Result<()> {
 }
 
 #[test]
+fn a_head_whose_path_was_begun_under_rules_that_are_gone_is_refused() -> Result<()> {
+    // Of the first layout, of the second, and none.
+    let laid = |layout: u32| {
+        let mut tables = ruled(7, 1);
+        tables
+            .rulesets
+            .insert(1, Ruleset { routes: if layout == 0 { 0 } else { 1 | layout << 16 }, ..Ruleset::default() });
+        tables
+    };
+    let request = get("/search/x", Some(KEY));
+    for (from, to, passes) in [(1, 1, true), (1, 2, false), (0, 2, false), (1, 0, true), (0, 0, true)] {
+        for cut in [3, 8, 14, request.len() - 2] {
+            let mut both = Both::new(&laid(from))?;
+            let mut connection = both.connect(Shape::V4)?;
+            let next = connection.seq.wrapping_add(cut as u32);
+            ensure!(both.send(&mut connection, &request[..cut])? == Outcome::Passed, "the first {cut} bytes");
+            both.write_rules(&laid(to))?;
+            let outcome = both.send(&mut connection, &request[cut..])?;
+            let expected = if passes || cut == 3 { Outcome::Passed } else { Outcome::Reset(next) };
+            ensure!(outcome == expected, "begun under {from}, ended under {to}, cut at {cut}: {outcome:?}");
+            ensure!(both.count(Count::Refused(Reason::Conflict))? == u64::from(expected != Outcome::Passed));
+            // What is begun now is of these rules.
+            ensure!(both.stream(Shape::V4, [&request[..]])? == Outcome::Passed, "a new one under {to}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn other_bytes_in_the_place_of_judged_ones_end_the_connection() -> Result<()> {
     // As long, and refused for itself; as long, and another's request, which leads to the same state and is charged.
     let head = |key: &str| format!("GET / HTTP/1.1\r\nX-API-Key: {key}\r\n\r\n").into_bytes();

@@ -119,7 +119,7 @@ impl Machine {
         lookup: &impl Lookup,
     ) -> Step {
         // Where no rule can be met any more, the path is still to be one that all servers read alike.
-        let taken = match self.route {
+        let taken = match self.route() {
             0 => run(window, cursor, special).0,
             _ => self.hash(window, cursor, special, |word| word),
         };
@@ -165,7 +165,7 @@ impl Machine {
             _ => return self.target_end(window, cursor),
         };
         self.seen = if byte == b'.' && self.seen < seen::DOTS { self.seen + 1 } else { seen::MORE };
-        if self.route != 0 {
+        if self.route() != 0 {
             let mut tagger = Tagger::from_words(self.value);
             tagger.push(u64::from(byte), 1);
             self.value = tagger.to_words();
@@ -180,9 +180,10 @@ impl Machine {
         if matches!(self.seen, seen::DOT | seen::DOTS) {
             return false;
         }
-        if self.seen != seen::NOTHING && self.route != 0 {
+        let state = self.route();
+        if self.seen != seen::NOTHING && state != 0 {
             let tag: KeyTag = Tagger::from_words(self.value).finish();
-            self.route = lookup.next(self.route, tag);
+            self.route = (self.route ^ state) | lookup.next(state, tag);
             self.value = Tagger::new(terms.secret).to_words();
         }
         self.seen = seen::NOTHING;

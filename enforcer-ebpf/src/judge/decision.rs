@@ -89,8 +89,9 @@ pub mod party {
 /// It is in parts that do not call each other, since the BPF stack is for a chain of calls.
 #[inline(always)]
 pub fn decide<W: World>(world: &W, reading: &mut Reading, flow: &mut Flow, position: u64) -> Decision {
-    if !world.assign(reading, flow) {
-        return Decision { principal: 0, refused: Some(Reason::Misdirected), again: false };
+    let refused = world.assign(reading, flow);
+    if refused.is_some() {
+        return Decision { principal: 0, refused, again: false };
     }
     reading.hold.connection = zero();
     let may_be_paid = reading.scan.is_again() || position <= flow.decided;
@@ -135,26 +136,30 @@ pub fn decide<W: World>(world: &W, reading: &mut Reading, flow: &mut Flow, posit
     Decision { principal, refused, again: false }
 }
 
-/// Finds out by which service's rules a request is judged, and by which of them, and writes that down; `false` if its host is
-/// no service's.
+/// Finds out by which service's rules a request is judged, and by which of them, and writes that down; why it may not pass,
+/// if its host is no service's, or its path was begun under rules that hold no longer: what it has come to says nothing to
+/// those that do, and by none of them whoever begins many heads ahead of a change would get past the limits of paths.
 ///
 /// Where services are told apart by host, that of the request's takes the place of the one that its port leads to.
 #[inline(always)]
-pub fn assign<W: World>(world: &W, reading: &mut Reading, flow: &Flow) -> bool {
+pub fn assign<W: World>(world: &W, reading: &mut Reading, flow: &Flow) -> Option<Reason> {
     if reading.service.flags & Service::HOSTS != 0 {
         let host = Host { leader: u64::from(reading.service.leader), name: flow.machine.host() };
         if !world.service_of(host, &mut reading.service) {
             // The service that the port leads to may spare its own.
             reading.service.flags &= !Service::SPARE;
-            return false;
+            return Some(Reason::Misdirected);
         }
         world.rules(&reading.service, &mut reading.rules);
+    }
+    if flow.machine.is_of_other_layout(&reading.rules) {
+        return Some(Reason::Conflict);
     }
     if reading.rules.routes == 0 || world.rule(flow, reading) == 0 {
         none(&mut reading.rule);
     }
     identity(flow, reading.rule.identity, reading.service.number, &mut reading.identity);
-    true
+    None
 }
 
 /// Puts back what a port leads to: the next request may be for another host.

@@ -190,8 +190,10 @@ pub(crate) fn number(reason: Option<Reason>) -> u32 {
 #[inline(never)]
 pub(crate) extern "C" fn assign_service(reading: *mut Reading, flow: *const Flow) -> u32 {
     // SAFETY: of this size, or null.
-    let (Some(reading), Some(flow)) = (unsafe { reading.as_mut() }, unsafe { flow.as_ref() }) else { return 0 };
-    u32::from(judge::assign(&sightless(), reading, flow))
+    let (Some(reading), Some(flow)) = (unsafe { reading.as_mut() }, unsafe { flow.as_ref() }) else {
+        return number(Some(Reason::Unparsable));
+    };
+    number(judge::assign(&sightless(), reading, flow))
 }
 
 /// [`judge::release`].

@@ -474,8 +474,8 @@ impl<P: Packet, const DRY: bool> World for Kernel<P, DRY> {
     }
 
     #[inline(always)]
-    fn assign(&self, reading: &mut Reading, flow: &Flow) -> bool {
-        if DRY { judge::assign(self, reading, flow) } else { part::assign_service(reading, flow) != 0 }
+    fn assign(&self, reading: &mut Reading, flow: &Flow) -> Option<Reason> {
+        if DRY { judge::assign(self, reading, flow) } else { part::reason(part::assign_service(reading, flow)) }
     }
 
     #[inline(always)]

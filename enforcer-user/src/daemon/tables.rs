@@ -97,6 +97,8 @@ pub(super) struct Tables {
     of_keys: HashMap<KeyTag, u32>,
     /// Where the rules that hold lie.
     laid: Laid,
+    /// Number of the last layout of paths, from 1 on: what began under one that is gone is to be known by it.
+    layout: u16,
     /// The limits of those that do not hold any more.
     retired: Retired,
 }
@@ -141,7 +143,8 @@ impl Tables {
     ) -> Result<Self, Error> {
         let slots = Slots::new(abi::POLICIES);
         let (seats, laid) = (BTreeMap::new(), Laid::default());
-        let mut tables = Self { kernel, seats, slots, of_keys: HashMap::new(), laid, retired: Retired::default() };
+        let mut tables =
+            Self { kernel, seats, slots, of_keys: HashMap::new(), laid, layout: 0, retired: Retired::default() };
         tables.recall_rules()?;
         tables.seat(services, numbers)?;
         // Revoked keys go first: they are the ones that would be served wrongly.
@@ -585,6 +588,11 @@ impl Tables {
     /// Likewise, when others come.
     pub(super) fn laid_mut(&mut self) -> &mut Laid {
         &mut self.laid
+    }
+
+    /// Number of the last layout of paths.
+    pub(super) fn layout_mut(&mut self) -> &mut u16 {
+        &mut self.layout
     }
 
     /// The limits of rules that do not hold any more, when others come.

@@ -148,6 +148,9 @@ impl Tables {
         for (number, until) in &book.exemptions {
             self.kernel_mut().set_exemption(*number, *until)?;
         }
+        let layout = self.layout_mut();
+        *layout = layout.wrapping_add(1).max(1);
+        let layout = u32::from(*layout) << Ruleset::LAYOUT;
         laid.extents = places(book, &held);
         let mut next = laid.extents.map(|extent| extent.first);
         let mut free = held.free_rulesets();
@@ -155,7 +158,10 @@ impl Tables {
         let mut roots = HashMap::new();
         for chapter in &book.chapters {
             let rules = self.lay_chapter(book, chapter, &mut next, laid)?;
-            let routes = *roots.entry(chapter.leader).or_insert(rules.routes);
+            let routes = *roots.entry(chapter.leader).or_insert(match rules.routes {
+                0 => 0,
+                first => layout | first,
+            });
             let full = Error::Full { map: abi::map::RULESETS, capacity: abi::RULESETS };
             let ruleset = free.next().ok_or(full)?;
             let trusts = match chapter.proxies.is_empty() {
@@ -330,6 +336,10 @@ impl Tables {
         let mut rules_of_paths = Vec::new();
         for slot in 0..abi::SERVICES {
             let service = self.kernel().service(slot)?;
+            for ruleset in [service.rules, service.rules_trial] {
+                let layout = (self.kernel().ruleset(ruleset)?.routes >> Ruleset::LAYOUT) as u16;
+                *self.layout_mut() = layout.max(*self.layout_mut());
+            }
             if service.rules == 0 {
                 continue;
             }
