@@ -411,12 +411,12 @@ impl Charge {
         true
     }
 
-    /// Ends a charge, refused, whose limits or buckets cannot be found.
+    /// Ends a charge whose limits or buckets cannot be found: refused, unless it has come to those that refuse nobody.
     #[inline(always)]
     pub fn fail(&mut self) {
         self.lack |= LACKS;
-        // What is being given back is refused already.
-        if self.stage != REFUND {
+        // What is being given back is refused already, and by what only counts nothing is.
+        if self.stage < REFUND {
             self.refused = self.index;
         }
     }
@@ -433,7 +433,7 @@ impl Charge {
     #[inline(always)]
     pub fn resume(&mut self) {
         self.lack = RESUMED;
-        if self.stage != REFUND {
+        if self.stage < REFUND {
             self.refused = NONE;
         }
     }

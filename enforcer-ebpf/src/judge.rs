@@ -41,8 +41,8 @@ use crate::verdict::{Action, Count, Event, Reason};
 use crate::wire::{self, Head, NotTcp, Segment, Tuple, flag};
 use again::Memory;
 pub use decision::{
-    Decision, Party, admission, assign, claim, claim_pair, decide, identify, is_paid, is_shared, open, party, pay,
-    release, spread,
+    Decision, Party, admission, assign, claim, claim_pair, decide, identify, is_of_principal, is_paid, is_shared, open,
+    party, pay, release, spread,
 };
 pub use holding::{hold, hold_again, settle, would_hold};
 use kept::Meanwhile;

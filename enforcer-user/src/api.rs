@@ -242,13 +242,13 @@ pub struct PolicyText {
 /// `GET /v1/plan`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Forecast {
-    /// Whom a candidate or a plan that observes would have refused, most often first.
+    /// Whom a candidate or a limit that observes would have refused, most often first.
     pub principals: Vec<PrincipalForecast>,
     /// Every rule that is counted by itself.
     pub rules: Vec<RuleForecast>,
 }
 
-/// What a candidate, or a plan that observes, would have done to a principal.
+/// What a candidate, or a limit that observes, would have done to a principal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PrincipalForecast {
     /// Its name.

@@ -606,11 +606,11 @@ impl<'m> World for Packet<'m> {
         }
         let charge = &reading.charge;
         let mut meters = self.host.meters.borrow_mut();
-        if (0..charge.len()).any(|claim| charge.would_refuse(claim, false)) {
-            meters.entry(reading.party.principal).or_default().would_refuse += 1;
-        }
-        if (0..charge.len()).any(|claim| charge.would_refuse(claim, true)) {
-            meters.entry(reading.party.principal).or_default().candidate += 1;
+        if judge::is_of_principal(&reading.party, charge) {
+            let would = |candidate| (0..charge.len()).any(|claim| charge.would_refuse(claim, candidate));
+            let meter = meters.entry(reading.party.principal).or_default();
+            meter.would_refuse += u64::from(would(false));
+            meter.candidate += u64::from(would(true));
         }
         charge.result().is_ok()
     }

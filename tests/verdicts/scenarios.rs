@@ -1233,6 +1233,10 @@ fn guesses_that_are_counted_only_keep_nobody_out_any_more() -> Result<()> {
     ensure!(both.stream(Shape::V4, [&good[..]])? == Outcome::Passed, "a good key is refused still");
     both.stream(Shape::V4, [&guess[..]])?;
     ensure!(both.count(Count::Refused(Reason::UnknownKey))? == 3, "a guess is one again");
+    // A bad key of somebody's is a guess of its source, and no request of theirs that a limit would have refused.
+    both.stream(Shape::V4, [&get("/", Some(DISABLED))[..]])?;
+    let meter = both.meter(1)?;
+    ensure!((meter.denied, meter.would_refuse) == (2, 0), "counted for its principal: {meter:?}");
     Ok(())
 }
 

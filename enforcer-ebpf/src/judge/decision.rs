@@ -7,7 +7,7 @@
 
 use super::{Reading, World};
 use crate::abi::{Client, Host, Key, KeyTag, Per, Rule, Ruleset, Scope, Service, Share, SpreadAction, scope};
-use crate::charge::{Claim, table};
+use crate::charge::{Charge, Claim, table};
 use crate::flow::{Flow, Place};
 use crate::opaque::zero;
 use crate::source::Source;
@@ -342,6 +342,13 @@ fn claim_guess(reading: &mut Reading, flow: &Flow) {
     let source = Source::at(flow.address(), &reading.service);
     reading.charge.begin(reading.scan.now, 1);
     by_source(reading, reading.rules.guesses, scope::GUESSES, source);
+}
+
+/// Whether what limits of this charge would have refused is a principal's: a guess is a source's, whosever key it was with.
+#[must_use]
+#[inline(always)]
+pub const fn is_of_principal(party: &Party, charge: &Charge) -> bool {
+    party.principal != 0 && charge.at(0).scope.rule != scope::GUESSES
 }
 
 /// Whether the source of a claimed guess is refused unread. Where nobody is any more, that of before holds no longer either.

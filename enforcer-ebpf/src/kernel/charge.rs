@@ -144,6 +144,7 @@ pub(crate) fn find(place: u32, scope: &Scope) -> Option<*mut Buckets> {
 pub(crate) extern "C" fn count_refusals() -> u32 {
     let Some(scratch) = maps::scratch() else { return 0 };
     let Reading { service, party, charge, .. } = &scratch.desk.reading;
+    let is_of_principal = judge::is_of_principal(party, charge);
     if charge.result().is_err() {
         count(charge.refused(), if service.spares() { tally::WOULD_REFUSE } else { tally::REFUSED });
     }
@@ -158,7 +159,8 @@ pub(crate) extern "C" fn count_refusals() -> u32 {
             candidate = 1;
         }
     }
-    if observed | candidate != 0
+    if is_of_principal
+        && observed | candidate != 0
         && let Some(meter) = METERS.get_ptr_mut(party.principal)
     {
         // SAFETY: aligned words of a map's value.

@@ -30,9 +30,9 @@ confirm` comes first.
   enforcer export | enforcer apply -f -";
 
 pub(super) const PLAN_HELP: &str = "\
-A `candidate` in a policy file is counted beside the limit that holds, on the same requests, and refuses nobody; a plan or \
-rule with `mode = \"observe\"` is counted as if it were enforced. CANDIDATE and OBSERVED are the requests that each would \
-have refused, of those that were passed.";
+A `candidate` in a policy file is counted beside the limit that holds, on the requests that pass, and refuses nobody; a limit \
+with `mode = \"observe\"`, or in a service's `observe`, is counted as if it were enforced. CANDIDATE and OBSERVED are the \
+requests that such limits would have refused: of a principal all that it is measured by, its source's and the service's too.";
 
 /// Largest policy file in bytes.
 const MOST: u64 = 64 << 20;
@@ -169,7 +169,7 @@ impl Plan {
 fn forecast(Forecast { principals, rules }: &Forecast) -> String {
     let mut shown = String::new();
     if principals.is_empty() {
-        shown.push_str("Nobody would have been refused by a candidate, or by a plan that observes.\n");
+        shown.push_str("Nobody would have been refused by a candidate, or by a limit that observes.\n");
     } else {
         let row = |one: &PrincipalForecast| {
             let candidate = one.candidate.as_deref().unwrap_or("-");

@@ -339,7 +339,7 @@ struct Volume<'a> {
 impl Chapter {
     /// Of a service, `all` of which there are.
     fn new(
-        &Volume { seat, site, placed }: &Volume<'_>,
+        &Volume { seat, placed, .. }: &Volume<'_>,
         all: &[Volume<'_>],
         secret: [u64; 2],
         room: Room,
@@ -361,7 +361,8 @@ impl Chapter {
         let led_by = all.iter().find(|one| one.seat.number == leader);
         let leader = led_by.map_or(slot, |one| one.seat.slot);
         let mut flags = 0;
-        let said = &led_by.map_or_else(|| site.service.clone(), |one| site.service.on_ports_of(&one.site.service));
+        let own = &placed.service;
+        let said = &led_by.map_or_else(|| own.clone(), |one| own.on_ports_of(&one.placed.service));
         if said.strict_guesses {
             flags |= Ruleset::STRICT_GUESSES;
         }
@@ -389,7 +390,7 @@ impl Chapter {
             connections_of_principal: said.connections_per_principal.unwrap_or(0),
             ..Ruleset::default()
         };
-        let own = OWN_LIMITS.map(|(_, limit)| Some((limit, own_terms(&placed.service, limit, slot)?)));
+        let own = OWN_LIMITS.map(|(_, limit)| Some((limit, own_terms(said, limit, slot)?)));
         let own: BTreeMap<OwnLimit, Terms> = own.into_iter().flatten().collect();
         // Who is no principal is counted by source where a limit is per principal.
         let are_known = ![OwnLimit::Unkeyed, OwnLimit::Unregistered].iter().any(|limit| own.contains_key(limit));
@@ -405,7 +406,7 @@ impl Chapter {
             leader,
             rules,
             own,
-            max_keys: site.service.unregistered.as_ref().map_or(0, |unregistered| unregistered.max_keys),
+            max_keys: said.unregistered.as_ref().map_or(0, |unregistered| unregistered.max_keys),
             paths,
             charges,
             proxies,
@@ -414,9 +415,9 @@ impl Chapter {
     }
 }
 
-/// The longest window of limits and their candidate, in ns: after twice that time nothing of a bucket counts.
+/// How long limits count, in ns. Not their candidates: that one of these forgets a source is no reason to let fewer in.
 fn longest(terms: &Terms) -> u64 {
-    terms.candidate.iter().chain([&terms.limits]).map(idle_after).max().unwrap_or(0)
+    idle_after(&terms.limits)
 }
 
 /// ns after a policy's last charge until nothing of its buckets counts.

@@ -44,6 +44,11 @@ pub(crate) fn word<T: Copy + PartialEq>(words: &[(&'static str, T)], value: T) -
     words.iter().find(|(_, known)| *known == value).map_or("", |(word, _)| word)
 }
 
+/// What a word stands for, likewise.
+pub(crate) fn meaning<T: Copy>(words: &[(&str, T)], word: &str) -> Option<T> {
+    words.iter().find(|(known, _)| *known == word).map(|(_, meaning)| *meaning)
+}
+
 /// The name of the service of a configuration that names none. Its number is 0.
 pub const DEFAULT_SERVICE: &str = "default";
 /// Most services at once.

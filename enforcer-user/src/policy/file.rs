@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use toml::de::{DeTable, DeValue};
 
 use super::document::{DEFAULT_SERVICE, MAX_EXEMPTIONS, MAX_SERVICES, Plan, Site};
-use super::service::{Service, Unregistered};
+use super::service::{OwnLimit, Service, Unregistered};
 use super::{Limits, Policy};
 use fields::{Fields, table};
 use problem::Report;
@@ -138,9 +138,10 @@ fn read(document: &DeTable<'_>, policy: &mut Policy, together: &[Vec<String>], r
     }
 }
 
-/// Hints, once, at a ceiling where there is none.
+/// Hints, once, at a ceiling where there is none that refuses.
 fn unbounded(file: &Fields<'_, '_>, policy: &Policy, report: &mut Report<'_>) {
-    let without = policy.services.iter().find(|(_, site)| site.service.ceiling.is_none());
+    let is_unbounded = |service: &Service| service.ceiling.is_none() || service.observe.contains(&OwnLimit::Ceiling);
+    let without = policy.services.iter().find(|(_, site)| is_unbounded(&site.service));
     if !policy.services.is_empty() && without.is_none() {
         return;
     }
@@ -149,7 +150,7 @@ fn unbounded(file: &Fields<'_, '_>, policy: &Policy, report: &mut Report<'_>) {
         _ => String::new(),
     };
     let place = if file.has("service") { "service" } else { "version" };
-    let message = format!("no `ceiling`{of}: all clients together may send as much as each of them may");
+    let message = format!("no `ceiling`{of} that refuses: all clients together may send as much as each of them may");
     report.hint(file.place(place), message);
 }
 

@@ -102,9 +102,9 @@ fn service() -> impl Strategy<Value = Service> {
     let connections = (option::of(1u32..1_000_000), option::of(1u32..1_000_000));
     let unregistered = (limits(), 1..=64u32).prop_map(|(limits, max_keys)| Unregistered { limits, max_keys });
     let strangers = (prop_oneof![Just(Limits::Blocked), limits()], option::of(unregistered));
-    let observe = proptest::sample::subsequence(OwnLimit::OBSERVABLE.to_vec(), 0..=2);
-    let tried = (observe, vec(option::of(any_limits()), OwnLimit::TRIABLE.len()));
-    (first, proxies, (headers, connections), (spread(), spread()), strangers, tried).prop_map(
+    let observe = proptest::sample::subsequence(OwnLimit::OBSERVABLE.to_vec(), 0..=OwnLimit::OBSERVABLE.len());
+    let counted = (observe, vec(option::of(limits()), OwnLimit::WITH_CANDIDATE.len()));
+    (first, proxies, (headers, connections), (spread(), spread()), strangers, counted).prop_map(
         |(
             (ceiling, source, guesses, penalty, strict, preflight),
             (proxies, (_, protocol)),
@@ -122,16 +122,18 @@ fn service() -> impl Strategy<Value = Service> {
                 OwnLimit::Source => is_bounded && unregistered.is_none(),
                 _ => guessed,
             };
+            let blocked = Some(Limits::Blocked);
             let candidate = |(limit, candidate): (OwnLimit, Option<Limits>)| match limit {
-                OwnLimit::Ceiling => Some((limit, shared(candidate?))),
-                OwnLimit::Preflight if preflight == Limits::Blocked => None,
-                OwnLimit::Unkeyed if unkeyed == Limits::Blocked => None,
-                OwnLimit::Unregistered if unregistered.is_none() => None,
-                _ => Some((limit, candidate?)),
+                OwnLimit::Ceiling if ceiling != blocked => Some((limit, shared(candidate?))),
+                OwnLimit::Source if source != blocked => Some((limit, candidate?)),
+                OwnLimit::Preflight if preflight != Limits::Blocked => Some((limit, candidate?)),
+                OwnLimit::Unkeyed if unkeyed != Limits::Blocked => Some((limit, candidate?)),
+                OwnLimit::Unregistered if unregistered.is_some() => Some((limit, candidate?)),
+                _ => None,
             };
             Service {
                 observe: observe.into_iter().filter(is_limited).collect(),
-                candidates: OwnLimit::TRIABLE.into_iter().zip(candidates).filter_map(candidate).collect(),
+                candidates: OwnLimit::WITH_CANDIDATE.into_iter().zip(candidates).filter_map(candidate).collect(),
                 ceiling: ceiling.map(shared),
                 unkeyed,
                 unregistered,
@@ -194,8 +196,12 @@ fn route(limits: Vec<String>) -> impl Strategy<Value = Route> {
 }
 
 fn public() -> impl Strategy<Value = Public> {
-    (pattern(), reach(), methods(), limits(), option::of(any_limits()))
-        .prop_map(|(path, reach, methods, limits, candidate)| Public { path, reach, methods, limits, candidate })
+    (pattern(), reach(), methods(), limits(), option::of(limits())).prop_map(
+        |(path, reach, methods, limits, candidate)| {
+            let candidate = candidate.filter(|_| limits != Limits::Blocked);
+            Public { path, reach, methods, limits, candidate }
+        },
+    )
 }
 
 fn exemption() -> impl Strategy<Value = Exemption> {

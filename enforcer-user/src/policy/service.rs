@@ -34,7 +34,7 @@ pub struct Service {
     pub unregistered: Option<Unregistered>,
     /// Which of its limits count only, of [`OwnLimit::OBSERVABLE`].
     pub observe: BTreeSet<OwnLimit>,
-    /// Limits that are counted beside those that hold and refuse nobody, of [`OwnLimit::TRIABLE`]; of strangers only where they
+    /// Limits that are counted beside those that hold and refuse nobody, of [`OwnLimit::WITH_CANDIDATE`]; of strangers only where they
     /// have limits.
     pub candidates: BTreeMap<OwnLimit, Limits>,
     /// The fields that a key may be in, 1 to [`Ruleset::KEYS`](enforcer_ebpf::abi::Ruleset::KEYS); a request with two of
@@ -88,7 +88,8 @@ impl OwnLimit {
     pub const OBSERVABLE: [Self; 3] = [Self::Ceiling, Self::Source, Self::Guesses];
 
     /// Those that may have a candidate. In the place of that of guesses lies until when their source is refused.
-    pub const TRIABLE: [Self; 5] = [Self::Ceiling, Self::Source, Self::Preflight, Self::Unkeyed, Self::Unregistered];
+    pub const WITH_CANDIDATE: [Self; 5] =
+        [Self::Ceiling, Self::Source, Self::Preflight, Self::Unkeyed, Self::Unregistered];
 
     /// The number of its buckets in [`scope`].
     #[must_use]

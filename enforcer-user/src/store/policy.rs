@@ -14,7 +14,7 @@ use super::{Error, Store, timestamp};
 use crate::policy::Limits;
 use crate::policy::document::{
     Charge, DEFAULT_SERVICE, Exemption, MAX_EXEMPTIONS, MODES, OTHER, Override, PERS, Plan, Policy, Principal, Public,
-    Quota, Route, Site, Terms, tail, word,
+    Quota, Route, Site, Terms, meaning, tail, word,
 };
 use crate::policy::method::Methods;
 use crate::policy::path::{Pattern, Reach};
@@ -36,7 +36,7 @@ pub struct Placed {
 pub struct PlacedSite {
     /// [`enforcer_ebpf::abi::Service::number`].
     pub number: u32,
-    /// What is said of it as a whole.
+    /// What is said of it as a whole, its limits in the order of their buckets.
     pub service: Service,
     /// Named limits, by name.
     pub limits: BTreeMap<String, PlacedQuota>,
@@ -958,8 +958,7 @@ fn parsed<T: FromStr<Err: std::fmt::Display>>(row: &Row<'_>, column: &str) -> Re
 
 fn by_word<T: Copy>(row: &Row<'_>, column: &str, words: &[(&str, T)]) -> Result<T, Wrong> {
     let text: String = row.get(column)?;
-    let found = words.iter().find(|(word, _)| *word == text).map(|(_, meaning)| *meaning);
-    found.ok_or_else(|| Wrong::Value(format!("{column}: {text:?}")))
+    meaning(words, &text).ok_or_else(|| Wrong::Value(format!("{column}: {text:?}")))
 }
 
 fn plan(row: &Row<'_>) -> Result<(String, Plan), Wrong> {
@@ -1024,12 +1023,9 @@ fn exemption(row: &Row<'_>) -> Result<(u32, Exemption), Wrong> {
 
 fn service(row: &Row<'_>) -> Result<Service, Wrong> {
     let observe: String = row.get("observe")?;
-    let observed = |word: &str| match OWN_LIMITS.iter().find(|(known, _)| *known == word) {
-        Some((_, limit)) => Ok(*limit),
-        None => Err(Wrong::Value(format!("observe: {word:?}"))),
-    };
+    let observed = |word: &str| meaning(&OWN_LIMITS, word).ok_or_else(|| Wrong::Value(format!("observe: {word:?}")));
     let mut candidates = BTreeMap::new();
-    for limit in OwnLimit::TRIABLE {
+    for limit in OwnLimit::WITH_CANDIDATE {
         let candidate = maybe(row, &format!("{}_candidate", word(&OWN_LIMITS, limit)))?;
         candidates.extend(candidate.map(|candidate| (limit, candidate)));
     }

@@ -11,6 +11,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::problem::{Report, Reported};
 use crate::config::bounds;
+use crate::policy::document::meaning;
 use crate::policy::path::Misread;
 use crate::policy::{Limits, ParseError};
 use crate::prefix::Prefix;
@@ -86,6 +87,11 @@ impl<'t, 'f> Fields<'t, 'f> {
 
     pub(super) fn has(&self, field: &str) -> bool {
         self.table.contains_key(field)
+    }
+
+    /// Whether an array stands there with nothing in it.
+    pub(super) fn is_empty_array(&self, field: &str) -> bool {
+        self.get(field).and_then(|value| value.get_ref().as_array()).is_some_and(|array| array.is_empty())
     }
 
     /// Refuses a field, or its absence.
@@ -197,6 +203,16 @@ impl<'t, 'f> Fields<'t, 'f> {
         }
     }
 
+    /// Limits that are counted beside others.
+    pub(super) fn candidate(&self, field: &str, report: &mut Report<'_>) -> Read<Limits> {
+        match self.limits(field, report)? {
+            Some(Limits::Unlimited) => {
+                Err(self.refuse(field, "`unlimited` would refuse nobody", "a limit such as \"60/minute\"", report))
+            }
+            limits => Ok(limits),
+        }
+    }
+
     /// One of some words.
     pub(super) fn word<T: Copy>(&self, field: &str, words: &[(&str, T)], report: &mut Report<'_>) -> Read<T> {
         let accepted = || words.iter().map(|(word, _)| format!("{word:?}")).collect::<Vec<_>>().join(", ");
@@ -204,8 +220,8 @@ impl<'t, 'f> Fields<'t, 'f> {
         let DeValue::String(text) = value.get_ref() else {
             return Err(self.refuse_kind(field, value, &accepted(), report));
         };
-        match words.iter().find(|(word, _)| *word == text.as_ref()) {
-            Some(&(_, meaning)) => Ok(Some(meaning)),
+        match meaning(words, text) {
+            Some(meaning) => Ok(Some(meaning)),
             None => Err(self.refuse_value(field, value, format!("{text:?}"), accepted(), report)),
         }
     }

@@ -197,7 +197,16 @@ fn public(fields: &Fields<'_, '_>, report: &mut Report<'_>) -> Result<Public, Re
     let methods = methods(fields, report);
     let accepted = "a limit of each source such as \"60/minute\": without a key there is no other";
     let limits = required(fields, "limit", accepted, report, |fields, report| fields.bounded("limit", report));
-    let candidate = fields.limits("candidate", report);
+    let candidate = fields.candidate("candidate", report);
+    if fields.has("candidate") && matches!(limits, Ok(Limits::Blocked)) {
+        let accepted = "a `limit`, or no candidate";
+        return Err(fields.refuse(
+            "candidate",
+            "all such requests are refused, so it would count none",
+            accepted,
+            report,
+        ));
+    }
     let (path, reach) = path?;
     Ok(Public { path, reach, methods: methods?, limits: limits?, candidate: candidate? })
 }

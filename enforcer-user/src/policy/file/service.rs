@@ -11,7 +11,7 @@ use super::fields::{Fields, table};
 use super::problem::{Report, Reported};
 use super::rules::{required, wide_place};
 use crate::policy::Limits;
-use crate::policy::document::word;
+use crate::policy::document::{meaning, word};
 use crate::policy::exemption::is_wide;
 use crate::policy::service::{
     ACTIONS, FieldName, KeyHeader, NotAField, OWN_LIMITS, OwnLimit, PROXY_PROTOCOLS, ProxyProtocol, Service, Spread,
@@ -141,12 +141,15 @@ fn unregistered(fields: &Fields<'_, '_>, report: &mut Report<'_>) -> super::fiel
     Ok(Some(Unregistered { limits, max_keys }))
 }
 
-/// Which of its own limits count only.
+/// Which of its own limits count only; none is what an empty array says.
 fn observe(fields: &Fields<'_, '_>, report: &mut Report<'_>) -> super::fields::Read<BTreeSet<OwnLimit>> {
-    let accepted = words(&OwnLimit::OBSERVABLE);
+    if fields.is_empty_array("observe") {
+        return Ok(None);
+    }
+    let accepted = OwnLimit::OBSERVABLE.map(|limit| format!("{:?}", word(&OWN_LIMITS, limit))).join(", ");
     let read = |text: &str| {
-        let found = OWN_LIMITS.iter().find(|(word, limit)| *word == text && OwnLimit::OBSERVABLE.contains(limit));
-        found.map(|(_, limit)| *limit).ok_or_else(|| (format!("{text:?}"), accepted.clone()))
+        let found = meaning(&OWN_LIMITS, text).filter(|limit| OwnLimit::OBSERVABLE.contains(limit));
+        found.ok_or_else(|| (format!("{text:?}"), accepted.clone()))
     };
     Ok(fields.distinct("observe", &accepted, read, report)?.map(|all| all.into_iter().collect()))
 }
@@ -156,22 +159,21 @@ fn candidates(fields: &Fields<'_, '_>, report: &mut Report<'_>) -> super::fields
     let Some(value) = fields.get("candidate") else { return Ok(None) };
     let name = "service.candidate".to_owned();
     let table = table(value, &name, report)?;
-    let known = OwnLimit::TRIABLE.map(|limit| word(&OWN_LIMITS, limit));
+    let known = OwnLimit::WITH_CANDIDATE.map(|limit| word(&OWN_LIMITS, limit));
     let inner = Fields::new(table, name, fields.place("candidate"), &known, report);
     let mut all = BTreeMap::new();
     let mut wrong = None;
-    for limit in OwnLimit::TRIABLE {
-        let read = if limit == OwnLimit::Ceiling { Fields::shared } else { Fields::limits };
-        match read(&inner, word(&OWN_LIMITS, limit), report) {
+    for limit in OwnLimit::WITH_CANDIDATE {
+        let field = word(&OWN_LIMITS, limit);
+        match inner.candidate(field, report) {
+            Ok(Some(limits)) if limit == OwnLimit::Ceiling && limits.penalize() => {
+                wrong = Some(inner.refuse_penalize(field, report));
+            }
             Ok(limits) => all.extend(limits.map(|limits| (limit, limits))),
             Err(reported) => wrong = Some(reported),
         }
     }
     wrong.map_or(Ok(Some(all)), Err)
-}
-
-fn words(limits: &[OwnLimit]) -> String {
-    limits.iter().map(|limit| format!("{:?}", word(&OWN_LIMITS, *limit))).collect::<Vec<_>>().join(", ")
 }
 
 /// Who can make up keys has one limit after the other, so a source must have one, too, and one that refuses.
@@ -196,11 +198,14 @@ fn uncounted(fields: &Fields<'_, '_>, service: &Service, report: &mut Report<'_>
         let accepted = format!("a limit for `{limit}`, or no {limit:?} here");
         return Err(fields.refuse("observe", message, accepted, report));
     }
-    let is_refused = |limit: OwnLimit| match limit {
-        OwnLimit::Ceiling | OwnLimit::Source | OwnLimit::Guesses => false,
-        OwnLimit::Preflight | OwnLimit::Unkeyed => service.own(limit) == Some(&Limits::Blocked),
-        OwnLimit::Unregistered => service.unregistered.is_none(),
+    let is_refused = |limit: OwnLimit| match service.own(limit) {
+        Some(limits) => *limits == Limits::Blocked,
+        None => limit == OwnLimit::Unregistered,
     };
+    if service.strict_guesses && service.observe.contains(&OwnLimit::Guesses) {
+        let message = "while `guesses` are observed nobody's good keys are refused, nor is counted which would be";
+        fields.warn("strict_guesses", message, report);
+    }
     if let Some(limit) = service.candidates.keys().find(|limit| is_refused(**limit)) {
         let limit = word(&OWN_LIMITS, *limit);
         let message = format!("{limit}: all such requests are refused, so it would count none");
@@ -242,8 +247,7 @@ fn told_apart(
 
 /// Proxies may be none: that is what an empty array says.
 fn proxies(fields: &Fields<'_, '_>, report: &mut Report<'_>) -> super::fields::Read<Vec<crate::prefix::Prefix>> {
-    let none = fields.get("trusted_proxies").and_then(|value| value.get_ref().as_array());
-    if none.is_some_and(|array| array.is_empty()) {
+    if fields.is_empty_array("trusted_proxies") {
         return Ok(None);
     }
     let proxies = fields.prefixes("trusted_proxies", report)?;

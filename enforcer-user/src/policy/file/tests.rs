@@ -110,6 +110,16 @@ fn wrong(text: &str) -> Vec<String> {
 }
 
 #[test]
+fn the_policies_of_the_manual_are_right() {
+    let manual = include_str!("../../../../docs/policy.md");
+    let policies: Vec<_> = manual.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert!(policies.len() > 1);
+    for policy in policies {
+        read(&if policy.contains("version =") { policy.to_owned() } else { format!("version = 1\n{policy}") });
+    }
+}
+
+#[test]
 fn reads_every_field() {
     let policy = read(FULL);
     let site = &policy.services[DEFAULT_SERVICE];
@@ -151,7 +161,10 @@ fn what_does_nothing_or_more_than_is_meant_is_warned_of_with_its_place() {
                 [[route]]\npath = \"/docs/api\"\nmethods = [\"GET\", \"POST\"]\nlimit = \"1/s\"\n\
                 [[exempt]]\npath = \"/r\"\nsources = [\"10.0.0.1\"]\nuntil = 2026-12-31T23:59:59Z\nreason = \"r\"\n";
     let expected = [
-        ("p.toml:2:2: hint: no `ceiling`: all clients together may send as much as each of them may", "service"),
+        (
+            "p.toml:2:2: hint: no `ceiling` that refuses: all clients together may send as much as each of them may",
+            "service",
+        ),
         (
             "p.toml:3:34: warning: service.trusted_proxies: ::/0 is nearly everybody, who may then say that they are any \
              source",
@@ -412,6 +425,18 @@ fn refuses_what_is_unknown_or_contradicts_itself() {
             "[service.candidate]\nunkeyed = \"1/s\"",
             "2:10: service.candidate: unkeyed: all such requests are refused, so it would count none; \
              accepted: a limit for `unkeyed`, or no candidate",
+        ),
+        (
+            "[service]\nsource = \"blocked\"\n[service.candidate]\nsource = \"1/s\"",
+            "4:10: service.candidate: source: all such requests are refused",
+        ),
+        (
+            "[service.candidate]\nsource = \"unlimited\"",
+            "3:1: service.candidate.source: `unlimited` would refuse nobody; accepted: a limit",
+        ),
+        (
+            "[[public]]\npath = \"/p\"\nlimit = \"blocked\"\ncandidate = \"1/s\"",
+            "5:1: public.candidate: all such requests are refused, so it would count none",
         ),
         ("[service.candidate]\nunregistered = \"1/s\"", "2:10: service.candidate: unregistered: all such requests are"),
         (

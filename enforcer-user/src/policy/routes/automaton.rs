@@ -5,7 +5,7 @@
 //! length, so that the last one found is the longest, and what came before can be forgotten.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 
 use enforcer_ebpf::abi::{self, Edge, KeyTag, Leaf, Per, Rule, State};
@@ -208,6 +208,7 @@ pub fn compile(branches: &[Branch<'_>], secret: [u64; 2], room: Room) -> Result<
         situations: Vec::new(),
         leaves: HashMap::new(),
         rules: HashMap::new(),
+        identities: HashSet::new(),
         automaton: Automaton::default(),
     };
     construction.run()?;
@@ -249,6 +250,8 @@ struct Construction<'c> {
     situations: Vec<Situation>,
     leaves: HashMap<Vec<Leaf>, u32>,
     rules: HashMap<(usize, Origin, u64), u32>,
+    /// [`Rule::identity`] of them.
+    identities: HashSet<u32>,
     automaton: Automaton,
 }
 
@@ -386,15 +389,20 @@ impl Construction<'_> {
     }
 
     /// [`Rule::identity`]: of what the rule is, and of whom it exempts, since one of them has passed uncharged.
-    fn identity(&self, branch: usize, origin: Origin, exempt: u64) -> u32 {
+    fn identity(&mut self, branch: usize, origin: Origin, exempt: u64) -> u32 {
         let site = self.branches[branch].site;
         let of = match origin {
             Origin::Route(place) => format!("route {}", site.routes[place].identity()),
             Origin::Public(place) => format!("public {}", site.public[place].identity()),
             Origin::Exempt => "exempt".to_owned(),
         };
-        let KeyTag([word, _]) = key::tag(self.secret, format!("{of} {exempt:x}").as_bytes());
-        (word as u32).max(1)
+        // Of thousands two may have the same 32 bits: the second takes others.
+        let attempts = (0u32..).map(|attempt| {
+            let KeyTag([word, _]) = key::tag(self.secret, format!("{of} {exempt:x} {attempt}").as_bytes());
+            word as u32
+        });
+        let mut fresh = attempts.filter(|identity| *identity != 0 && self.identities.insert(*identity));
+        fresh.next().unwrap_or(0)
     }
 
     fn check(&self, what: &'static str, count: usize, room: usize) -> Result<(), TooLarge> {

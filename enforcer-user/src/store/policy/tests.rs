@@ -184,7 +184,7 @@ fn a_changed_limit_keeps_its_bucket() {
         preflight: limit.clone(),
         unkeyed: limit.clone(),
         unregistered: Some(Unregistered { limits: limit, max_keys: 7 }),
-        candidates: BTreeMap::from(OwnLimit::TRIABLE.map(|one| (one, limits("8/second; 7/day")))),
+        candidates: BTreeMap::from(OwnLimit::WITH_CANDIDATE.map(|one| (one, limits("8/second; 7/day")))),
         client_id: site.service.client_id.clone(),
         ..Service::default()
     };
