@@ -253,6 +253,36 @@ fn no_path_of_a_dead_daemon_s_trial_leads_to_a_rule_of_another() -> Result<()> {
 }
 
 #[test]
+fn a_head_that_is_begun_under_a_trial_has_no_way_past_the_rules_of_a_daemon_that_starts_behind_it() -> Result<()> {
+    let site = Site::new(Way::VethNative)?;
+    let origin = site.serve("routes", Workers::Threads(1))?;
+    let closed = "[principal.tenant]\nlimit = \"100/hour\"\n[[route]]\npath = \"/closed\"\nlimit = \"blocked\"";
+    let mut enforcer = site.guard(closed)?;
+    let key = add_key(&enforcer, "tenant")?;
+    let tried = closed.replace("/closed", "/other");
+    let ran = with_policy(&enforcer, &["apply", "--confirm", "60s", "-f"], &tried)?;
+    ensure!(ran.code == 0, "{}", ran.stderr);
+    let request = keyed("/closed/7", &key);
+    let mut begun = Vec::new();
+    for cut in [8, 12, 13, 40] {
+        let mut connection = site.connect(v4(1))?;
+        connection.send(&request[..cut]);
+        begun.push((cut, connection));
+    }
+    enforcer.cli(&["rollback"])?;
+    enforcer.stop(Signal::SIGKILL)?;
+    enforcer.start()?;
+    for (cut, mut connection) in begun {
+        connection.send(&request[cut..]);
+        let (ending, _) = connection.answer();
+        ensure!(ending == Ending::Reset, "begun with {cut} bytes: {ending:?}");
+    }
+    ensure!(site.ask(v4(1), &request)? == Ending::Answered(429), "what holds");
+    ensure!(origin.executed()?.is_empty(), "executed: {:?}", origin.executed()?);
+    Ok(())
+}
+
+#[test]
 fn principals_that_are_new_wait_for_the_end_of_a_trial() -> Result<()> {
     let site = Site::new(Way::VethNative)?;
     let enforcer = site.guard(WIDE)?;

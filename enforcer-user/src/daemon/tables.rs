@@ -590,9 +590,15 @@ impl Tables {
         &mut self.laid
     }
 
-    /// Number of the last layout of paths.
-    pub(super) fn layout_mut(&mut self) -> &mut u16 {
-        &mut self.layout
+    /// The number of another layout of paths.
+    pub(super) fn next_layout(&mut self) -> u16 {
+        self.layout = self.layout.wrapping_add(1).max(1);
+        self.layout
+    }
+
+    /// Takes note of a layout that an earlier daemon has made.
+    pub(super) fn recall_layout(&mut self, layout: u16) {
+        self.layout = self.layout.max(layout);
     }
 
     /// The limits of rules that do not hold any more, when others come.

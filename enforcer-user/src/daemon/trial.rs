@@ -148,9 +148,6 @@ impl Tables {
         for (number, until) in &book.exemptions {
             self.kernel_mut().set_exemption(*number, *until)?;
         }
-        let layout = self.layout_mut();
-        *layout = layout.wrapping_add(1).max(1);
-        let layout = u32::from(*layout) << Ruleset::LAYOUT;
         laid.extents = places(book, &held);
         let mut next = laid.extents.map(|extent| extent.first);
         let mut free = held.free_rulesets();
@@ -158,9 +155,9 @@ impl Tables {
         let mut roots = HashMap::new();
         for chapter in &book.chapters {
             let rules = self.lay_chapter(book, chapter, &mut next, laid)?;
-            let routes = *roots.entry(chapter.leader).or_insert(match rules.routes {
+            let routes = *roots.entry(chapter.leader).or_insert_with(|| match rules.routes {
                 0 => 0,
-                first => layout | first,
+                first => first | u32::from(self.next_layout()) << Ruleset::LAYOUT,
             });
             let full = Error::Full { map: abi::map::RULESETS, capacity: abi::RULESETS };
             let ruleset = free.next().ok_or(full)?;
@@ -336,10 +333,6 @@ impl Tables {
         let mut rules_of_paths = Vec::new();
         for slot in 0..abi::SERVICES {
             let service = self.kernel().service(slot)?;
-            for ruleset in [service.rules, service.rules_trial] {
-                let layout = (self.kernel().ruleset(ruleset)?.routes >> Ruleset::LAYOUT) as u16;
-                *self.layout_mut() = layout.max(*self.layout_mut());
-            }
             if service.rules == 0 {
                 continue;
             }
@@ -357,6 +350,11 @@ impl Tables {
         }
         for slot in &policies {
             self.adopt(*slot)?;
+        }
+        // Of all that were: a path may have been begun under a trial that is over.
+        for ruleset in 1..abi::RULESETS {
+            let rules = self.kernel().ruleset(ruleset)?;
+            self.recall_layout((rules.routes >> Ruleset::LAYOUT) as u16);
         }
         let trusted = services.iter().fold(0, |bits, service| bits | service.trusts);
         let [exempt, mut proxies] = self.kernel().prefixes()?;

@@ -199,7 +199,7 @@ fn uncounted(fields: &Fields<'_, '_>, service: &Service, report: &mut Report<'_>
         return Err(fields.refuse("observe", message, accepted, report));
     }
     let is_refused = |limit: OwnLimit| match service.own(limit) {
-        Some(limits) => *limits == Limits::Blocked,
+        Some(limits) => *limits == Limits::Blocked && !service.observe.contains(&limit),
         None => limit == OwnLimit::Unregistered,
     };
     if service.strict_guesses && service.observe.contains(&OwnLimit::Guesses) {

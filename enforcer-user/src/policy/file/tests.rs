@@ -120,6 +120,16 @@ fn the_policies_of_the_manual_are_right() {
 }
 
 #[test]
+fn a_limit_that_only_observes_may_refuse_all_and_have_a_candidate() {
+    let policy = read(
+        "version = 1\n[service]\nsource = \"blocked\"\nobserve = [\"source\"]\n[service.candidate]\nsource = \"1/s\"",
+    );
+    assert_eq!(policy.services[DEFAULT_SERVICE].service.candidates.len(), 1);
+    let none = read("version = 1\n[service]\nobserve = []");
+    assert!(none.services[DEFAULT_SERVICE].service.observe.is_empty());
+}
+
+#[test]
 fn reads_every_field() {
     let policy = read(FULL);
     let site = &policy.services[DEFAULT_SERVICE];

@@ -250,8 +250,8 @@ struct Construction<'c> {
     situations: Vec<Situation>,
     leaves: HashMap<Vec<Leaf>, u32>,
     rules: HashMap<(usize, Origin, u64), u32>,
-    /// [`Rule::identity`] of them.
-    identities: HashSet<u32>,
+    /// [`Rule::identity`] of them, of each branch.
+    identities: HashSet<(usize, u32)>,
     automaton: Automaton,
 }
 
@@ -401,7 +401,7 @@ impl Construction<'_> {
             let KeyTag([word, _]) = key::tag(self.secret, format!("{of} {exempt:x} {attempt}").as_bytes());
             word as u32
         });
-        let mut fresh = attempts.filter(|identity| *identity != 0 && self.identities.insert(*identity));
+        let mut fresh = attempts.filter(|identity| *identity != 0 && self.identities.insert((branch, *identity)));
         fresh.next().unwrap_or(0)
     }
 

@@ -261,6 +261,22 @@ fn a_rule_is_known_by_what_it_is_of_wherever_it_lies() {
 }
 
 #[test]
+fn what_other_services_have_changes_no_identity() {
+    let site = routes(&["/a", "/b"]);
+    let branch = |service| Branch { site: &site, bits: &[], service };
+    let identities = |branches: &[Branch<'_>]| {
+        let automaton = compile(branches, SECRET, Room::ALL).expect("fits");
+        let rules = automaton.rules.iter().zip(&automaton.origins);
+        let mut all: Vec<_> = rules.map(|(rule, (branch, origin))| (*branch, *origin, rule.identity)).collect();
+        all.sort_unstable();
+        all
+    };
+    let one = identities(&[branch(1)]);
+    let of_second = one.iter().map(|(_, origin, identity)| (1, *origin, *identity));
+    assert_eq!(identities(&[branch(1), branch(2)]), one.iter().copied().chain(of_second).collect::<Vec<_>>());
+}
+
+#[test]
 fn without_paths_there_is_nothing_to_look_at() {
     let machine = Machine::of(&Site::default());
     assert_eq!((machine.automaton.first(), machine.automaton == Automaton::default()), (0, true));
