@@ -111,9 +111,9 @@ pub trait World: Lookup + connection::Tables + Sized {
     /// Copies the service that a host is of, of those that are told apart by it: of one that none is for the service that
     /// takes all others. `false` if there is none.
     fn service_of(&self, host: Host, service: &mut Service) -> bool;
-    /// Copies the rule that the reading's service has of the path and method of the request whose head is complete; its
-    /// index, or 0 if there is none.
-    fn rule(&self, flow: &Flow, reading: &mut Reading) -> u32;
+    /// Copies the rule that the reading's service has of the path and method of the request whose head is complete; `false` if
+    /// there is none.
+    fn rule(&self, flow: &Flow, reading: &mut Reading) -> bool;
     /// Whether one of these exemptions is for an address, and has not ended.
     fn is_exempt(&self, exemptions: u64, address: Address, now: u64) -> bool;
     /// The slot of a principal's policy; 0 if it has none, and so no limit that could be kept.

@@ -475,17 +475,17 @@ impl<'m> World for Packet<'m> {
         *rules = self.host.tables.rulesets.get(&service.rules).copied().unwrap_or_default();
     }
 
-    fn rule(&self, flow: &Flow, reading: &mut Reading) -> u32 {
+    fn rule(&self, flow: &Flow, reading: &mut Reading) -> bool {
         let Tables { states, leaves, rules, .. } = &self.host.tables;
         let (route, method) = (flow.machine.route() as usize, flow.machine.method_number() as usize);
-        let Some(first) = states.get(route).map(|state| state.leaf).filter(|leaf| *leaf != 0) else { return 0 };
+        let Some(first) = states.get(route).map(|state| state.leaf).filter(|leaf| *leaf != 0) else { return false };
         let leaf = leaves.get((first + reading.rules.leaf) as usize);
-        let Some(leaf) = leaf.filter(|leaf| leaf.service == reading.service.number) else { return 0 };
+        let Some(leaf) = leaf.filter(|leaf| leaf.service == reading.service.number) else { return false };
         let index = leaf.rules[method];
         if let Some(found) = rules.get(index as usize) {
             reading.rule = *found;
         }
-        index
+        index != 0
     }
 
     fn is_exempt(&self, exemptions: u64, address: Address, now: u64) -> bool {

@@ -1,13 +1,12 @@
 //! Rules that only watch, and candidates beside real limits: they count and refuse nobody.
 
 use anyhow::{Context, Result, ensure};
-use enforcer_tests::client::get;
 use enforcer_tests::enforcer::Enforcer;
 use enforcer_tests::netns::Way;
 use enforcer_tests::origin::Workers;
 use serde_json::Value;
 
-use crate::site::{PORT, Site, add_key, apply, executed_at, keyed, statuses, v4};
+use crate::site::{PORT, Site, add_key, apply, executed_at, keyed, request, statuses, v4};
 
 /// Requests of a principal that were let through though a rule or a candidate would have refused them.
 fn would_refuse(enforcer: &Enforcer<'_>, name: &str) -> Result<u64> {
@@ -148,9 +147,9 @@ fn limits_of_the_service_itself_observe_and_have_candidates() -> Result<()> {
     let key = add_key(&enforcer, "tenant")?;
     let keyed_ones = site.flood(v4(1), 30, |_| keyed("/", &key))?;
     ensure!(keyed_ones == statuses([(200, 30)]), "a source beyond its limit: {keyed_ones:?}");
-    let open = site.flood(v4(1), 12, |_| get("/open", None))?;
+    let open = site.flood(v4(1), 12, |_| request("/open", &[]))?;
     ensure!(open == statuses([(200, 10), (429, 2)]), "a public path: {open:?}");
-    let unkeyed = site.flood(v4(1), 8, |_| get("/", None))?;
+    let unkeyed = site.flood(v4(1), 8, |_| request("/", &[]))?;
     ensure!(unkeyed == statuses([(200, 8)]), "requests without a key: {unkeyed:?}");
     let guesses = site.flood(v4(2), 9, |_| keyed("/", "never_registered_key"))?;
     ensure!(guesses == statuses([(401, 9)]), "bad keys beyond their limit: {guesses:?}");

@@ -155,7 +155,7 @@ pub fn assign<W: World>(world: &W, reading: &mut Reading, flow: &Flow) -> Option
     if flow.machine.is_of_other_layout(&reading.rules) {
         return Some(Reason::Conflict);
     }
-    if reading.rules.routes == 0 || world.rule(flow, reading) == 0 {
+    if reading.rules.routes == 0 || !world.rule(flow, reading) {
         none(&mut reading.rule);
     }
     identity(flow, reading.rule.identity, reading.service.number, &mut reading.identity);

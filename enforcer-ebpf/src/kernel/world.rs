@@ -276,9 +276,9 @@ impl<P: Packet, const DRY: bool> World for Kernel<P, DRY> {
     }
 
     #[inline(always)]
-    fn rule(&self, flow: &Flow, reading: &mut Reading) -> u32 {
+    fn rule(&self, flow: &Flow, reading: &mut Reading) -> bool {
         let Reading { service, rules, rule, .. } = reading;
-        part::find_rule(flow.machine.route(), rules.leaf, flow.machine.method_number(), service.number, rule)
+        part::find_rule(flow.machine.route(), rules.leaf, flow.machine.method_number(), service.number, rule) != 0
     }
 
     #[inline(always)]

@@ -361,8 +361,8 @@ impl Chapter {
         let led_by = all.iter().find(|one| one.seat.number == leader);
         let leader = led_by.map_or(slot, |one| one.seat.slot);
         let mut flags = 0;
-        let own = &placed.service;
-        let said = &led_by.map_or_else(|| own.clone(), |one| own.on_ports_of(&one.placed.service));
+        let said =
+            &led_by.map_or_else(|| placed.service.clone(), |one| placed.service.on_ports_of(&one.placed.service));
         if said.strict_guesses {
             flags |= Ruleset::STRICT_GUESSES;
         }
@@ -390,8 +390,8 @@ impl Chapter {
             connections_of_principal: said.connections_per_principal.unwrap_or(0),
             ..Ruleset::default()
         };
-        let own = OWN_LIMITS.map(|(_, limit)| Some((limit, own_terms(said, limit, slot)?)));
-        let own: BTreeMap<OwnLimit, Terms> = own.into_iter().flatten().collect();
+        let own = OWN_LIMITS.into_iter().filter_map(|(_, limit)| Some((limit, own_terms(said, limit, slot)?)));
+        let own: BTreeMap<OwnLimit, Terms> = own.collect();
         // Who is no principal is counted by source where a limit is per principal.
         let are_known = ![OwnLimit::Unkeyed, OwnLimit::Unregistered].iter().any(|limit| own.contains_key(limit));
         let by_source = charges.iter().filter(|(rule, _)| !are_known || rule.per == Per::Source as u32);

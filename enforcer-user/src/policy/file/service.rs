@@ -103,6 +103,10 @@ pub(super) fn read(fields: &Fields<'_, '_>, report: &mut Report<'_>) -> Result<S
         sources_per_key: sources_per_key?,
     };
     contradictions.into_iter().collect::<Result<(), _>>()?;
+    if service.strict_guesses && service.observe.contains(&OwnLimit::Guesses) {
+        let message = "while `guesses` are observed nobody's good keys are refused, nor is counted which would be";
+        fields.warn("strict_guesses", message, report);
+    }
     [unbounded(fields, &service, report), uncounted(fields, &service, report)]
         .into_iter()
         .collect::<Result<(), _>>()?;
@@ -202,10 +206,6 @@ fn uncounted(fields: &Fields<'_, '_>, service: &Service, report: &mut Report<'_>
         Some(limits) => *limits == Limits::Blocked && !service.observe.contains(&limit),
         None => limit == OwnLimit::Unregistered,
     };
-    if service.strict_guesses && service.observe.contains(&OwnLimit::Guesses) {
-        let message = "while `guesses` are observed nobody's good keys are refused, nor is counted which would be";
-        fields.warn("strict_guesses", message, report);
-    }
     if let Some(limit) = service.candidates.keys().find(|limit| is_refused(**limit)) {
         let limit = word(&OWN_LIMITS, *limit);
         let message = format!("{limit}: all such requests are refused, so it would count none");
